@@ -1,0 +1,70 @@
+"""The closed set of kinds of error that may leave the engine.
+
+Owns: `ErrorKind`, `DockyardError` and one subclass a kind. Every error that crosses from a lower room into `edge`
+is one of these; kind -> HTTP status (`edge.server`) and kind -> exit code (`edge.cli`) are one table each. Anything
+else that arrives there is a bug and is reported as such, without a traceback to the client.
+Does not own: the texts of single errors (they are written where the error is raised, in Docker's words where clients
+match on them; tests/unit/test_texts.py holds the goldens).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class ErrorKind(Enum):
+    INVALID = "invalid"  # the request itself is wrong (400)
+    UNAUTHORIZED = "unauthorized"  # who are you (401)
+    FORBIDDEN = "forbidden"  # not allowed (403)
+    NOT_FOUND = "not-found"  # the named thing does not exist (404)
+    CONFLICT = "conflict"  # the thing's state or name stands against it (409)
+    NOT_MODIFIED = "not-modified"  # it already is as asked (304)
+    UNAVAILABLE = "unavailable"  # not now, or not on this node (503)
+    NOT_IMPLEMENTED = "not-implemented"  # known, not served (501)
+    SYSTEM = "system"  # the host or the engine failed (500)
+
+
+class DockyardError(Exception):
+    """Base of every error that leaves the engine. `str(error)` is the message for the user: it names the thing."""
+
+    kind = ErrorKind.SYSTEM
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidArgument(DockyardError):
+    kind = ErrorKind.INVALID
+
+
+class Unauthorized(DockyardError):
+    kind = ErrorKind.UNAUTHORIZED
+
+
+class Forbidden(DockyardError):
+    kind = ErrorKind.FORBIDDEN
+
+
+class NotFound(DockyardError):
+    kind = ErrorKind.NOT_FOUND
+
+
+class Conflict(DockyardError):
+    kind = ErrorKind.CONFLICT
+
+
+class NotModified(DockyardError):
+    kind = ErrorKind.NOT_MODIFIED
+
+
+class Unavailable(DockyardError):
+    kind = ErrorKind.UNAVAILABLE
+
+
+class NotServed(DockyardError):
+    kind = ErrorKind.NOT_IMPLEMENTED
+
+
+class SystemFailure(DockyardError):
+    kind = ErrorKind.SYSTEM
