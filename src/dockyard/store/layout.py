@@ -1,0 +1,251 @@
+"""Where everything under the data root and the exec root lies.
+
+Owns: every path (as properties of `Layout`), the format version, the lock that keeps a second daemon away, and the
+trash. Does not own: what the files contain. No other module joins a path onto the data root.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import queue
+import secrets
+import threading
+from pathlib import Path
+
+from dockyard.model.errors import Conflict, SystemFailure
+from dockyard.store.trees import remove_tree
+
+FORMAT = 1  # raised when an older program could no longer read the data root
+
+
+class Layout:
+    """The two roots. `open()` before use, `close()` at the end; single-threaded apart from the deleter behind it."""
+
+    def __init__(self, data_root: str | os.PathLike[str], exec_root: str | os.PathLike[str]) -> None:
+        self.data_root = Path(os.path.abspath(data_root))
+        self.exec_root = Path(os.path.abspath(exec_root))
+        self._lock: int | None = None
+        self._deleter: _Deleter | None = None
+
+    # --- the data root -------------------------------------------------------------------------------------------
+
+    @property
+    def lock(self) -> Path:
+        return self.data_root / "lock"
+
+    @property
+    def format(self) -> Path:
+        return self.data_root / "format"
+
+    @property
+    def database(self) -> Path:
+        return self.data_root / "dockyard.db"
+
+    @property
+    def blobs(self) -> Path:
+        """Verified blobs: blobs/ALGORITHM/HEX."""
+        return self.data_root / "content" / "blobs"
+
+    @property
+    def ingest(self) -> Path:
+        """Temporary files: uploads, blobs before they are verified. Emptied by `open()`."""
+        return self.data_root / "content" / "ingest"
+
+    @property
+    def snapshots(self) -> Path:
+        """One directory for each snapshot driver."""
+        return self.data_root / "snapshots"
+
+    @property
+    def containers(self) -> Path:
+        return self.data_root / "containers"
+
+    @property
+    def volumes(self) -> Path:
+        return self.data_root / "volumes"
+
+    @property
+    def trash(self) -> Path:
+        return self.data_root / "trash"
+
+    def container(self, container_id: str) -> Path:
+        """A container's durable files: log, hostname, hosts, resolv.conf. Not made here."""
+        return self.containers / _component(container_id)
+
+    def volume(self, name: str) -> Path:
+        """A local volume's directory. Not made here."""
+        return self.volumes / _component(name)
+
+    # --- the exec root -------------------------------------------------------------------------------------------
+
+    @property
+    def run_containers(self) -> Path:
+        return self.exec_root / "containers"
+
+    def run_container(self, container_id: str) -> Path:
+        """A running container's sockets and state; worthless after a reboot. Not made here."""
+        return self.run_containers / _component(container_id)
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Make the tree, take the lock, check the format, empty ingest/ now and trash/ behind.
+
+        Raises Conflict if another daemon holds the data root (named by pid), SystemFailure for a format newer than this
+        program (nothing is touched then) or a root that cannot be made.
+        """
+        try:
+            _directory(self.data_root, 0o711)
+            self._take_lock()
+            try:
+                self._check_format()
+                self._make_tree()
+            except BaseException:
+                self._drop_lock()
+                raise
+        except OSError as error:
+            raise SystemFailure(f"data root {self.data_root}: {error.strerror}: {error.filename}") from error
+        self._deleter = _Deleter(self.trash)
+        for entry in os.listdir(self.ingest):
+            self.discard(self.ingest / entry)
+
+    def close(self) -> None:
+        """Let go of the lock. What is still in the trash stays there for the next start. Twice is fine."""
+        if self._deleter is not None:
+            self._deleter.close()
+            self._deleter = None
+        self._drop_lock()
+
+    def discard(self, path: Path) -> None:
+        """Take `path` away: gone from its place when this returns, deleted behind. Missing is fine.
+
+        The rename is the removal; a crash after it leaves only something in the trash.
+        """
+        name = f"{path.name[:64]}.{secrets.token_hex(6)}"
+        try:
+            os.rename(path, self.trash / name)
+        except FileNotFoundError:
+            return
+        if self._deleter is not None:
+            self._deleter.add(name)
+
+    def drain(self, timeout: float = 30.0) -> bool:
+        """Wait until the trash is empty (tests, `system check`); True if it is. Blocks: not for the event loop."""
+        return self._deleter.drain(timeout) if self._deleter is not None else not os.listdir(self.trash)
+
+    def _make_tree(self) -> None:
+        _directory(self.data_root / "content", 0o700)
+        for path in (self.blobs, self.blobs / "sha256", self.ingest, self.snapshots, self.trash):
+            _directory(path, 0o700)
+        for path in (self.containers, self.volumes):
+            _directory(path, 0o711)
+        _directory(self.exec_root, 0o711)
+        _directory(self.run_containers, 0o711)
+
+    def _take_lock(self) -> None:
+        fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(fd)
+            raise Conflict(f"data root {self.data_root} is in use by another dockyardd (pid {holder})") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._lock = fd
+
+    def _drop_lock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _check_format(self) -> None:
+        try:
+            text = self.format.read_text("ascii").strip()
+        except FileNotFoundError:
+            write_file(self.format, f"{FORMAT}\n".encode())
+            return
+        if not text.isdigit() or int(text) > FORMAT:
+            raise SystemFailure(
+                f"data root {self.data_root} has format {text!r}; this dockyard reads up to {FORMAT} and leaves it as it is"
+            )
+
+
+def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace a file so that it survives: temporary name beside it, fsync, rename, fsync of the directory."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """fsync a directory, so that a rename in it survives power loss."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _component(name: str) -> str:
+    """A name that is one path component, or ValueError: callers have checked before, this is the last door."""
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        raise ValueError(f"not a path component: {name!r}")
+    return name
+
+
+def _directory(path: Path, mode: int) -> None:
+    """Make a directory with exactly this mode, whatever the umask; tighten one that is there."""
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    if path.stat().st_mode & 0o7777 != mode:
+        path.chmod(mode)
+
+
+class _Deleter:
+    """A thread that deletes what lies in the trash."""
+
+    def __init__(self, trash: Path) -> None:
+        self._trash = os.open(trash, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._names: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._idle = threading.Condition()
+        self._pending = 0
+        self._thread = threading.Thread(target=self._run, name="trash", daemon=True)
+        for name in os.listdir(trash):
+            self.add(name)
+        self._thread.start()
+
+    def add(self, name: str) -> None:
+        with self._idle:
+            self._pending += 1
+        self._names.put(name)
+
+    def drain(self, timeout: float) -> bool:
+        with self._idle:
+            return self._idle.wait_for(lambda: self._pending == 0, timeout)
+
+    def close(self) -> None:
+        self._closing.set()
+        self._names.put(None)
+        self._thread.join()
+        os.close(self._trash)
+
+    def _run(self) -> None:
+        while (name := self._names.get()) is not None and not self._closing.is_set():
+            try:
+                remove_tree(self._trash, name, self._closing.is_set)
+            except OSError:
+                pass  # it stays in the trash; the next start tries again
+            with self._idle:
+                self._pending -= 1
+                self._idle.notify_all()

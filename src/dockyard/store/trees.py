@@ -1,0 +1,59 @@
+"""Removing directory trees that somebody else filled.
+
+Owns: `remove_tree`, a deletion that needs neither recursion nor a descriptor a level, follows no symbolic link and
+crosses no mount point's boundary by name. Does not own: when and what is removed (`store.layout`).
+
+A container can nest directories deeper than any recursion limit or limit of open files (mkdir and chdir in a loop), so
+`shutil.rmtree` would fail on such a tree, for good.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+
+_MAX_DEPTH = 32  # levels held open at a time; what is deeper is first moved up
+
+
+def remove_tree(parent: int, name: str, should_stop: Callable[[], bool] = lambda: False) -> None:
+    """Delete `name` in the directory `parent` (a descriptor), whatever it is. Missing is fine.
+
+    Directories deeper than 32 levels are renamed into `parent` under fresh names and deleted from there: `parent` must be
+    a place of ours (the trash). `should_stop` is asked once a directory; True leaves the rest lying. OSError as they come.
+    """
+    waiting = [name]
+    while waiting and not should_stop():
+        current = waiting.pop()
+        try:
+            os.unlink(current, dir_fd=parent)
+        except FileNotFoundError:
+            continue
+        except (IsADirectoryError, PermissionError):
+            _empty(parent, current, parent, 1, waiting, should_stop)
+            if should_stop():
+                return
+            os.rmdir(current, dir_fd=parent)
+
+
+def _empty(at: int, name: str, top: int, depth: int, waiting: list[str], should_stop: Callable[[], bool]) -> None:
+    """Empty directory `name` beneath descriptor `at`; too deep ones move to `top` and are noted in `waiting`."""
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+    try:
+        with os.scandir(fd) as entries:
+            listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for child, is_directory in listed:
+            if not is_directory:
+                os.unlink(child, dir_fd=fd)
+            elif should_stop():
+                return
+            elif depth < _MAX_DEPTH:
+                _empty(fd, child, top, depth + 1, waiting, should_stop)
+                if not should_stop():
+                    os.rmdir(child, dir_fd=fd)
+            else:
+                fresh = f"deep-{secrets.token_hex(8)}"
+                os.rename(child, fresh, src_dir_fd=fd, dst_dir_fd=top)
+                waiting.append(fresh)
+    finally:
+        os.close(fd)
