@@ -1,0 +1,100 @@
+"""Processes and namespaces: clone, setns, unshare, pidfds.
+
+Owns: creation of processes in namespaces and identities that do not suffer from pid reuse.
+Does not own: what runs in them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+from dockyard.linux import abi
+from dockyard.linux.calls import _syscall, failure, libc
+
+NAMESPACE_FLAGS = {
+    "pid": abi.CLONE_NEWPID,
+    "network": abi.CLONE_NEWNET,
+    "mount": abi.CLONE_NEWNS,
+    "ipc": abi.CLONE_NEWIPC,
+    "uts": abi.CLONE_NEWUTS,
+    "user": abi.CLONE_NEWUSER,
+    "cgroup": abi.CLONE_NEWCGROUP,
+    "time": abi.CLONE_NEWTIME,
+}
+"""OCI namespace type -> CLONE_NEW* flag."""
+
+
+class _CloneArgs(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in (
+            "flags",
+            "pidfd",
+            "child_tid",
+            "parent_tid",
+            "exit_signal",
+            "stack",
+            "stack_size",
+            "tls",
+            "set_tid",
+            "set_tid_size",
+            "cgroup",
+        )
+    ]
+
+
+_CLONE_ARGS_SIZE = ctypes.c_size_t(ctypes.sizeof(_CloneArgs))
+
+
+def clone(flags: int = 0, cgroup: int = -1) -> tuple[int, int]:
+    """Fork into new namespaces: clone3(2). Returns (pid, pidfd) in the parent and (0, -1) in the child.
+
+    Only for single-threaded processes: Python's at-fork hooks do not run. `cgroup`: a descriptor of a v2 cgroup to be
+    born in (CLONE_INTO_CGROUP).
+    """
+    pidfd = ctypes.c_int(-1)
+    arguments = _CloneArgs(flags | abi.CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, signal.SIGCHLD)
+    if cgroup >= 0:
+        arguments.flags |= abi.CLONE_INTO_CGROUP
+        arguments.cgroup = cgroup
+    pid = int(_syscall(abi.NR["clone3"], ctypes.byref(arguments), _CLONE_ARGS_SIZE))
+    if pid < 0:
+        raise failure("clone3", hex(flags))
+    return (pid, pidfd.value) if pid else (0, -1)
+
+
+def unshare(flags: int) -> None:
+    if libc.unshare(flags) < 0:
+        raise failure("unshare", hex(flags))
+
+
+def setns(fd: int, flags: int) -> None:
+    """Join namespaces: `fd` is a namespace file, or a pidfd with any set of CLONE_NEW* flags (Linux 5.8)."""
+    if libc.setns(fd, flags) < 0:
+        raise failure("setns", fd, hex(flags))
+
+
+def pidfd_send_signal(pidfd: int, number: int) -> None:
+    """Signal a process by descriptor; any signal number, also real-time ones."""
+    if _syscall(abi.NR["pidfd_send_signal"], pidfd, number, None, 0) < 0:
+        raise failure("pidfd_send_signal", pidfd, number)
+
+
+def start_time(pid: int) -> int:
+    """Field 22 of /proc/PID/stat in clock ticks since boot; with the pid, a process's identity. OSError if gone."""
+    with open(f"/proc/{pid}/stat", "rb") as stat:
+        return int(stat.read().rpartition(b")")[2].split()[19])
+
+
+def open_process(pid: int, started: int) -> int:
+    """A pidfd for exactly the process (pid, start time); ProcessLookupError when it is another or gone."""
+    fd = os.pidfd_open(pid)
+    try:
+        if start_time(pid) == started:
+            return fd
+    except OSError:
+        pass
+    os.close(fd)
+    raise ProcessLookupError(3, f"process {pid} started at {started} is gone")
