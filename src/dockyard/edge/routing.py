@@ -1,0 +1,196 @@
+"""What a route is, and what its handler is given.
+
+Owns: `Route`, `Call` (one request: query values with Docker's ideas of truth, typed bodies, answers, streams) and the
+two kinds of stream that an answer can be. Does not own: sockets, versions, errors -> statuses (`edge.server`), and
+hijacked connections (`edge.streams`).
+
+A handler is `async def name(call: Call) -> web.StreamResponse`. It decodes, calls the engine, encodes; errors of the
+engine pass through it untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from aiohttp import web
+
+from dockyard.edge.api import wire
+from dockyard.model.errors import DockyardError, InvalidArgument
+from dockyard.proto.filters import Filters
+
+if TYPE_CHECKING:
+    from dockyard.engine import Engine
+
+T = TypeVar("T")
+
+JSON_TYPE = "application/json"
+BODY_LIMIT = 16 << 20  # bytes of a JSON body; archives are streamed and have none
+_FALSE = frozenset({"", "0", "no", "false", "none"})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`path` as in the API's description, without the version: `/containers/{id}/json`.
+
+    A name that may contain slashes is written `{name:.+}`. `since`: the first API version that has it.
+    """
+
+    method: str
+    path: str
+    handler: Callable[[Call], Awaitable[web.StreamResponse]]
+    since: tuple[int, int] = (1, 24)
+
+
+class Call:
+    """One request, as its handler sees it."""
+
+    __slots__ = ("engine", "request", "version")
+
+    def __init__(self, request: web.Request, engine: Engine, version: tuple[int, int]) -> None:
+        self.request = request
+        self.engine = engine
+        self.version = version  # of the API, as the client asked for it: (1, 50)
+
+    # --- path and query ---
+
+    def path(self, name: str) -> str:
+        """A part of the path by its name in the route, percent-decoded."""
+        return self.request.match_info[name]
+
+    def has(self, name: str) -> bool:
+        return name in self.request.query
+
+    def text(self, name: str, default: str = "") -> str:
+        """The first value of a query parameter."""
+        return self.request.query.get(name, default)
+
+    def texts(self, name: str) -> list[str]:
+        """All values of a repeated query parameter."""
+        return self.request.query.getall(name, [])
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """A yes/no parameter: "", 0, no, false and none are false, anything else is true; absent is `default`."""
+        value = self.request.query.get(name)
+        return default if value is None else value.strip().lower() not in _FALSE
+
+    def integer(self, name: str, default: int | None = None) -> int | None:
+        """A whole number; absent or "" is `default`. InvalidArgument naming the parameter otherwise."""
+        value = self.request.query.get(name, "").strip()
+        if not value:
+            return default
+        try:
+            if "_" in value:
+                raise ValueError
+            return int(value)
+        except ValueError:
+            raise InvalidArgument(f'invalid value "{value}" for parameter {name}: not a whole number') from None
+
+    def filters(self, allowed: Collection[str] | None = None) -> Filters:
+        """The `filters` parameter. InvalidArgument `invalid filter 'x'` for a key outside `allowed`."""
+        return Filters.parse(self.request.query.get("filters", ""), allowed)
+
+    # --- body ---
+
+    async def body(self, target: type[T]) -> T:
+        """The JSON body as `target` (a snake_case struct or one renamed by `wire.docker_name`).
+
+        InvalidArgument in Docker's words for an empty, malformed or wrongly typed body, or another content type.
+        """
+        self._expect_json()
+        return wire.decode(await self._read(), target)
+
+    async def optional_body(self, target: type[T]) -> T | None:
+        """As `body`, but None when there is no body at all."""
+        if not self.request.can_read_body:
+            return None
+        data = await self._read()
+        if not data:
+            return None
+        self._expect_json()
+        return wire.decode(data, target)
+
+    async def _read(self) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        async for part in self.request.content.iter_any():
+            size += len(part)
+            if size > BODY_LIMIT:
+                raise InvalidArgument(f"request body is larger than {BODY_LIMIT} bytes")
+            parts.append(part)
+        return b"".join(parts)
+
+    def _expect_json(self) -> None:
+        given = self.request.headers.get("Content-Type", "")
+        if given.partition(";")[0].strip().lower() == JSON_TYPE or (not given and not self.request.can_read_body):
+            return
+        raise InvalidArgument(f"unsupported Content-Type header ({given}): must be 'application/json'")
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives (archives to load, import, build), pieces of any size; back-pressure is kept."""
+        return self.request.content.iter_any()
+
+    # --- answers ---
+
+    def json(self, value: Any, status: int = 200) -> web.Response:
+        """An answer of JSON: wire structs, dicts, lists, plain values (see `wire.outgoing` for model structs)."""
+        return web.Response(body=wire.encode(value) + b"\n", status=status, content_type=JSON_TYPE)
+
+    def empty(self, status: int = 204) -> web.Response:
+        return web.Response(status=status)
+
+    async def stream(self, content_type: str, status: int = 200) -> web.StreamResponse:
+        """An answer of bytes that follow; its head is sent at once. `await response.write(b"…")` waits for the client."""
+        response = web.StreamResponse(status=status, headers={"Content-Type": content_type})
+        response.enable_chunked_encoding()
+        await response.prepare(self.request)
+        return response
+
+    def progress(self) -> JsonStream:
+        """An answer of JSON documents one after another: pull, load, push, import, build, events."""
+        return JsonStream(self)
+
+
+class JsonStream:
+    """A stream of JSON documents whose head is sent with the first of them.
+
+    An error before the first document therefore still gets its own status; one after it is told in the stream, as
+    clients of Docker expect it. Use as `async with call.progress() as out: await out.send({...})`, then
+    `return out.response`.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._response: web.StreamResponse | None = None
+
+    @property
+    def response(self) -> web.StreamResponse:
+        """What the handler returns. Only after the `async with`."""
+        assert self._response is not None
+        return self._response
+
+    async def open(self) -> web.StreamResponse:
+        """Send the head now, if it has not been sent."""
+        if self._response is None:
+            self._response = await self._call.stream(JSON_TYPE)
+        return self._response
+
+    async def send(self, document: Any) -> None:
+        response = await self.open()
+        await response.write(wire.encode(document) + b"\r\n")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is None:
+            await self.open()
+            return False
+        if self._response is None or not isinstance(error, DockyardError):
+            return False
+        await self.send({"errorDetail": {"message": error.message}, "error": error.message})
+        return True
