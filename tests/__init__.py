@@ -1,0 +1,1 @@
+"""The project's tests: unit (no root), kernel (root, the real kernel), conformance (a daemon, as a black box)."""
