@@ -1,0 +1,61 @@
+"""Control groups: make, limit, join, freeze, kill, remove; v1 (and hybrid) and v2 behind one Protocol.
+
+Owns: the choice of the hierarchy and the interface. `v1` and `v2` are the implementations. Standard library only: the
+monitor uses it. Does not own: which limits a container has (its OCI config says).
+
+On a hybrid host (v1 controllers beside an empty v2 tree) the v1 implementation serves.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Protocol
+
+from dockyard.runtime.cgroups import v1, v2
+
+ROOT = "/sys/fs/cgroup"
+
+
+class Cgroup(Protocol):
+    """One control group of one container. Paths are relative to the root of each hierarchy."""
+
+    path: str
+
+    def create(self) -> None:
+        """Make the directories. FileExistsError if it exists already and holds processes."""
+
+    def limit(self, resources: dict[str, Any]) -> None:
+        """Apply an OCI `linux.resources` object. OSError names file and value."""
+
+    def join(self) -> None:
+        """Move the calling process in."""
+
+    def pids(self) -> list[int]:
+        """Host pids of all processes in it and beneath it."""
+
+    def freeze(self, frozen: bool) -> None:
+        """Stop or continue every process in it; returns when that has happened."""
+
+    def kill(self) -> None:
+        """SIGKILL every process in it and beneath it, also such as fork while it runs."""
+
+    def oom_kills(self) -> int:
+        """How many processes the kernel has killed in it for lack of memory."""
+
+    def remove(self) -> None:
+        """Remove it and what is beneath; a missing one is no error. OSError (EBUSY) if processes live in it."""
+
+    def hierarchies(self) -> list[tuple[str, str]]:
+        """(directory name under /sys/fs/cgroup, mount options) of each hierarchy, for the container's own view;
+        empty on v2, where the one tree is mounted."""
+
+
+def version(root: str = ROOT) -> int:
+    """2 on a unified host, else 1 (also on a hybrid one)."""
+    return 2 if os.path.exists(f"{root}/cgroup.controllers") else 1
+
+
+def open_cgroup(path: str, root: str = ROOT) -> Cgroup:
+    """The control group `path` (absolute, as OCI's cgroupsPath) on this host's hierarchy."""
+    relative = os.path.normpath("/" + path).strip("/")
+    return v2.CgroupV2(relative, root) if version(root) == 2 else v1.CgroupV1(relative, root)

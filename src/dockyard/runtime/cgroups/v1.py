@@ -1,0 +1,191 @@
+"""Control groups v1: one directory in each controller's hierarchy.
+
+Sources: Documentation/admin-guide/cgroup-v1/*.rst; the OCI runtime spec's config-linux.md for the meaning of resources.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from dockyard.runtime.cgroups.files import kill_all, read, remove_tree, tree_pids, write
+
+_CONTROLLERS = (
+    "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids",
+    "hugetlb", "net_cls", "net_prio", "perf_event", "rdma", "misc", "systemd",
+)  # fmt: skip
+
+
+def _hierarchies(root: str) -> dict[str, str]:
+    """Controller -> directory of its hierarchy (cpu and cpuacct may share one)."""
+    found = {}
+    for name in os.listdir(root):
+        if name == "unified" or os.path.islink(f"{root}/{name}"):
+            continue
+        for controller in name.split(","):
+            if controller in _CONTROLLERS:
+                found[controller] = f"{root}/{name}"
+    return found
+
+
+class CgroupV1:
+    """One container's control group in every v1 hierarchy of the host."""
+
+    def __init__(self, path: str, root: str) -> None:
+        self.path = path
+        self._root = root
+        self._controllers = _hierarchies(root)
+        self._directories = {c: f"{top}/{path}" for c, top in self._controllers.items()}
+        self._unique = list(dict.fromkeys(self._directories.values()))
+
+    def create(self) -> None:
+        for controller, directory in self._directories.items():
+            try:
+                os.mkdir(directory, 0o755)
+            except FileExistsError:
+                if read(f"{directory}/cgroup.procs").strip():
+                    raise
+            except FileNotFoundError:
+                self._make_parents(controller)
+                os.mkdir(directory, 0o755)
+            if controller == "cpuset":
+                self._inherit_cpuset(directory)
+
+    def _make_parents(self, controller: str) -> None:
+        directory = self._controllers[controller]
+        for part in self.path.split("/")[:-1]:
+            directory = f"{directory}/{part}"
+            try:
+                os.mkdir(directory, 0o755)
+            except FileExistsError:
+                continue
+            if controller == "cpuset":
+                self._inherit_cpuset(directory)
+                write(f"{directory}/cgroup.clone_children", "1")
+            if controller == "memory":
+                try:
+                    write(f"{directory}/memory.use_hierarchy", "1")
+                except OSError:
+                    pass  # gone from newer kernels, where it is always on
+
+    @staticmethod
+    def _inherit_cpuset(directory: str) -> None:
+        """A v1 cpuset starts empty and lets no process in until it has CPUs and memory nodes."""
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if not read(f"{directory}/{name}").strip():
+                write(f"{directory}/{name}", read(f"{os.path.dirname(directory)}/{name}"))
+
+    def limit(self, resources: dict[str, Any]) -> None:
+        for controller, name, value in settings(resources):
+            if controller in self._directories:
+                write(f"{self._directories[controller]}/{name}", value)
+            else:
+                raise OSError(95, f"cannot set {name}: the cgroup controller {controller} is not available")
+        if "devices" in self._directories:
+            directory = self._directories["devices"]
+            for name, rule in device_rules(resources.get("devices") or []):
+                write(f"{directory}/{name}", rule)
+
+    def join(self) -> None:
+        for directory in self._unique:
+            write(f"{directory}/cgroup.procs", "0")
+
+    def _any(self) -> str:
+        return self._directories.get("freezer") or self._unique[0]
+
+    def pids(self) -> list[int]:
+        return tree_pids(self._any())
+
+    def freeze(self, frozen: bool) -> None:
+        state = f"{self._directories['freezer']}/freezer.state"
+        wanted = "FROZEN" if frozen else "THAWED"
+        deadline = time.monotonic() + 10
+        while True:
+            write(state, wanted)
+            if read(state).strip() == wanted:
+                return
+            if time.monotonic() > deadline:
+                write(state, "THAWED")
+                raise OSError(16, f"the processes of cgroup {self.path} do not freeze")
+            time.sleep(0.001)
+
+    def kill(self) -> None:
+        for _ in range(100):
+            pids = self.pids()
+            if not pids:
+                return
+            if "freezer" in self._directories:
+                write(f"{self._directories['freezer']}/freezer.state", "FROZEN")  # no fork outruns the list
+                pids = self.pids()
+            kill_all(pids)
+            if "freezer" in self._directories:
+                write(f"{self._directories['freezer']}/freezer.state", "THAWED")
+            time.sleep(0.001)
+
+    def oom_kills(self) -> int:
+        directory = self._directories.get("memory")
+        if directory:
+            for line in read(f"{directory}/memory.oom_control").splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+        return 0
+
+    def remove(self) -> None:
+        for directory in self._unique:
+            remove_tree(directory)
+
+    def hierarchies(self) -> list[tuple[str, str]]:
+        tops = dict.fromkeys(self._controllers.values())
+        names = [os.path.basename(top) for top in tops]
+        return [(name, "none,name=systemd" if name == "systemd" else name) for name in names]
+
+
+def device_rules(devices: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """OCI device rules -> (control file, line) in order."""
+    rules = []
+    for device in devices:
+        name = "devices.allow" if device.get("allow") else "devices.deny"
+        kind = device.get("type") or "a"
+        access = device.get("access") or "rwm"
+        if kind == "a" and device.get("major") is None and device.get("minor") is None:
+            rules.append((name, "a"))
+            continue
+        major, minor = (("*" if n in (None, -1) else str(n)) for n in (device.get("major"), device.get("minor")))
+        rules.append((name, f"{kind} {major}:{minor} {access}"))
+    return rules
+
+
+def settings(resources: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """OCI resources -> (controller, file, value) in an order that the kernel accepts."""
+    memory, cpu = resources.get("memory") or {}, resources.get("cpu") or {}
+    found: list[tuple[str, str, Any]] = [
+        ("memory", "memory.limit_in_bytes", memory.get("limit")),
+        ("memory", "memory.memsw.limit_in_bytes", memory.get("swap")),
+        ("memory", "memory.soft_limit_in_bytes", memory.get("reservation")),
+        ("memory", "memory.kmem.tcp.limit_in_bytes", memory.get("kernelTCP")),
+        ("memory", "memory.swappiness", memory.get("swappiness")),
+        ("memory", "memory.oom_control", 1 if memory.get("disableOOMKiller") else None),
+        ("cpuset", "cpuset.cpus", cpu.get("cpus") or None),
+        ("cpuset", "cpuset.mems", cpu.get("mems") or None),
+        ("cpu", "cpu.shares", cpu.get("shares")),
+        ("cpu", "cpu.cfs_period_us", cpu.get("period")),
+        ("cpu", "cpu.cfs_quota_us", cpu.get("quota")),
+        ("cpu", "cpu.rt_period_us", cpu.get("realtimePeriod")),
+        ("cpu", "cpu.rt_runtime_us", cpu.get("realtimeRuntime")),
+    ]
+    pids = (resources.get("pids") or {}).get("limit")
+    if pids is not None:
+        found.append(("pids", "pids.max", "max" if pids <= 0 else pids))
+    block = resources.get("blockIO") or {}
+    found.append(("blkio", "blkio.weight", block.get("weight")))
+    for key, name in (
+        ("throttleReadBpsDevice", "blkio.throttle.read_bps_device"),
+        ("throttleWriteBpsDevice", "blkio.throttle.write_bps_device"),
+        ("throttleReadIOPSDevice", "blkio.throttle.read_iops_device"),
+        ("throttleWriteIOPSDevice", "blkio.throttle.write_iops_device"),
+    ):
+        found.extend(("blkio", name, f"{d['major']}:{d['minor']} {d['rate']}") for d in block.get(key) or [])
+    for page in resources.get("hugepageLimits") or []:
+        found.append(("hugetlb", f"hugetlb.{page['pageSize']}.limit_in_bytes", page["limit"]))
+    return [(controller, name, str(value)) for controller, name, value in found if value is not None]

@@ -1,0 +1,146 @@
+"""Control groups v2: one directory in the unified tree.
+
+Sources: Documentation/admin-guide/cgroup-v2.rst; the OCI runtime spec's config-linux.md. Device access is a BPF program
+attached to the directory (`linux.bpf`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from dockyard.linux import bpf
+from dockyard.runtime.cgroups.files import kill_all, read, remove_tree, tree_pids, write
+
+
+class CgroupV2:
+    """One container's control group in the unified tree."""
+
+    def __init__(self, path: str, root: str) -> None:
+        self.path = path
+        self._root = root
+        self._directory = f"{root}/{path}"
+
+    def create(self) -> None:
+        directory = self._root
+        for part in self.path.split("/"):
+            self._delegate(directory)
+            directory = f"{directory}/{part}"
+            try:
+                os.mkdir(directory, 0o755)
+            except FileExistsError:
+                continue
+        if read(f"{self._directory}/cgroup.procs").strip():
+            raise FileExistsError(17, f"cgroup {self.path} exists and holds processes")
+
+    @staticmethod
+    def _delegate(directory: str) -> None:
+        """Make every controller of `directory` available to its children."""
+        missing = set(read(f"{directory}/cgroup.controllers").split())
+        missing -= set(read(f"{directory}/cgroup.subtree_control").split())
+        for controller in sorted(missing):
+            try:
+                write(f"{directory}/cgroup.subtree_control", f"+{controller}")
+            except OSError:
+                continue  # a controller that cannot be delegated is missed where a limit needs it, by name
+
+    def limit(self, resources: dict[str, Any]) -> None:
+        for name, value in settings(resources):
+            if name.startswith("io.weight") and not os.path.exists(f"{self._directory}/{name}"):
+                continue
+            write(f"{self._directory}/{name}", value)
+        devices = resources.get("devices")
+        if devices:
+            bpf.attach_device_filter(self._directory, devices)
+
+    def join(self) -> None:
+        write(f"{self._directory}/cgroup.procs", "0")
+
+    def pids(self) -> list[int]:
+        return tree_pids(self._directory)
+
+    def freeze(self, frozen: bool) -> None:
+        write(f"{self._directory}/cgroup.freeze", "1" if frozen else "0")
+        wanted = f"frozen {int(frozen)}"
+        deadline = time.monotonic() + 10
+        while wanted not in read(f"{self._directory}/cgroup.events"):
+            if time.monotonic() > deadline:
+                write(f"{self._directory}/cgroup.freeze", "0")
+                raise OSError(16, f"the processes of cgroup {self.path} do not freeze")
+            time.sleep(0.001)
+
+    def kill(self) -> None:
+        try:
+            write(f"{self._directory}/cgroup.kill", "1")  # Linux 5.14
+            return
+        except FileNotFoundError:
+            pass
+        for _ in range(100):
+            pids = self.pids()
+            if not pids:
+                return
+            kill_all(pids)
+            time.sleep(0.001)
+
+    def oom_kills(self) -> int:
+        try:
+            events = read(f"{self._directory}/memory.events")
+        except FileNotFoundError:
+            return 0
+        return next((int(line.split()[1]) for line in events.splitlines() if line.startswith("oom_kill ")), 0)
+
+    def remove(self) -> None:
+        remove_tree(self._directory)
+
+    def hierarchies(self) -> list[tuple[str, str]]:
+        return []
+
+
+def _shares_to_weight(shares: int) -> int:
+    """OCI cpu.shares (2..262144) -> cpu.weight (1..10000), the linear map that the OCI runtimes agree on."""
+    return 1 + ((min(max(shares, 2), 262144) - 2) * 9999) // 262142
+
+
+def settings(resources: dict[str, Any]) -> list[tuple[str, str]]:
+    """OCI resources -> (file, value)."""
+    found: list[tuple[str, str]] = []
+    memory, cpu = resources.get("memory") or {}, resources.get("cpu") or {}
+
+    def number(value: int) -> str:
+        return "max" if value < 0 else str(value)
+
+    limit, swap = memory.get("limit"), memory.get("swap")
+    if limit is not None:
+        found.append(("memory.max", number(limit)))
+    if swap is not None and (limit is not None or swap < 0):
+        # OCI counts memory and swap together, v2 swap alone
+        found.append(("memory.swap.max", "max" if swap < 0 else str(max(swap - max(limit or 0, 0), 0))))
+    if memory.get("reservation") is not None:
+        found.append(("memory.low", number(memory["reservation"])))
+    if cpu.get("shares"):
+        found.append(("cpu.weight", str(_shares_to_weight(cpu["shares"]))))
+    if cpu.get("quota") is not None or cpu.get("period") is not None:
+        quota = cpu.get("quota") or -1
+        found.append(("cpu.max", f"{'max' if quota < 0 else quota} {cpu.get('period') or 100000}"))
+    if cpu.get("cpus"):
+        found.append(("cpuset.cpus", cpu["cpus"]))
+    if cpu.get("mems"):
+        found.append(("cpuset.mems", cpu["mems"]))
+    pids = (resources.get("pids") or {}).get("limit")
+    if pids is not None:
+        found.append(("pids.max", "max" if pids <= 0 else str(pids)))
+    block = resources.get("blockIO") or {}
+    if block.get("weight"):
+        found.append(("io.weight", f"default {1 + (block['weight'] - 10) * 9999 // 990}"))
+    for key, name in (
+        ("throttleReadBpsDevice", "rbps"),
+        ("throttleWriteBpsDevice", "wbps"),
+        ("throttleReadIOPSDevice", "riops"),
+        ("throttleWriteIOPSDevice", "wiops"),
+    ):
+        found.extend(("io.max", f"{d['major']}:{d['minor']} {name}={d['rate']}") for d in block.get(key) or [])
+    for page in resources.get("hugepageLimits") or []:
+        found.append((f"hugetlb.{page['pageSize']}.max", str(page["limit"])))
+    found.extend((name, value) for name, value in (resources.get("unified") or {}).items())
+    return found
