@@ -166,6 +166,7 @@ class LogWriter:
             self._size = os.fstat(self._fd).st_size
         except OSError:
             self._fd = -1
+            self._size = 0
 
     def _end_torn_record(self) -> None:
         """A record cut off by a power loss must not swallow the first one of ours."""
