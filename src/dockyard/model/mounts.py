@@ -115,7 +115,8 @@ def _target(target: str, spec: str) -> str:
                               f"invalid mount path: '{target}' mount path must be absolute")  # fmt: skip
     cleaned = _clean(target)
     if cleaned == "/":
-        raise InvalidArgument(f"invalid volume specification: '{spec}': invalid specification: destination can't be '/'")
+        problem = "invalid specification: destination can't be '/'"
+        raise InvalidArgument(f"invalid volume specification: '{spec}': {problem}")
     return cleaned
 
 
