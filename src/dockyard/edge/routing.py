@@ -1,8 +1,8 @@
-"""What a route is, and what its handler is given.
+"""What a route is, how a path finds it, and what its handler is given.
 
-Owns: `Route`, `Call` (one request: query values with Docker's ideas of truth, typed bodies, answers, streams) and the
-two kinds of stream that an answer can be. Does not own: sockets, versions, errors -> statuses (`edge.server`), and
-hijacked connections (`edge.streams`).
+Owns: `Route`, `Router`, `Call` (one request: query values with Docker's ideas of truth, typed bodies, answers,
+streams) and the two kinds of stream that an answer can be. Does not own: sockets, versions, errors -> statuses
+(`edge.server`), and hijacked connections (`edge.streams`).
 
 A handler is `async def name(call: Call) -> web.StreamResponse`. It decodes, calls the engine, encodes; errors of the
 engine pass through it untouched.
@@ -10,7 +10,8 @@ engine pass through it untouched.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -44,21 +45,82 @@ class Route:
     since: tuple[int, int] = (1, 24)
 
 
+class Router:
+    """Finds the route for a method and a path (without its version). Literal paths win over patterns."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._literal: dict[tuple[str, str], Route] = {}
+        self._patterns: dict[tuple[str, str], list[tuple[re.Pattern[str], Route]]] = {}
+        for route in routes:
+            if "{" not in route.path:
+                self._literal[route.method, route.path] = route
+                continue
+            bucket = self._patterns.setdefault((route.method, _first_segment(route.path)), [])
+            bucket.append((_compile(route.path), route))
+        for bucket in self._patterns.values():
+            bucket.sort(key=lambda entry: _specificity(entry[1].path))
+
+    def match(self, method: str, path: str) -> tuple[Route, Mapping[str, str]] | None:
+        """The route and the values of its path's names, or None."""
+        route = self._literal.get((method, path))
+        if route is not None:
+            return route, {}
+        for pattern, candidate in self._patterns.get((method, _first_segment(path)), ()):
+            found = pattern.fullmatch(path)
+            if found:
+                return candidate, found.groupdict()
+        return None
+
+
+def _first_segment(path: str) -> str:
+    return path[1:].partition("/")[0]
+
+
+def _specificity(path: str) -> tuple[int, int]:
+    """Sorts patterns: those with a literal end first, then the ones with more literal segments."""
+    segments = path[1:].split("/")
+    return ("{" in segments[-1], -sum("{" not in segment for segment in segments))
+
+
+def _compile(path: str) -> re.Pattern[str]:
+    pattern = ""
+    for part in re.split(r"(\{[^}]+\})", path):
+        if part.startswith("{"):
+            name, _, rule = part[1:-1].partition(":")
+            pattern += f"(?P<{name}>{rule or '[^/]+'})"
+        else:
+            pattern += re.escape(part)
+    return re.compile(pattern)
+
+
 class Call:
     """One request, as its handler sees it."""
 
-    __slots__ = ("engine", "request", "version")
+    __slots__ = ("_parameters", "engine", "headers", "hijacked", "request", "route", "started", "version")
 
-    def __init__(self, request: web.Request, engine: Engine, version: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        engine: Engine,
+        version: tuple[int, int],
+        route: Route,
+        parameters: Mapping[str, str],
+        headers: Mapping[str, str],
+    ) -> None:
         self.request = request
         self.engine = engine
+        self.route = route
         self.version = version  # of the API, as the client asked for it: (1, 50)
+        self.started = False  # the head of the answer is on its way: from now on the request ends with its client
+        self.hijacked = False  # the connection is no longer HTTP
+        self._parameters = parameters
+        self.headers = headers  # of every answer
 
     # --- path and query ---
 
     def path(self, name: str) -> str:
         """A part of the path by its name in the route, percent-decoded."""
-        return self.request.match_info[name]
+        return self._parameters[name]
 
     def has(self, name: str) -> bool:
         return name in self.request.query
@@ -142,9 +204,11 @@ class Call:
         return web.Response(status=status)
 
     async def stream(self, content_type: str, status: int = 200) -> web.StreamResponse:
-        """An answer of bytes that follow; its head is sent at once. `await response.write(b"…")` waits for the client."""
-        response = web.StreamResponse(status=status, headers={"Content-Type": content_type})
-        response.enable_chunked_encoding()
+        """An answer of bytes that follow; its head is sent at once. `write` waits for a slow client."""
+        response = web.StreamResponse(status=status, headers={**self.headers, "Content-Type": content_type})
+        if self.request.version >= (1, 1):
+            response.enable_chunked_encoding()
+        self.started = True
         await response.prepare(self.request)
         return response
 

@@ -117,7 +117,9 @@ def _wire_factory(factory: Any, strict: bool) -> Any:
 
 
 def _is_plain_struct(hint: Any) -> bool:
-    return isinstance(hint, type) and issubclass(hint, Struct) and hint.__struct_fields__ == hint.__struct_encode_fields__
+    if not (isinstance(hint, type) and issubclass(hint, Struct)):
+        return False
+    return hint.__struct_fields__ == hint.__struct_encode_fields__
 
 
 def _wire_annotation(hint: Any, strict: bool) -> Any:

@@ -1,0 +1,254 @@
+"""The HTTP side of the daemon: from a request's bytes to a handler, from what it returns or raises to an answer.
+
+Owns: aiohttp's server on given sockets, the version in the path, the headers of every answer, the one table of
+error kind -> status, browsers kept out (S49), what happens when a client goes away. Does not own: the sockets
+(`edge.listeners`), the routes (`edge.api`), hijacked connections (`edge.streams`).
+
+A client that goes away ends a request that has begun to answer (logs, events, pull) and any GET; every other request
+(start, remove, ...) is carried to its end, so that nothing is left half done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import re
+import socket
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from dockyard import __version__
+from dockyard.edge.api import wire
+from dockyard.edge.listeners import Listener
+from dockyard.edge.routing import JSON_TYPE, Call, Route, Router
+from dockyard.model.errors import DockyardError, ErrorKind, Forbidden, InvalidArgument, NotFound
+
+if TYPE_CHECKING:
+    from dockyard.engine import Engine
+
+API_VERSION = (1, 50)
+MIN_API_VERSION = (1, 24)
+
+STATUS = {
+    ErrorKind.INVALID: 400,
+    ErrorKind.UNAUTHORIZED: 401,
+    ErrorKind.FORBIDDEN: 403,
+    ErrorKind.NOT_FOUND: 404,
+    ErrorKind.CONFLICT: 409,
+    ErrorKind.NOT_MODIFIED: 304,
+    ErrorKind.UNAVAILABLE: 503,
+    ErrorKind.NOT_IMPLEMENTED: 501,
+    ErrorKind.SYSTEM: 500,
+}
+
+COMMON_HEADERS = {
+    "Api-Version": "1.50",
+    "Docker-Experimental": "false",
+    "Ostype": "linux",
+    "Server": f"Dockyard/{__version__} (linux)",
+}
+
+_HEAD_LIMIT = 1 << 20  # bytes of the request line and of one header: Go's limit
+_VERSIONED = re.compile(r"/v([0-9]+(?:\.[0-9]+)*)(/.*)")
+_BROWSER_HEADERS = ("Origin", "Sec-Fetch-Site", "Sec-Fetch-Mode")
+
+
+class _Protocol(RequestHandler):
+    """aiohttp's protocol, able to give its connection away (see `edge.streams`)."""
+
+    __slots__ = ()
+
+    def release(self) -> tuple[asyncio.Transport, bytes]:
+        """Let go of the connection: the transport and what was read of it beyond the request. aiohttp forgets it."""
+        transport, tail = self.transport, self._message_tail
+        assert transport is not None
+        self.transport, self._message_tail = None, b""
+        if self._reading_paused or self._buffer_paused:
+            transport.resume_reading()
+        self.connection_lost(None)
+        return transport, tail
+
+
+class _Server(web.Server):
+    def __call__(self) -> RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+
+class ApiServer:
+    """Serves an engine's API. `listeners` are closed with it."""
+
+    def __init__(self, engine: Engine, routes: Iterable[Route], log: logging.Logger) -> None:
+        self._engine = engine
+        self._router = Router(routes)
+        self._log = log
+        self._listeners: list[Listener] = []
+        self._servers: list[asyncio.Server] = []
+        self._running: dict[asyncio.Task[web.StreamResponse], Call] = {}
+        self._protocols: _Server | None = None
+        self._trusted_hosts = {"localhost", socket.gethostname().lower()}
+
+    async def start(self, listeners: Sequence[Listener], trusted_hosts: Iterable[str] = ()) -> None:
+        """Begin to serve. `trusted_hosts`: names under which clients may address a TCP socket, beside localhost."""
+        loop = asyncio.get_running_loop()
+        self._trusted_hosts.update(host.lower() for host in trusted_hosts)
+        self._protocols = _Server(
+            self._serve,
+            handler_cancellation=True,
+            access_log=None,
+            logger=self._log,
+            max_line_size=_HEAD_LIMIT,
+            max_field_size=_HEAD_LIMIT,
+            auto_decompress=False,
+            tcp_keepalive=False,
+        )
+        for listener in listeners:
+            self._listeners.append(listener)
+            if listener.socket.family == socket.AF_UNIX:
+                server = await loop.create_unix_server(self._protocols, sock=listener.socket, backlog=1024)
+            else:
+                server = await loop.create_server(self._protocols, sock=listener.socket, backlog=1024)
+            self._servers.append(server)
+
+    async def close(self, grace: float = 5.0) -> None:
+        """Stop listening, give running requests `grace` seconds, then end them and every hijacked connection."""
+        for server in self._servers:
+            server.close()
+        for listener in self._listeners:
+            listener.close()
+        waiting = [task for task, call in self._running.items() if not call.started]
+        if waiting:
+            await asyncio.wait(waiting, timeout=grace)
+        for task in list(self._running):
+            task.cancel()
+        if self._running:
+            await asyncio.wait(list(self._running), timeout=grace)
+        if self._protocols is not None:
+            await self._protocols.shutdown(1.0)
+
+    # --- one request ---
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            call = self._accept(request)
+            if request.headers.get("Expect", "").lower() == "100-continue":
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                request.writer.output_size = 0
+        except DockyardError as error:
+            return self._finish(request, self._error(error))
+        if request.method in ("GET", "HEAD"):
+            response = await self._answer(call)
+        else:
+            response = await self._carry(call)
+        return self._finish(request, response)
+
+    async def _carry(self, call: Call) -> web.StreamResponse:
+        """Run a handler to its end even if the client goes away, unless it has begun to answer."""
+        task = asyncio.create_task(self._answer(call), name=f"{call.route.method} {call.route.path}")
+        self._running[task] = call
+        task.add_done_callback(self._ended)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if call.started and not call.hijacked:
+                task.cancel()
+            raise
+
+    def _ended(self, task: asyncio.Task[web.StreamResponse]) -> None:
+        del self._running[task]
+        if not task.cancelled():
+            task.exception()  # seen here if the client went away meanwhile
+
+    async def _answer(self, call: Call) -> web.StreamResponse:
+        try:
+            return await call.route.handler(call)
+        except DockyardError as error:
+            return self._error(error)
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            if call.started:
+                self._log.exception("%s %s failed while answering", call.route.method, call.route.path)
+                raise ConnectionResetError from error
+            self._log.exception("%s %s failed", call.route.method, call.route.path)
+            return self._message(500, f"internal error: {type(error).__name__}")
+
+    def _accept(self, request: web.BaseRequest) -> Call:
+        self._keep_browsers_out(request)
+        path, version = request.path, API_VERSION
+        versioned = _VERSIONED.fullmatch(path)
+        if versioned:
+            path = versioned[2]
+        found = self._router.match(request.method, path)
+        if found is None and request.method == "HEAD":
+            found = self._router.match("GET", path) if path == "/_ping" else None
+        if found is None:
+            raise NotFound("page not found")
+        if versioned:
+            version = check_version(versioned[1])
+        route, parameters = found
+        self._log.debug("%s %s", request.method, path)
+        return Call(request, self._engine, version, route, parameters, COMMON_HEADERS)
+
+    def _keep_browsers_out(self, request: web.BaseRequest) -> None:
+        """S49: on TCP, a page that a browser shows must not reach the API, also not by rebinding a name."""
+        transport = request.transport
+        if transport is None or not isinstance(transport.get_extra_info("sockname"), tuple):
+            return
+        if any(name in request.headers for name in _BROWSER_HEADERS):
+            raise Forbidden("requests from browsers are refused")
+        if transport.get_extra_info("sslcontext") is None and not self._is_trusted(request.headers.get("Host", "")):
+            raise Forbidden("requests under this host name are refused")
+
+    def _is_trusted(self, host: str) -> bool:
+        name = host.rpartition(":")[0] if re.search(r":[0-9]*\Z", host) else host
+        if name.lower().rstrip(".") in self._trusted_hosts:
+            return True
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return True
+
+    # --- answers ---
+
+    def _finish(self, request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
+        if not response.prepared:
+            response.headers.update(COMMON_HEADERS)
+            if request.headers.get("Upgrade"):
+                response.force_close()  # the parser takes what follows for another protocol
+        return response
+
+    def _error(self, error: DockyardError) -> web.Response:
+        status = STATUS[error.kind]
+        if status == 304:
+            return web.Response(status=304)
+        if status == 500:
+            self._log.error("%s", error.message)
+        return self._message(status, error.message)
+
+    def _message(self, status: int, message: str) -> web.Response:
+        return web.Response(body=wire.encode({"message": message}) + b"\n", status=status, content_type=JSON_TYPE)
+
+
+def check_version(text: str) -> tuple[int, int]:
+    """The API version that a path asks for. InvalidArgument in Docker's words when it is out of range."""
+    numbers = [int(part[:9]) for part in text.split(".")]
+    version = (numbers[0], numbers[1] if len(numbers) > 1 else 0)
+    if (*version, *numbers[2:]) > API_VERSION:
+        raise InvalidArgument(
+            f"client version {text} is too new. Maximum supported API version is {_dotted(API_VERSION)}"
+        )
+    if version < MIN_API_VERSION:
+        raise InvalidArgument(
+            f"client version {text} is too old. Minimum supported API version is {_dotted(MIN_API_VERSION)}, "
+            "please upgrade your client to a newer version"
+        )
+    return version
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"

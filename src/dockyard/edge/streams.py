@@ -1,0 +1,240 @@
+"""Connections that stop being HTTP: attach and exec.
+
+Owns: taking a connection over from aiohttp, the head of the answer, the relay between the client's connection and the
+engine's socket (back-pressure, half-close both ways, detach keys, clients that vanish). Does not own: what the bytes
+mean: the engine's socket carries them as the client wants them (raw, or framed).
+
+The relay is two protocols that feed each other's transports: no task and no copy beyond the loop's own. It ends when
+the output has ended, the client has gone, or the keys were typed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import socket
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from aiohttp import web
+
+from dockyard.edge.routing import Call
+from dockyard.proto import frames
+from dockyard.proto.detach import DetachMatcher
+
+_FAREWELL = 10.0  # seconds that a client has to close its end after the output's end
+
+RAW_STREAM = "application/vnd.docker.raw-stream"
+MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
+
+
+class _HangupWatch:
+    """Notices that a peer which had closed its writing end has gone altogether (EPOLLHUP, AF_UNIX only)."""
+
+    def __init__(self, fd: int, gone: Callable[[], None]) -> None:
+        self._fd = fd
+        self._gone = gone
+        self._poll = select.epoll(1)
+        self._poll.register(fd, 0)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._poll.fileno(), self._fired)
+
+    def _fired(self) -> None:
+        self.close()
+        self._gone()
+
+    def close(self) -> None:
+        if not self._poll.closed:
+            self._loop.remove_reader(self._poll.fileno())
+            self._poll.close()
+
+
+class Relay:
+    """Moves bytes between a client's transport and the engine's socket until one of them has had enough."""
+
+    def __init__(self, client: asyncio.Transport, *, stdin: bool, keys: bytes | None) -> None:
+        self.client = _ClientSide(self, client)
+        self.engine = _EngineSide(self)
+        self.detached = False
+        self.stdin = stdin
+        self.matcher = DetachMatcher(keys) if keys and stdin else None
+        self._loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[None] = self._loop.create_future()
+        self._watch: _HangupWatch | None = None
+        self._farewell: asyncio.TimerHandle | None = None
+
+    async def run(self, sock: socket.socket, already_read: bytes) -> None:
+        """Relay until the end. `sock` is the engine's, given away; `already_read` came from the client before."""
+        client = self.client.transport
+        try:
+            client.pause_reading()
+            client.set_protocol(self.client)
+            await self._loop.create_connection(lambda: self.engine, sock=sock)
+            if already_read:
+                self.client.data_received(already_read)
+            client.resume_reading()
+            await self._done
+        finally:
+            self._close()
+
+    def input_ended(self) -> None:
+        """The client closed its writing end: so does the program's stdin."""
+        engine = self.engine.transport
+        if engine is not None and self.stdin and not engine.is_closing():
+            if self.matcher is not None:
+                engine.write(self.matcher.flush())
+            engine.write_eof()
+        peer = self.client.transport.get_extra_info("socket")
+        if self._watch is None and not self._done.done() and peer is not None and peer.family == socket.AF_UNIX:
+            self._watch = _HangupWatch(peer.fileno(), self.finish)
+        if self._farewell is not None:
+            self.finish()
+
+    def output_ended(self) -> None:
+        """No more output: say so, and let the client close first, so that no byte is lost to a reset."""
+        if self._farewell is not None or self._done.done():
+            return
+        client = self.client.transport
+        if client.is_closing() or self.client.ended or not client.can_write_eof():
+            self.finish()
+            return
+        client.write_eof()
+        self._farewell = self._loop.call_later(_FAREWELL, self.finish)
+
+    def detach(self) -> None:
+        self.detached = True
+        self.finish()
+
+    def finish(self) -> None:
+        if not self._done.done():
+            self._done.set_result(None)
+
+    def _close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+        if self._farewell is not None:
+            self._farewell.cancel()
+        if self.engine.transport is not None:
+            self.engine.transport.abort()
+        self.client.transport.close()
+
+
+class _ClientSide(asyncio.Protocol):
+    def __init__(self, relay: Relay, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.ended = False
+        self._relay = relay
+
+    def data_received(self, data: bytes) -> None:
+        relay, engine = self._relay, self._relay.engine.transport
+        if engine is None or not relay.stdin:
+            return
+        found = False
+        if relay.matcher is not None:
+            data, found = relay.matcher.feed(data)
+        if data:
+            engine.write(data)
+        if found:
+            relay.detach()
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        self._relay.input_ended()
+        return True  # the other direction stays open
+
+    def pause_writing(self) -> None:
+        if self._relay.engine.transport is not None:
+            self._relay.engine.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        engine = self._relay.engine.transport
+        if engine is not None and not engine.is_closing():
+            engine.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._relay.finish()
+
+
+class _EngineSide(asyncio.Protocol):
+    transport: asyncio.Transport | None = None
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._relay.client.transport.write(data)
+
+    def eof_received(self) -> bool:
+        self._relay.output_ended()
+        return True  # closed by the relay
+
+    def pause_writing(self) -> None:
+        self._relay.client.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if not self._relay.client.transport.is_closing():
+            self._relay.client.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._relay.output_ended()
+
+
+async def hijack(call: Call, sock: socket.socket, *, tty: bool, stdin: bool, keys: bytes | None) -> bool:
+    """Turn the request's connection into a relay to `sock` (given away) and stay until it ends.
+
+    `keys`: what detaches, None for never. True when the client detached.
+    """
+    try:
+        transport, already_read = _take_over(call, multiplexed=not tty)
+    except BaseException:
+        sock.close()
+        raise
+    relay = Relay(transport, stdin=stdin, keys=keys)
+    try:
+        await relay.run(sock, already_read)
+    finally:
+        if relay.engine.transport is None:
+            sock.close()
+    return relay.detached
+
+
+async def hijack_with_error(call: Call, message: str, *, tty: bool) -> None:
+    """Answer a stream with nothing but an error's text, where Docker has begun the stream by then (exec)."""
+    transport, _ = _take_over(call, multiplexed=not tty)
+    text = message.encode() + b"\r\n"
+    transport.write(text if tty else frames.frame(frames.STDERR, text))
+    if transport.can_write_eof():
+        with contextlib.suppress(OSError):
+            transport.write_eof()
+    transport.close()
+
+
+class _Releasable(Protocol):
+    def release(self) -> tuple[asyncio.Transport, bytes]: ...
+
+
+def _take_over(call: Call, *, multiplexed: bool) -> tuple[asyncio.Transport, bytes]:
+    """Take the connection from aiohttp and write the answer's head. ConnectionResetError if the client has gone."""
+    if call.request.transport is None or call.request.transport.is_closing():
+        raise ConnectionResetError
+    call.hijacked = call.started = True
+    transport, already_read = cast(_Releasable, call.request.protocol).release()
+    upgrade = "Upgrade" in call.request.headers
+    kind = MULTIPLEXED_STREAM if multiplexed and upgrade and call.version >= (1, 42) else RAW_STREAM
+    head = "HTTP/1.1 101 UPGRADED\r\n" if upgrade else "HTTP/1.1 200 OK\r\n"
+    head += f"Content-Type: {kind}\r\n"
+    if upgrade:
+        head += "Connection: Upgrade\r\nUpgrade: tcp\r\n"
+    for name, value in call.headers.items():
+        head += f"{name}: {value}\r\n"
+    transport.write(f"{head}\r\n".encode())
+    return transport, already_read
+
+
+def finished() -> web.StreamResponse:
+    """What a handler returns after a hijack: nobody reads it."""
+    return web.Response()
