@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from typing import Final
 
 # include/uapi/linux/capability.h; the index is the number.
-NAMES: Final = (
+NAMES: Final[tuple[str, ...]] = (
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_DAC_READ_SEARCH",

@@ -15,10 +15,13 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from dockyard.linux import abi, calls
+
 LIMIT: Final = 1 << 20  # bytes of a passwd or group file that are read; a larger file is refused by name
 MAX_ID: Final = (1 << 31) - 1
 PASSWD: Final = b"/etc/passwd"
 GROUP: Final = b"/etc/group"
+_OPEN: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class LookupFailed(Exception):
@@ -63,11 +66,12 @@ def read_etc_file(path: bytes) -> bytes:
 
     Absent, unreadable, and anything but a regular file (FIFO, device, directory, socket): b"", as if it were absent,
     so that numbers still work. O_NONBLOCK keeps a FIFO or a device from blocking, O_NOCTTY keeps a terminal from
-    becoming ours. Symbolic links are followed: after pivot_root they end inside the container.
+    becoming ours. Symbolic links are followed (after pivot_root they end inside the container), magic links of procfs
+    are not: they would lead to descriptors of ours.
     Raises LookupFailed for a file larger than LIMIT; never reads more than that.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        fd = calls.openat2(abi.AT_FDCWD, path, _OPEN, resolve=abi.RESOLVE_NO_MAGICLINKS)
     except OSError:
         return b""
     try:

@@ -15,6 +15,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from dockyard.linux import abi
+
 FLAGS: Final = {
     "SECCOMP_FILTER_FLAG_TSYNC": 1,
     "SECCOMP_FILTER_FLAG_LOG": 2,
@@ -69,7 +71,6 @@ _ARCHITECTURES: Final = {
 _X32: Final = 0x4000003E
 _X32_BIT: Final = 0x40000000
 _NATIVE: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-_SECCOMP_NR: Final = {"x86_64": 317, "aarch64": 277}
 _MODE_FILTER: Final = 1
 _ENOSYS: Final = 38
 _ATTR_OPTIMIZE: Final = 8
@@ -77,7 +78,7 @@ _ATTR_OPTIMIZE: Final = 8
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
-_nr = ctypes.c_long(_SECCOMP_NR.get(os.uname().machine, -1))
+_nr = ctypes.c_long(abi.NR["seccomp"])
 
 
 class SeccompError(Exception):
