@@ -1,0 +1,137 @@
+"""Records of a json-file log into the stream that a client reads.
+
+Owns: choosing records (stream, since, until), their text (timestamps, details) and the 8-byte frames.
+Does not own: files (`reader`). Pure.
+
+A frame: stream (1 stdout, 2 stderr), three zero bytes, length as a big-endian 32-bit number, then the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from struct import Struct as Layout
+from typing import Any, Final, TypeVar
+from urllib.parse import quote_plus
+
+import msgspec
+from msgspec import Struct
+
+from dockyard.store.journal.writer import format_time
+
+_STDOUT: Final = b"\1\0\0\0"
+_HEADS: Final = {"stdout": _STDOUT, "stderr": b"\2\0\0\0"}
+_SIZE: Final = Layout(">I").pack
+R = TypeVar("R")
+
+
+class Query(Struct):
+    """What of a log is wanted. Times in ns since the epoch, None: no limit. `tail`: the last N records, None: all."""
+
+    stdout: bool = True
+    stderr: bool = True
+    since: int | None = None
+    until: int | None = None
+    timestamps: bool = False
+    details: bool = False
+    tail: int | None = None
+
+
+class _Line(Struct):
+    log: str = ""
+    stream: str = "stdout"
+
+
+class _FullLine(Struct):
+    log: str = ""
+    stream: str = "stdout"
+    time: str = ""
+    attrs: dict[str, str] | None = None
+
+
+class Encoder:
+    """Turns whole records into a client's bytes. `finished` once a record lies behind `until`."""
+
+    def __init__(self, query: Query, *, raw: bool) -> None:
+        """`raw`: text alone, as from a terminal; otherwise frames."""
+        self._query = query
+        self._raw = raw
+        self._wanted = {name for name, on in (("stdout", query.stdout), ("stderr", query.stderr)) if on}
+        self._since = None if query.since is None else _sortable(format_time(query.since))
+        self._until = None if query.until is None else _sortable(format_time(query.until))
+        self._plain = not (query.timestamps or query.details) and self._since is None and self._until is None
+        self._decode = _decoder(_Line) if self._plain else _decoder(_FullLine)
+        self.finished = False
+
+    def encode(self, records: bytes) -> bytes:
+        """The stream of `records` (whole lines of the file). Damaged ones are skipped."""
+        lines: Iterable[Any] = self._decode(records)
+        if not self._plain:
+            return self._join([(line.stream, self._text(line)) for line in self._select(lines)])
+        if len(self._wanted) == 2 and not self._raw:
+            # The common case, a million times: everything, framed.
+            head, size = _HEADS.get, _SIZE
+            texts = [(line.stream, line.log.encode()) for line in lines]
+            return b"".join([head(name, _STDOUT) + size(len(text)) + text for name, text in texts])
+        return self._join([(line.stream, line.log) for line in lines if line.stream in self._wanted])
+
+    def _join(self, texts: list[tuple[str, str]]) -> bytes:
+        if self._raw:
+            return "".join([text for _, text in texts]).encode()
+        encoded = [(name, text.encode()) for name, text in texts]
+        return b"".join([_HEADS[name] + _SIZE(len(data)) + data for name, data in encoded])
+
+    def _select(self, lines: Iterable[_FullLine]) -> list[_FullLine]:
+        chosen = []
+        for line in lines:
+            moment = _sortable(line.time)
+            if self._until is not None and moment > self._until:
+                self.finished = True
+                break
+            if line.stream in self._wanted and (self._since is None or moment >= self._since):
+                chosen.append(line)
+        return chosen
+
+    def _text(self, line: _FullLine) -> str:
+        text = line.log
+        if self._query.details:
+            text = f"{_details(line.attrs)} {text}"
+        if self._query.timestamps:
+            text = f"{_fixed(line.time)} {text}"
+        return text
+
+
+def _decoder(kind: type[R]) -> Callable[[bytes], list[R]]:
+    decoder = msgspec.json.Decoder(kind)
+    decode_lines = decoder.decode_lines
+
+    def decode(records: bytes) -> list[R]:
+        try:
+            return decode_lines(records)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return [line for record in records.split(b"\n") if (line := _decode_one(decoder, record)) is not None]
+
+    return decode
+
+
+def _decode_one(decoder: msgspec.json.Decoder[R], record: bytes) -> R | None:
+    """A single record, or None if a crash or a full disk damaged it."""
+    try:
+        return decoder.decode(record) if record else None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _sortable(moment: str) -> str:
+    """Without the Z, times of different precision compare as text ("…00" < "…00.25" < "…00.5")."""
+    return moment[:-1]
+
+
+def _fixed(moment: str) -> str:
+    """With all nine digits of the fraction, as `logs -t` shows it."""
+    whole, _, fraction = moment.rstrip("Z").partition(".")
+    return f"{whole}.{fraction:0<9}Z"
+
+
+def _details(attrs: dict[str, str] | None) -> str:
+    """`a=1,b=2`, each part escaped as in a URL's query."""
+    return ",".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in sorted((attrs or {}).items()))
