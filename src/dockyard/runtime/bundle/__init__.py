@@ -6,13 +6,13 @@ and a `process` object for each exec. Does not own: resolving names, volumes and
 
 Our extensions to config.json, which our own init reads and other runtimes ignore:
 
-- `process.user.username`: the raw Docker user specification ("", "app", "1000", "app:staff"). If the key is there,
-  init resolves it with `linux.passwd` in the container's root and ignores uid and gid. It is absent when uid and gid
-  are certain. With it go all default capabilities as effective and permitted: init gives a user that turns out not to
-  be root only the bounding set.
-- `config["dockyard"]["groupAdd"]`: list of str, `--group-add` as given; always with `username`.
+- `process.user.username`: the raw Docker user specification ("", "app", "1000", "app:staff"), always there. Init
+  resolves it with `linux.passwd` in the container's root (which also finds HOME) and ignores uid and gid, which are
+  right only if both were given as numbers. A user who is not known to be other than root is given all default
+  capabilities as effective and permitted: init leaves only the bounding set to one that turns out not to be root.
+- `process.user.groupAdd`: list of str, `--group-add` as given.
+- `process.seccompFlags`: int, the flags for seccomp(2) with the program; absent without one.
 - `config["dockyard"]["init"]`: true for `--init`.
-- `config["dockyard"]["seccompFlags"]`: int, flags for seccomp(2) with the program.
 
 HOME is not in `process.env` unless it was asked for: init appends the one that `linux.passwd` found.
 """
@@ -31,11 +31,11 @@ from dockyard.runtime import profiles
 from dockyard.runtime.bundle import security
 from dockyard.runtime.bundle.devices import container_devices
 from dockyard.runtime.bundle.host import Host
-from dockyard.runtime.bundle.mounts import BundleMount, DefaultMounts, root_propagation
+from dockyard.runtime.bundle.mounts import BundleMount, DefaultMounts, from_mount_point, root_propagation
 from dockyard.runtime.bundle.resources import oci_resources
 from dockyard.runtime.bundle.security import SecurityOptions
 
-__all__ = ["Bundle", "BundleInput", "BundleMount", "Bundler", "ExecInput", "Host"]
+__all__ = ["Bundle", "BundleInput", "BundleMount", "Bundler", "ExecInput", "Host", "from_mount_point"]
 
 OCI_VERSION: Final = "1.2.0"
 DEFAULT_PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -82,9 +82,9 @@ class Bundle(Struct, frozen=True):
     def document(self) -> dict[str, Any]:
         """config.json for any OCI runtime: with linux.seccomp, without our extensions. The caller has put a numeric
         user into process.user."""
-        config = {key: value for key, value in self.config.items() if key != "dockyard"}
-        user = {key: value for key, value in config["process"]["user"].items() if key != "username"}
-        config["process"] = {**config["process"], "user": user}
+        config = _without(self.config, "dockyard")
+        config["process"] = _without(config["process"], "seccompFlags")
+        config["process"]["user"] = _without(config["process"]["user"], "username", "groupAdd")
         if self.seccomp_profile is not None:
             config["linux"] = {**config["linux"], "seccomp": self.seccomp_profile}
         return config
@@ -137,16 +137,15 @@ class Bundler:
         options = security.parse_security_options(host.security_opt or ())
         caps = security.select_capabilities(host, capabilities.NAMES, self._host.capabilities)
         kept = self._container_filter(host, options, caps)
-        extension: dict[str, Any] = {}
         config: dict[str, Any] = {
             "ociVersion": OCI_VERSION,
-            "process": self._process(spec, options, caps),
+            "process": self._process(spec, options, caps, kept),
             "root": {"path": spec.rootfs, "readonly": host.readonly_rootfs},
             "mounts": self._mounts.make(
                 host, spec.mounts, shm_source=spec.shm_source, writable_cgroups=options.writable_cgroups
             ),
             "linux": self._linux(spec, options),
-            "dockyard": extension,
+            "dockyard": {"init": True} if host.init else {},
         }
         if host.uts_mode != "host":
             config["hostname"] = spec.hostname
@@ -154,25 +153,22 @@ class Bundler:
                 config["domainname"] = spec.domainname
         if host.annotations:
             config["annotations"] = dict(host.annotations)
-        if host.group_add:
-            extension["groupAdd"] = list(host.group_add)
-        if host.init:
-            extension["init"] = True
         if kept is None:
             return Bundle(config, None, None)
-        extension["seccompFlags"] = kept.flags
         return Bundle(config, kept.program, kept.profile)
 
     def exec_process(self, spec: BundleInput, wanted: ExecInput) -> dict[str, Any]:
         """The `process` object of an exec: the container's own, changed by what was asked. Raises InvalidArgument."""
         options = security.parse_security_options(spec.host.security_opt or ())
         host = spec.host
+        own = security.select_capabilities(host, capabilities.NAMES, self._host.capabilities)
         if wanted.privileged:
             caps = tuple(name for name in capabilities.NAMES if name in self._host.capabilities)
         else:
-            caps = security.select_capabilities(host, capabilities.NAMES, self._host.capabilities)
+            caps = own
+        kept = self._container_filter(host, options, own)  # also of a privileged exec: as Docker
         user = wanted.user or spec.config.user
-        process = self._base_process(spec, options, caps, user, tty=wanted.tty, size=wanted.console_size)
+        process = self._base_process(spec, options, caps, kept, user, tty=wanted.tty, size=wanted.console_size)
         process["args"] = list(wanted.args)
         process["cwd"] = wanted.cwd or spec.config.working_dir or "/"
         process["env"] = environment(spec.hostname, wanted.tty, (*(spec.config.env or ()), *wanted.env))
@@ -180,9 +176,13 @@ class Bundler:
             process.pop("apparmorProfile", None)
         return process
 
-    def _process(self, spec: BundleInput, options: SecurityOptions, caps: tuple[str, ...]) -> dict[str, Any]:
+    def _process(
+        self, spec: BundleInput, options: SecurityOptions, caps: tuple[str, ...], kept: _Filter | None
+    ) -> dict[str, Any]:
         config = spec.config
-        process = self._base_process(spec, options, caps, config.user, tty=config.tty, size=spec.host.console_size)
+        process = self._base_process(
+            spec, options, caps, kept, config.user, tty=config.tty, size=spec.host.console_size
+        )
         process["args"] = list(spec.args)
         process["cwd"] = config.working_dir or "/"
         process["env"] = environment(spec.hostname, config.tty, config.env or ())
@@ -193,6 +193,7 @@ class Bundler:
         spec: BundleInput,
         options: SecurityOptions,
         caps: tuple[str, ...],
+        kept: _Filter | None,
         user: str,
         *,
         tty: bool,
@@ -200,7 +201,7 @@ class Bundler:
     ) -> dict[str, Any]:
         host = spec.host
         identity = oci_user(user, host.group_add or ())
-        root = None if "username" in identity else identity["uid"] == 0
+        root = identity["uid"] == 0 if "additionalGids" in identity else None
         process: dict[str, Any] = {
             "terminal": tty,
             "user": identity,
@@ -208,6 +209,8 @@ class Bundler:
             "noNewPrivileges": options.no_new_privileges,
             "oomScoreAdj": host.oom_score_adj,
         }
+        if kept is not None:
+            process["seccompFlags"] = kept.flags
         if tty and size and size[0] and size[1]:
             process["consoleSize"] = {"height": size[0], "width": size[1]}
         limits = security.rlimits(host.ulimits or (), self._ulimits)
@@ -322,9 +325,17 @@ def environment(hostname: str, tty: bool, given: Sequence[str]) -> list[str]:
 
 
 def oci_user(user: str, group_add: Sequence[str]) -> dict[str, Any]:
-    """`process.user`: plain numbers if both are given as such, otherwise the raw text for init to resolve."""
+    """`process.user`: the raw text for our init, and for every runtime the numbers if both are given as such."""
+    identity: dict[str, Any] = {"uid": 0, "gid": 0, "username": user}
+    if group_add:
+        identity["groupAdd"] = list(group_add)
+        return identity
     uid, _, gid = user.partition(":")
-    certain = uid.isascii() and uid.isdigit() and gid.isascii() and gid.isdigit() and not group_add
-    if certain and len(uid) < 11 and len(gid) < 11 and max(int(uid), int(gid)) <= _MAX_ID:
-        return {"uid": int(uid), "gid": int(gid), "additionalGids": [int(gid)]}
-    return {"uid": 0, "gid": 0, "username": user}
+    certain = uid.isascii() and uid.isdigit() and gid.isascii() and gid.isdigit() and max(len(uid), len(gid)) < 11
+    if certain and max(int(uid), int(gid)) <= _MAX_ID:
+        identity |= {"uid": int(uid), "gid": int(gid), "additionalGids": [int(gid)]}
+    return identity
+
+
+def _without(value: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value[key] for key in value if key not in keys}

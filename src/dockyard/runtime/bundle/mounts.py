@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from dockyard.model.container import HostConfig, TmpfsOptions
+from dockyard.model.container import BindOptions, HostConfig
 from dockyard.model.errors import InvalidArgument
+from dockyard.model.mounts import MountPoint
 
 DEFAULT_SHM_SIZE: Final = 64 << 20
 _READONLY_KEPT_WRITABLE: Final = frozenset(("/proc", "/dev/pts", "/dev/shm", "/dev/mqueue", "/dev"))
@@ -151,19 +152,19 @@ def tmpfs_options(given: str) -> list[str]:
     return list(chosen.values())
 
 
-def tmpfs_text(options: TmpfsOptions | None, read_only: bool) -> str:
-    """`--mount type=tmpfs,…` as the text of `--tmpfs`. Raises InvalidArgument."""
-    parts = ["ro"] if read_only else []
-    if options is not None:
-        if options.mode:
-            parts.append(f"mode={options.mode:o}")
-        if options.size_bytes:
-            parts.append(f"size={options.size_bytes}")
-        for option in options.options or ():
-            if not option:
-                raise InvalidArgument("invalid option array: the option is empty")
-            parts.append("=".join(option[:2]))
-    return ",".join(parts)
+def from_mount_point(point: MountPoint) -> BundleMount:
+    """A mount point whose volume or source the engine has resolved, for the bundle."""
+    if point.type == "tmpfs":
+        return BundleMount(point.destination, type="tmpfs", options=point.mode, read_only=not point.rw)
+    bind = point.bind or BindOptions()
+    return BundleMount(
+        point.destination,
+        point.source,
+        read_only=not point.rw,
+        propagation=point.propagation,
+        non_recursive=bind.non_recursive,
+        read_only_non_recursive=bind.read_only_non_recursive,
+    )
 
 
 def _asked(mount: BundleMount) -> dict[str, Any]:
