@@ -138,7 +138,10 @@ def oci_archive(name: str, layers: list[bytes], config: dict[str, Any], compress
             "layers": [descriptor(layer_type, blob) for blob in blobs],
         }
     ).encode()
-    annotations = {"io.containerd.image.name": f"docker.io/library/{name}", "org.opencontainers.image.ref.name": name.partition(":")[2]}
+    annotations = {
+        "io.containerd.image.name": f"docker.io/library/{name}",
+        "org.opencontainers.image.ref.name": name.partition(":")[2],
+    }
     index = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",

@@ -277,6 +277,7 @@ class PeerDocker(Engine):
             *("--config-file", str(config)),
             *("--bip", f"{self.gateway}/24"),
             *("--cgroup-parent", f"/{self.token}"),
+            "--log-level=warn",
         ]
 
     def stop(self) -> None:

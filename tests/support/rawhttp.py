@@ -141,7 +141,9 @@ class Connection:
         finally:
             self.close()
 
-    def hijack(self, path: str, body: Any = None, query: dict[str, Any] | None = None, upgrade: bool = True) -> Hijacked:
+    def hijack(
+        self, path: str, body: Any = None, query: dict[str, Any] | None = None, upgrade: bool = True
+    ) -> Hijacked:
         """POST and take the connection over as a raw stream (attach, exec start)."""
         extra = {"Connection": "Upgrade", "Upgrade": "tcp"} if upgrade else {}
         self.send_head("POST", target(path, query), body, extra, None)
@@ -153,9 +155,7 @@ class Connection:
         self._sock, self._buffer = None, b""
         return taken
 
-    def send_head(
-        self, method: str, where: str, body: Any, headers: dict[str, str] | None, raw: bytes | None
-    ) -> None:
+    def send_head(self, method: str, where: str, body: Any, headers: dict[str, str] | None, raw: bytes | None) -> None:
         content = raw
         lines = [f"{method} {where} HTTP/1.1", "Host: docker"]
         if body is not None:

@@ -81,4 +81,3 @@ class Terminal:
 
     def _pending(self) -> bool:
         return bool(select.select([self._master], [], [], 0.05)[0])
-
