@@ -3,7 +3,7 @@
 Owns: the schema and its migrations, the writer thread with group commit, the reader thread.
 Does not own: SQL about single things (`store.containers`, `store.images`, `store.networks`, …).
 
-    containers   id · name · spec · status · desired        spec: what was asked; status: what is; desired: what should be
+    containers   id · name · spec · status · desired        asked · is · should be
     images       id · document                              id: sha256 of the configuration blob
     image_names  name → image_id                            "docker.io/library/busybox:1.36"
     layers       chain_id · diff_id · parent · directory · blob · document
@@ -57,9 +57,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 class Database:
     """`write` and `read` run functions on a connection, each in its own thread, and never block the event loop.
 
-    Functions given to `write` that arrive together share one commit; each runs in its own savepoint, so one that raises
-    undoes only itself. What such a function raises (sqlite3.IntegrityError for a taken name, a DockyardError, …) is raised
-    to its caller; any other sqlite3.Error (a full disk) becomes SystemFailure. When `write` returns, it is on disk.
+    Functions given to `write` that arrive together share one commit; each runs in its own savepoint, so one that
+    raises undoes only itself. What it raises (sqlite3.IntegrityError for a taken name, a DockyardError, …) is raised to
+    its caller; any other sqlite3.Error (a full disk) becomes SystemFailure. When `write` returns, it is on disk.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -211,7 +211,7 @@ def _read_batch(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
     for job in jobs:
         try:
             job.result = job.function(connection)
-        except BaseException as error:  # noqa: BLE001 - it is raised to the caller, in its own thread
+        except BaseException as error:  # it is raised to the caller, in its own thread
             job.error = error
 
 

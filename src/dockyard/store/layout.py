@@ -168,7 +168,8 @@ class Layout:
             return
         if not text.isdigit() or int(text) > FORMAT:
             raise SystemFailure(
-                f"data root {self.data_root} has format {text!r}; this dockyard reads up to {FORMAT} and leaves it as it is"
+                f"data root {self.data_root} has format {text!r}; "
+                f"this dockyard reads up to {FORMAT} and leaves it as it is"
             )
 
 

@@ -19,8 +19,9 @@ _MAX_DEPTH = 32  # levels held open at a time; what is deeper is first moved up
 def remove_tree(parent: int, name: str, should_stop: Callable[[], bool] = lambda: False) -> None:
     """Delete `name` in the directory `parent` (a descriptor), whatever it is. Missing is fine.
 
-    Directories deeper than 32 levels are renamed into `parent` under fresh names and deleted from there: `parent` must be
-    a place of ours (the trash). `should_stop` is asked once a directory; True leaves the rest lying. OSError as they come.
+    Directories deeper than 32 levels are renamed into `parent` under fresh names and deleted from there: `parent` must
+    be a place of ours (the trash). `should_stop` is asked once a directory; True leaves the rest lying. OSError as they
+    come.
     """
     waiting = [name]
     while waiting and not should_stop():

@@ -1,0 +1,120 @@
+"""Reading a tar stream: which entry comes next, and where its payload is.
+
+Owns: the order of blocks (extended headers before the entry they belong to, payload, padding, end marker), and telling
+every byte that is not payload to `record`, so that the stream can be put together again (`store.recipe`).
+Does not own: single headers (`store.tarformat`), what happens with an entry (`store.layertree`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dockyard.store import tarformat as fmt
+from dockyard.store.bytestream import ByteStream
+from dockyard.store.tarformat import BLOCK, ZERO_BLOCK, Entry, TarError
+
+
+class TarReader:
+    """`next()` until None, with `payload()` for the entries whose payload is wanted; then `finish()`.
+
+    `record` gets all bytes but the payloads fetched with `payload()`, in order. A skipped payload goes to `record` too.
+    Raises TarError and StreamError. `bare`: the stream is such a record, where the payload of tree files is missing.
+    """
+
+    def __init__(
+        self, stream: ByteStream, record: Callable[[bytes], object] = lambda data: None, *, bare: bool = False
+    ) -> None:
+        self._stream = stream
+        self._record = record
+        self._bare = bare
+        self._payload = 0  # bytes of the current entry that were not consumed
+        self._padding = 0
+        self.ended = False  # the end marker was seen
+        self.count = 0  # entries so far
+
+    def next(self) -> Entry | None:
+        """The next member, or None at the end of the archive."""
+        self._leave()
+        pax: dict[bytes, bytes] = {}
+        name = link = b""
+        while True:
+            block = self._stream.take_or_end(BLOCK)
+            if not block:
+                if pax or name or link:
+                    raise TarError("the archive ends after an extended header")
+                return None
+            self._record(block)
+            if block == ZERO_BLOCK:
+                self._end(bool(pax or name or link))
+                return None
+            entry = fmt.parse_header(block)
+            if entry.kind == fmt.PAX or entry.kind == b"X":
+                pax.update(fmt.parse_pax(self._extension(entry)))
+            elif entry.kind == fmt.PAX_GLOBAL:
+                fmt.parse_pax(self._extension(entry))  # of the archive as a whole: git's commit, … has no effect here
+            elif entry.kind == fmt.GNU_NAME:
+                name = self._extension(entry).partition(b"\0")[0]
+            elif entry.kind == fmt.GNU_LINK:
+                link = self._extension(entry).partition(b"\0")[0]
+            else:
+                break
+        if name:
+            entry.name = name
+        if link:
+            entry.link = link
+        if pax:
+            fmt.apply_pax(entry, pax)
+        if entry.kind == fmt.GNU_SPARSE:
+            raise TarError(f"entry {show(entry.name)}: sparse files are not supported")
+        fmt.check(entry)
+        self.count += 1
+        self._payload = 0 if self._bare and entry.is_tree_file else entry.size
+        self._padding = -entry.size % BLOCK
+        return entry
+
+    def payload(self, write: Callable[[memoryview], object]) -> None:
+        """Hand the current entry's payload to `write`."""
+        size, self._payload = self._payload, 0
+        self._stream.copy(size, write)
+
+    def skip_padding(self) -> None:
+        """Consume (and record) the padding after a payload now instead of at `next()`."""
+        if self._padding:
+            self._record(self._stream.take(self._padding))
+            self._padding = 0
+
+    def finish(self) -> None:
+        """Consume what follows the end marker: some writers fill up a tape block. It is part of the stream's digest."""
+        for chunk in self._stream.rest():
+            self._record(chunk)
+
+    def _leave(self) -> None:
+        if self._payload:
+            size, self._payload = self._payload, 0
+            self._stream.copy(size, lambda view: self._record(bytes(view)))
+        self.skip_padding()
+
+    def _end(self, dangling: bool) -> None:
+        if dangling:
+            raise TarError("the archive ends after an extended header")
+        block = self._stream.take_or_end(BLOCK)
+        if block:
+            self._record(block)
+            if block != ZERO_BLOCK:
+                raise TarError("a lone zero block in the middle")
+        self.ended = True
+
+    def _extension(self, entry: Entry) -> bytes:
+        if entry.size > fmt.MAX_EXTENSION:
+            raise TarError(f"an extended header of {entry.size} bytes")
+        data = self._stream.take(entry.size)
+        self._record(data)
+        self._padding = -entry.size % BLOCK
+        self.skip_padding()
+        return data
+
+
+def show(name: bytes) -> str:
+    """A name for an error message: quoted, one line, whatever bytes it has."""
+    text = name[:200].decode("utf-8", "backslashreplace")
+    return "'" + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + ("…'" if len(name) > 200 else "'")
