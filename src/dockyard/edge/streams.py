@@ -14,8 +14,9 @@ import asyncio
 import contextlib
 import select
 import socket
-from collections.abc import Callable
-from typing import Protocol, cast
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any, Protocol, cast
 
 from aiohttp import web
 
@@ -27,6 +28,12 @@ _FAREWELL = 10.0  # seconds that a client has to close its end after the output'
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
+
+
+class Closable(AsyncIterator[Any], Protocol):
+    """The engine's iterators: they are closed as generators are."""
+
+    async def aclose(self) -> None: ...
 
 
 class _HangupWatch:
@@ -64,19 +71,37 @@ class Relay:
         self._watch: _HangupWatch | None = None
         self._farewell: asyncio.TimerHandle | None = None
 
-    async def run(self, sock: socket.socket, already_read: bytes) -> None:
-        """Relay until the end. `sock` is the engine's, given away; `already_read` came from the client before."""
+    async def run(
+        self, sock: socket.socket | None, already_read: bytes, before: AsyncIterator[bytes] | None = None
+    ) -> None:
+        """Relay until the end. `sock` is the engine's, given away; `already_read` came from the client earlier.
+
+        `before`: output that goes first. Without a `sock` there is no other.
+        """
         client = self.client.transport
         try:
-            client.pause_reading()
             client.set_protocol(self.client)
-            await self._loop.create_connection(lambda: self.engine, sock=sock)
-            if already_read:
-                self.client.data_received(already_read)
-            client.resume_reading()
+            if before is not None:
+                await self._send_before(before)
+            if sock is not None and not self._done.done():
+                client.pause_reading()
+                await self._loop.create_unix_connection(lambda: self.engine, sock=sock)
+                if already_read:
+                    self.client.data_received(already_read)
+                client.resume_reading()
+            if sock is None:
+                self.output_ended()
             await self._done
         finally:
             self._close()
+
+    async def _send_before(self, chunks: AsyncIterator[bytes]) -> None:
+        async with aclosing(cast(Closable, chunks)):
+            async for chunk in chunks:
+                if self._done.done():
+                    return
+                self.client.transport.write(chunk)
+                await self.client.writable.wait()
 
     def input_ended(self) -> None:
         """The client closed its writing end: so does the program's stdin."""
@@ -124,6 +149,8 @@ class _ClientSide(asyncio.Protocol):
     def __init__(self, relay: Relay, transport: asyncio.Transport) -> None:
         self.transport = transport
         self.ended = False
+        self.writable = asyncio.Event()
+        self.writable.set()
         self._relay = relay
 
     def data_received(self, data: bytes) -> None:
@@ -144,15 +171,18 @@ class _ClientSide(asyncio.Protocol):
         return True  # the other direction stays open
 
     def pause_writing(self) -> None:
+        self.writable.clear()
         if self._relay.engine.transport is not None:
             self._relay.engine.transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self.writable.set()
         engine = self._relay.engine.transport
         if engine is not None and not engine.is_closing():
             engine.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.writable.set()
         self._relay.finish()
 
 
@@ -183,21 +213,30 @@ class _EngineSide(asyncio.Protocol):
         self._relay.output_ended()
 
 
-async def hijack(call: Call, sock: socket.socket, *, tty: bool, stdin: bool, keys: bytes | None) -> bool:
+async def hijack(
+    call: Call,
+    sock: socket.socket | None,
+    *,
+    tty: bool,
+    stdin: bool,
+    keys: bytes | None,
+    before: AsyncIterator[bytes] | None = None,
+) -> bool:
     """Turn the request's connection into a relay to `sock` (given away) and stay until it ends.
 
-    `keys`: what detaches, None for never. True when the client detached.
+    `keys`: what detaches, None for never. `before`: output that goes first. True when the client detached.
     """
     try:
         transport, already_read = _take_over(call, multiplexed=not tty)
     except BaseException:
-        sock.close()
+        if sock is not None:
+            sock.close()
         raise
     relay = Relay(transport, stdin=stdin, keys=keys)
     try:
-        await relay.run(sock, already_read)
+        await relay.run(sock, already_read, before)
     finally:
-        if relay.engine.transport is None:
+        if relay.engine.transport is None and sock is not None:
             sock.close()
     return relay.detached
 

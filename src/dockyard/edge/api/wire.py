@@ -244,6 +244,11 @@ def _wire_fields(struct: type[Struct]) -> dict[str, Any]:
     return {field.encode_name: field.type for field in structs.fields(struct)}
 
 
+def narrow(value: Struct, target: type[T]) -> T:
+    """The part of a request that is a struct of its own: a `CreateRequest` as a `ContainerConfig`."""
+    return msgspec.convert(value, target, from_attributes=True)
+
+
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 

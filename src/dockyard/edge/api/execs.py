@@ -1,0 +1,96 @@
+"""Processes run in running containers, over HTTP: `/containers/{id}/exec`, `/exec/...`.
+
+Owns: decoding these requests, encoding their answers. Does not own: relaying (`edge.streams`), what happens.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+from msgspec import Struct
+
+from dockyard.edge import streams
+from dockyard.edge.api.containers import terminal_size
+from dockyard.edge.routing import Call, Route
+from dockyard.engine.execs import ExecConfig
+from dockyard.model.errors import InvalidArgument
+from dockyard.proto.detach import parse_keys
+from dockyard.runtime.client import StartFailed
+
+
+class StartRequest(Struct):
+    detach: bool = False
+    tty: bool = False
+    console_size: list[int] | None = None  # [height, width]
+
+
+async def create(call: Call) -> web.StreamResponse:
+    config = await call.body(ExecConfig)
+    if not config.cmd:
+        raise InvalidArgument("No exec command specified")
+    parse_keys(config.detach_keys)
+    return call.json({"Id": await call.engine.execs.create(call.path("id"), config)}, status=201)
+
+
+async def start(call: Call) -> web.StreamResponse:
+    """Hijacks the connection unless the process is to run detached."""
+    request = await call.optional_body(StartRequest) or StartRequest()
+    execs = call.engine.execs
+    process = execs.get(call.path("id"))
+    config = process.config
+    try:
+        sock = await execs.start(
+            process.id, detach=request.detach, tty=request.tty, console_size=request.console_size
+        )
+    except StartFailed as error:
+        if request.detach:
+            raise
+        # Clients look for this text in the stream and then ask `inspect` for the exit code.
+        await streams.hijack_with_error(call, error.message, tty=request.tty)
+        return streams.finished()
+    if sock is None:
+        return call.empty(200)
+    keys = parse_keys(config.detach_keys) if config.tty else None
+    if await streams.hijack(call, sock, tty=config.tty, stdin=config.attach_stdin, keys=keys):
+        execs.detached(process.id)
+    return streams.finished()
+
+
+async def inspect(call: Call) -> web.StreamResponse:
+    process = call.engine.execs.get(call.path("id"))
+    config = process.config
+    described: dict[str, object] = {
+        "tty": config.tty,
+        "entrypoint": (config.cmd or [""])[0],
+        "arguments": (config.cmd or [""])[1:],
+        "privileged": config.privileged,
+    }
+    if config.user:
+        described["user"] = config.user
+    return call.json(
+        {
+            "ID": process.id,
+            "Running": process.running,
+            "ExitCode": process.exit_code,
+            "ProcessConfig": described,
+            "OpenStdin": config.attach_stdin,
+            "OpenStderr": config.attach_stderr,
+            "OpenStdout": config.attach_stdout,
+            "CanRemove": False,
+            "ContainerID": process.container_id,
+            "DetachKeys": config.detach_keys,
+            "Pid": process.pid,
+        }
+    )
+
+
+async def resize(call: Call) -> web.StreamResponse:
+    await call.engine.execs.resize(call.path("id"), *terminal_size(call))
+    return call.empty(200)
+
+
+ROUTES = [
+    Route("POST", "/containers/{id}/exec", create),
+    Route("POST", "/exec/{id}/start", start),
+    Route("POST", "/exec/{id}/resize", resize),
+    Route("GET", "/exec/{id}/json", inspect),
+]
