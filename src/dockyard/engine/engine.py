@@ -12,6 +12,7 @@ from dockyard.engine.containers import Containers
 from dockyard.engine.events import Events
 from dockyard.engine.execs import Execs
 from dockyard.engine.logs import Logs
+from dockyard.engine.system import System
 
 if TYPE_CHECKING:
     from dockyard.engine.images import Images
@@ -28,3 +29,4 @@ class Engine:
     logs: Logs
     images: Images
     networks: Networks
+    system: System

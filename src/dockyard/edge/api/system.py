@@ -1,0 +1,242 @@
+"""The engine itself over HTTP: `/_ping`, `/version`, `/info`, `/system/df`.
+
+Owns: Docker's JSON of these. Does not own: the facts (`engine.system`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import time
+from typing import Any
+
+from aiohttp import web
+
+from dockyard.edge.api.bodies import DRIVER, summary_body
+from dockyard.edge.routing import Call, Route
+from dockyard.engine.system import System
+from dockyard.proto.times import format_rfc3339
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_DF_TYPES = ("container", "image", "volume", "build-cache")
+
+
+async def ping(call: Call) -> web.StreamResponse:
+    return web.Response(
+        text="OK",
+        headers={"Builder-Version": "1", "Swarm": "inactive", "Cache-Control": "no-cache, no-store, must-revalidate",
+                 "Pragma": "no-cache"},
+    )  # fmt: skip
+
+
+async def version(call: Call) -> web.StreamResponse:
+    system = call.engine.system
+    host = system.host
+    architecture = _ARCHITECTURES.get(host.architecture, host.architecture)
+    details = {
+        "ApiVersion": "1.50",
+        "Arch": architecture,
+        "BuildTime": "",
+        "Experimental": "false",
+        "GitCommit": "",
+        "GoVersion": _python(),
+        "KernelVersion": host.kernel,
+        "MinAPIVersion": "1.24",
+        "Os": "linux",
+    }
+    return call.json(
+        {
+            "Platform": {"Name": f"Dockyard {system.version}"},
+            "Components": [{"Name": "Engine", "Version": system.version, "Details": details}],
+            "Version": system.version,
+            "ApiVersion": "1.50",
+            "MinAPIVersion": "1.24",
+            "GitCommit": "",
+            "GoVersion": _python(),
+            "Os": "linux",
+            "Arch": architecture,
+            "KernelVersion": host.kernel,
+            "BuildTime": "",
+        }
+    )
+
+
+def _python() -> str:
+    """Clients expect the language's version under Go's name."""
+    return f"python{platform.python_version()}"
+
+
+async def info(call: Call) -> web.StreamResponse:
+    system = call.engine.system
+    images = await call.engine.images.list()
+    return call.json(
+        {
+            **_counts(system, len(images)),
+            **_limits(system),
+            **_process(system),
+            **_host(system),
+            **_settings(system),
+            **_constants(),
+            "Warnings": system.warnings() or None,
+        }
+    )
+
+
+def _counts(system: System, images: int) -> dict[str, Any]:
+    counts = system.counts()
+    return {
+        "ID": system.id,
+        "Containers": counts.containers,
+        "ContainersRunning": counts.running,
+        "ContainersPaused": counts.paused,
+        "ContainersStopped": counts.stopped,
+        "Images": images,
+    }
+
+
+def _limits(system: System) -> dict[str, Any]:
+    groups = system.host.cgroups
+    return {
+        "MemoryLimit": groups.memory_limit,
+        "SwapLimit": groups.swap_limit,
+        "CpuCfsPeriod": groups.cpu_quota,
+        "CpuCfsQuota": groups.cpu_quota,
+        "CPUShares": groups.cpu_shares,
+        "CPUSet": groups.cpuset,
+        "PidsLimit": groups.pids_limit,
+        "OomKillDisable": groups.oom_kill_disable,
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": str(groups.version),
+        "IPv4Forwarding": system.forwarding(),
+    }
+
+
+def _process(system: System) -> dict[str, Any]:
+    return {
+        "NFd": system.descriptors(),
+        "NGoroutines": len(asyncio.all_tasks()),
+        "SystemTime": format_rfc3339(time.time_ns()),
+        "NEventsListener": system.listeners(),
+    }
+
+
+def _host(system: System) -> dict[str, Any]:
+    host = system.host
+    security = ["name=cgroupns"]
+    if host.seccomp:
+        security.insert(0, "name=seccomp,profile=builtin")
+    return {
+        "KernelVersion": host.kernel,
+        "OperatingSystem": host.operating_system,
+        "OSVersion": host.os_version,
+        "OSType": "linux",
+        "Architecture": host.architecture,
+        "NCPU": system.cpus(),
+        "MemTotal": host.memory,
+        "Name": host.hostname,
+        "SecurityOptions": security,
+        "HttpProxy": _proxy("HTTP_PROXY"),
+        "HttpsProxy": _proxy("HTTPS_PROXY"),
+        "NoProxy": os.environ.get("NO_PROXY", ""),
+    }
+
+
+def _proxy(name: str) -> str:
+    """A proxy's address without its user and password (S50)."""
+    value = os.environ.get(name, "")
+    scheme, separator, rest = value.rpartition("://")
+    user, at, address = rest.rpartition("@")
+    return f"{scheme}{separator}xxxxx:xxxxx@{address}" if at and user else value
+
+
+def _settings(system: System) -> dict[str, Any]:
+    settings = system.settings
+    return {
+        "Driver": DRIVER,
+        "DriverStatus": [
+            ["Backing Filesystem", system.host.backing_filesystem],
+            ["Supports d_type", "true"],
+            ["Native Overlay Diff", "true"],
+        ],
+        "DockerRootDir": settings.data_root,
+        "Debug": settings.debug,
+        "LoggingDriver": settings.log_driver,
+        "Labels": settings.labels,
+        "ServerVersion": system.version,
+        "Runtimes": {name: {"path": path} for name, path in settings.runtimes.items()},
+        "DefaultRuntime": settings.default_runtime,
+        "RegistryConfig": {
+            "InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8"],
+            "IndexConfigs": {
+                "docker.io": {
+                    "Name": "docker.io", "Mirrors": settings.registry_mirrors, "Secure": True, "Official": True,
+                },
+                **{
+                    name: {"Name": name, "Mirrors": [], "Secure": False, "Official": False}
+                    for name in settings.insecure_registries
+                },
+            },
+            "Mirrors": settings.registry_mirrors,
+        },
+    }  # fmt: skip
+
+
+def _constants() -> dict[str, Any]:
+    commit = {"ID": ""}
+    return {
+        "Plugins": {
+            "Volume": ["local"],
+            "Network": ["bridge", "host", "null"],
+            "Authorization": None,
+            "Log": ["json-file", "none"],
+        },
+        "IndexServerAddress": "https://index.docker.io/v1/",
+        "GenericResources": None,
+        "ExperimentalBuild": False,
+        "Swarm": {
+            "NodeID": "",
+            "NodeAddr": "",
+            "LocalNodeState": "inactive",
+            "ControlAvailable": False,
+            "Error": "",
+            "RemoteManagers": None,
+        },
+        "LiveRestoreEnabled": True,
+        "Isolation": "",
+        "InitBinary": "dockyard-init",
+        "ContainerdCommit": commit,
+        "RuncCommit": commit,
+        "InitCommit": commit,
+        "ProductLicense": "",
+        "CDISpecDirs": [],
+    }
+
+
+async def disk_usage(call: Call) -> web.StreamResponse:
+    """What takes space. `type` restricts it to some kinds; the rest is left out."""
+    kinds = set(call.texts("type")) or set(_DF_TYPES)
+    body: dict[str, Any] = {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
+    if "container" in kinds:
+        containers = call.engine.containers
+        now = time.time_ns()
+        body["Containers"] = [
+            summary_body(container, call.version, now, await containers.sizes(container))
+            for container in containers.list(all=True)
+        ]
+    if "volume" in kinds:
+        body["Volumes"] = []
+    if "build-cache" in kinds:
+        body["BuildCache"] = []
+    if "image" in kinds:
+        body["Images"] = []
+    return call.json(body)
+
+
+ROUTES = [
+    Route("GET", "/_ping", ping),
+    Route("HEAD", "/_ping", ping),
+    Route("GET", "/version", version),
+    Route("GET", "/info", info),
+    Route("GET", "/system/df", disk_usage),
+]

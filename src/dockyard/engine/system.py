@@ -1,0 +1,220 @@
+"""What this engine is and what its host offers.
+
+Owns: `System`: facts about host and kernel, counts, settings as they stand. Does not own: Docker's JSON of them
+(`edge.api.system`). Nothing here waits for a container: counts come from memory.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from dockyard import __version__
+from dockyard.engine.containers import Containers
+from dockyard.engine.events import Events
+from dockyard.model.errors import SystemFailure
+from dockyard.model.lifecycle import State
+from dockyard.runtime import cgroups
+
+MINIMUM_KERNEL = (5, 14)
+_V1_FILES = {
+    "memory_limit": "memory/memory.limit_in_bytes",
+    "swap_limit": "memory/memory.memsw.limit_in_bytes",
+    "oom_kill_disable": "memory/memory.oom_control",
+    "cpu_shares": "cpu/cpu.shares",
+    "cpu_quota": "cpu/cpu.cfs_quota_us",
+    "cpuset": "cpuset/cpuset.cpus",
+    "pids_limit": "pids",
+}
+_V2_CONTROLLERS = {
+    "memory_limit": "memory",
+    "swap_limit": "memory",
+    "cpu_shares": "cpu",
+    "cpu_quota": "cpu",
+    "cpuset": "cpuset",
+    "pids_limit": "pids",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the daemon was set up, as far as clients are told."""
+
+    data_root: str
+    debug: bool = False
+    labels: list[str] = field(default_factory=list)
+    log_driver: str = "json-file"
+    default_runtime: str = "dockyard"
+    runtimes: Mapping[str, str] = field(default_factory=dict)  # name -> path of the program
+    insecure_registries: list[str] = field(default_factory=list)
+    registry_mirrors: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupFacts:
+    """What can be limited on this host."""
+
+    version: int
+    memory_limit: bool = False
+    swap_limit: bool = False
+    oom_kill_disable: bool = False
+    cpu_shares: bool = False
+    cpu_quota: bool = False
+    cpuset: bool = False
+    pids_limit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What does not change while the daemon runs. `memory` in bytes."""
+
+    hostname: str
+    kernel: str
+    architecture: str
+    operating_system: str
+    os_version: str
+    memory: int
+    cgroups: CgroupFacts
+    backing_filesystem: str
+    seccomp: bool
+    apparmor: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    containers: int
+    running: int
+    paused: int
+    stopped: int
+
+
+class System:
+    """Facts for `version`, `info` and `system df`. One per engine."""
+
+    def __init__(self, settings: Settings, containers: Containers, events: Events) -> None:
+        self.settings = settings
+        self.host = read_host(settings.data_root)
+        self.version = __version__
+        self.id = engine_id(settings.data_root)
+        self._containers = containers
+        self._events = events
+
+    def counts(self) -> Counts:
+        """As `info` shows them: a restarting container runs."""
+        states = [container.state for container in self._containers.list(all=True)]
+        paused = states.count(State.PAUSED)
+        running = states.count(State.RUNNING) + states.count(State.RESTARTING)
+        return Counts(len(states), running, paused, len(states) - running - paused)
+
+    def cpus(self) -> int:
+        return len(os.sched_getaffinity(0))
+
+    def descriptors(self) -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    def listeners(self) -> int:
+        return self._events.subscribers
+
+    def forwarding(self) -> bool:
+        return _read("/proc/sys/net/ipv4/ip_forward") == "1"
+
+    def warnings(self) -> list[str]:
+        """What is missing on this host, in Docker's words."""
+        groups = self.host.cgroups
+        found = [
+            (groups.memory_limit, "No memory limit support"),
+            (groups.swap_limit, "No swap limit support"),
+            (groups.oom_kill_disable or groups.version == 2, "No oom kill disable support"),
+            (groups.cpu_quota, "No cpu cfs quota support"),
+            (groups.cpu_quota, "No cpu cfs period support"),
+            (groups.cpu_shares, "No cpu shares support"),
+            (groups.cpuset, "No cpuset support"),
+            (self.forwarding(), "IPv4 forwarding is disabled"),
+        ]
+        return [f"WARNING: {text}" for present, text in found if not present]
+
+
+def engine_id(data_root: str) -> str:
+    """The same for the same data root on the same machine."""
+    machine = _read("/etc/machine-id") or socket.gethostname()
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"dockyard:{machine}:{os.path.realpath(data_root)}"))
+
+
+def check_kernel(release: str) -> None:
+    """Refuse a kernel that is too old or lacks something needed. SystemFailure naming it."""
+    numbers = tuple(int("".join(filter(str.isdigit, part)) or 0) for part in release.split("-")[0].split(".")[:2])
+    if numbers < MINIMUM_KERNEL:
+        wanted = ".".join(map(str, MINIMUM_KERNEL))
+        raise SystemFailure(f"Linux {release} is too old: Dockyard needs {wanted} or newer")
+    needed = {
+        "namespaces": [f"/proc/self/ns/{name}" for name in ("mnt", "pid", "net", "ipc", "uts", "cgroup")],
+        "control groups": ["/sys/fs/cgroup"],
+        "seccomp": ["/proc/sys/kernel/seccomp/actions_avail"],
+    }
+    missing = [what for what, paths in needed.items() if not all(map(os.path.exists, paths))]
+    if missing:
+        raise SystemFailure(f"this kernel ({release}) lacks {', '.join(missing)}, which Dockyard needs")
+
+
+def read_host(data_root: str) -> HostFacts:
+    """Look at the host once."""
+    release = _os_release()
+    uname = os.uname()
+    return HostFacts(
+        hostname=uname.nodename,
+        kernel=uname.release,
+        architecture=uname.machine,
+        operating_system=release.get("PRETTY_NAME") or release.get("NAME") or "Linux",
+        os_version=release.get("VERSION_ID", ""),
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        cgroups=read_cgroups(),
+        backing_filesystem=_filesystem(data_root),
+        seccomp=os.path.exists("/proc/sys/kernel/seccomp/actions_avail"),
+        apparmor=_read("/sys/module/apparmor/parameters/enabled") == "Y",
+    )
+
+
+def read_cgroups(root: str = cgroups.ROOT) -> CgroupFacts:
+    """Which limits the hierarchies that exist can hold."""
+    if cgroups.version(root) == 2:
+        there = _read(f"{root}/cgroup.controllers").split()
+        return CgroupFacts(version=2, **{name: controller in there for name, controller in _V2_CONTROLLERS.items()})
+    return CgroupFacts(version=1, **{name: os.path.exists(f"{root}/{path}") for name, path in _V1_FILES.items()})
+
+
+def _os_release() -> dict[str, str]:
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}
+
+
+def _filesystem(path: str) -> str:
+    """The type of the filesystem under a path, from the longest mount point that contains it."""
+    real, found, kind = os.path.realpath(path), "", "unknown"
+    for target, type_ in _mounts(_read("/proc/self/mountinfo").splitlines()):
+        inside = real == target or real.startswith(target.rstrip("/") + "/")
+        if inside and len(target) >= len(found):
+            found, kind = target, type_
+    return {"ext4": "extfs", "ext3": "extfs", "ext2": "extfs"}.get(kind, kind)
+
+
+def _mounts(lines: Iterable[str]) -> Iterable[tuple[str, str]]:
+    """(mount point, type) of each line of mountinfo (proc(5)); lines of another form are passed over."""
+    for line in lines:
+        before, separator, after = line.partition(" - ")
+        fields = before.split(" ")
+        if separator and len(fields) > 4:
+            yield fields[4].replace("\\040", " "), after.split(" ", 1)[0]
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
