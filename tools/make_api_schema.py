@@ -1,4 +1,4 @@
-"""Makes tests/data/engine-api-vX.json out of the Engine API's swagger file: `python tools/make_api_schema.py YAML JSON`.
+"""Makes tests/data/engine-api-vX.json out of the Engine API's swagger file: `make_api_schema.py YAML JSON`.
 
 The swagger file is part of moby (Apache-2.0, https://github.com/moby/moby, api/swagger.yaml); what is kept of it is the
 shapes alone: definitions and response schemas, without descriptions and examples, as JSON Schema.

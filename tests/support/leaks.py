@@ -109,7 +109,8 @@ def children(pid: int) -> set[int]:
 
 def describe(pid: int) -> str:
     try:
-        return f"{pid} {Path(f'/proc/{pid}/cmdline').read_bytes().replace(bytes(1), b' ').decode(errors='replace').strip()}"
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+        return f"{pid} {words.decode(errors='replace').strip()}"
     except OSError:
         return str(pid)
 

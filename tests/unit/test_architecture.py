@@ -1,0 +1,94 @@
+"""Rules of ARCHITECTURE.md that import-linter cannot say."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "dockyard"
+# What the zygote, monitors and init execute under `python -I -S`: no site-packages there.
+FROZEN = (
+    *("runtime/zygote.py", "runtime/monitor.py", "runtime/init.py", "runtime/network.py", "runtime/launch.py"),
+    "store/journal/writer.py",
+)
+
+
+def modules() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def imported(path: Path, deep: bool = True) -> set[str]:
+    """Names of the modules a file imports; not `deep`: only when it is itself imported, not inside functions."""
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if deep else iter(executed(tree.body))
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module)
+    return names
+
+
+def executed(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Statements that run on import; what `if TYPE_CHECKING:` guards does not."""
+    found: list[ast.stmt] = []
+    for node in body:
+        guard = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if not guard:
+            found.append(node)
+            for part in ("body", "orelse", "finalbody"):
+                if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                    found += executed(getattr(node, part, []))
+    return found
+
+
+def test_only_linux_imports_ctypes() -> None:
+    using = {
+        str(path.relative_to(SOURCE)) for path in modules() if "ctypes" in {n.split(".")[0] for n in imported(path)}
+    }
+    assert {name for name in using if not name.startswith("linux/")} == set()
+
+
+def frozen_modules() -> list[Path]:
+    found = [SOURCE / name for name in FROZEN if (SOURCE / name).exists()]
+    return found + sorted((SOURCE / "linux").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", frozen_modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_what_runs_in_the_zygote_imports_the_standard_library_only(path: Path) -> None:
+    foreign = {
+        name
+        for name in imported(path, deep=False)
+        if name.split(".")[0] not in sys.stdlib_module_names and name.split(".")[0] != "dockyard"
+    }
+    assert foreign == set()
+    ours = {name for name in imported(path, deep=False) if name.startswith("dockyard.")}
+    beyond = {
+        name
+        for name in ours
+        if name.startswith(("dockyard.edge", "dockyard.engine", "dockyard.model", "dockyard.daemon"))
+    }
+    assert beyond == set()
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_every_module_says_what_it_owns(path: Path) -> None:
+    text = path.read_text()
+    if path.name != "__init__.py" or len(text) > 400:
+        assert ast.get_docstring(ast.parse(text)), f"{path} begins without saying what it owns"
+
+
+def test_the_daemon_never_forks() -> None:
+    """Invariant 4: os.fork and multiprocessing belong to the zygote's side alone."""
+    forking = set()
+    for path in modules():
+        tree = ast.parse(path.read_text())
+        calls = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        if calls & {"os.fork", "os.forkpty"} or "multiprocessing" in imported(path):
+            forking.add(str(path.relative_to(SOURCE)))
+    assert {name for name in forking if name.split("/")[0] not in ("runtime", "linux")} == set()
+    assert "runtime/client.py" not in forking
