@@ -1,22 +1,32 @@
-"""The engine's side of the runtime: asks the zygote for monitors and talks to them.
+"""The engine's side of the runtime: asks the zygote for monitors and workers, and talks to them.
 
-Owns: the zygote process, one connection to each container's monitor, re-adoption after a daemon restart.
-Does not own: what a container should be (engine), what the monitor does (runtime.monitor).
+Owns: the zygote process (started again when it is lost), one connection to each container's monitor, adoption of
+running containers by a new daemon, and what is left to do when a monitor is lost.
+Does not own: what a container should be (engine), what a monitor does (`runtime.monitor`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
+import os
 import socket
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
-from dockyard.model.errors import DockyardError, ErrorKind
+import msgspec
+
+from dockyard.model.errors import DockyardError, ErrorKind, SystemFailure
+from dockyard.runtime import channel, launcher, leftovers
 from dockyard.runtime.launch import ExecSpec, ExitRecord, Launch, StartedRecord
+
+log = logging.getLogger(__name__)
 
 
 class StartFailed(DockyardError):
-    """The container's process could not be started; nothing of it is left behind.
+    """The process could not be started; nothing of it is left behind.
 
     `exit_code` is what `docker run` shows: 127 not found, 126 not executable, 128 anything else.
     """
@@ -28,13 +38,101 @@ class StartFailed(DockyardError):
         self.exit_code = exit_code
 
 
+class Link:
+    """One connection to a monitor: requests with answers, and events. For use by one event loop."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._sequence = 0
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self.closed = False
+        sock.setblocking(False)
+        self._loop.add_reader(sock.fileno(), self._on_readable)
+
+    def _on_readable(self) -> None:
+        while not self.closed:
+            try:
+                received = channel.receive(self._sock)
+            except BlockingIOError:
+                return
+            except (OSError, ValueError):
+                received = None
+            if received is None:
+                self.close()
+                return
+            message, fds = received
+            channel.close_all(fds)
+            if "event" in message:
+                self._events.put_nowait(message)
+            else:
+                future = self._waiting.pop(message.get("seq") or 0, None)
+                if future is not None and not future.done():
+                    future.set_result(message)
+
+    async def event(self) -> dict[str, Any] | None:
+        """The next event, None when the monitor is gone."""
+        return await self._events.get()
+
+    async def request(self, op: str, fds: Sequence[int] = (), **arguments: Any) -> dict[str, Any]:
+        """Ask and await the answer. SystemFailure when the monitor is gone or refuses; StartFailed with its code."""
+        if self.closed:
+            raise SystemFailure("the container's monitor is gone")
+        self._sequence += 1
+        future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        self._waiting[self._sequence] = future
+        try:
+            await send(self._sock, {"op": op, "seq": self._sequence, **arguments}, fds)
+        except OSError as error:
+            self._waiting.pop(self._sequence, None)
+            raise SystemFailure(f"the container's monitor is gone: {error.strerror}") from error
+        answer = await future
+        if "error" in answer:
+            if "code" in answer:
+                raise StartFailed(answer["error"], answer["code"])
+            raise SystemFailure(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._sock.fileno())
+        self._sock.close()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_result({"error": "the container's monitor is gone"})
+        self._waiting.clear()
+        self._events.put_nowait(None)
+
+
+async def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
+    """channel.send, waiting for room."""
+    while True:
+        try:
+            channel.send(sock, message, fds)
+            return
+        except BlockingIOError:
+            await asyncio.sleep(0.002)  # a SEQPACKET socket whose reader is busy: rare, and soon over
+
+
 class ExecHandle:
-    """A process started by exec in a running container."""
+    """A process started by exec in a running container. `exit` resolves with its code."""
 
-    pid: int
-    exit: asyncio.Future[ExitRecord]
+    def __init__(self, container: ContainerHandle, identity: str, pid: int) -> None:
+        self._container = container
+        self.id = identity
+        self.pid = pid
+        self.exit: asyncio.Future[ExitRecord] = asyncio.get_running_loop().create_future()
 
-    async def resize(self, height: int, width: int) -> None: ...
+    async def resize(self, height: int, width: int) -> None:
+        """Set its terminal's size in characters. SystemFailure without a terminal."""
+        await self._container.link.request("resize", exec=self.id, height=height, width=width)
+
+    async def kill(self, signal: int) -> None:
+        """Send a signal to the process."""
+        await self._container.link.request("kill", exec=self.id, signal=signal)
 
 
 class ContainerHandle:
@@ -44,60 +142,307 @@ class ContainerHandle:
     (monitor lost: code 137, error "monitor lost").
     """
 
-    id: str
-    started: StartedRecord
-    exit: asyncio.Future[ExitRecord]
+    def __init__(self, identity: str, state_dir: str, link: Link, started: StartedRecord) -> None:
+        self.id = identity
+        self.started = started
+        self.link = link
+        self.frozen = False
+        self._state_dir = state_dir
+        self._execs: dict[str, ExecHandle] = {}
+        self._early: dict[str, ExitRecord] = {}  # execs that ended before their start was answered
+        self.exit: asyncio.Future[ExitRecord] = asyncio.get_running_loop().create_future()
+        self._follower = asyncio.get_running_loop().create_task(self._follow())
+
+    async def _follow(self) -> None:
+        end = await self._end()
+        self.link.close()
+        killed = ExitRecord(code=137, finished_at=end["finished_at"], oom_killed=False, error="")
+        for handle in self._execs.values():
+            if not handle.exit.done():
+                handle.exit.set_result(killed)
+        if not self.exit.done():
+            self.exit.set_result(end)
+
+    async def _end(self) -> ExitRecord:
+        while event := await self.link.event():
+            if event["event"] == "exec-exit":
+                self._exec_ended(event["id"], exit_record(event))
+            elif event["event"] == "exit":
+                return exit_record(event)
+        return await asyncio.to_thread(leftovers.take_over, self._state_dir)
+
+    def _exec_ended(self, identity: str, record: ExitRecord) -> None:
+        handle = self._execs.pop(identity, None)
+        if handle is None:
+            self._early[identity] = record
+        elif not handle.exit.done():
+            handle.exit.set_result(record)
+
+    def abandon(self) -> None:
+        """Let go of the monitor without a word; the container runs on."""
+        self._follower.cancel()
+        self.link.close()
 
     async def begin(self) -> None:
-        """Let a container made with `create=True` execute its program (OCI start)."""
+        """Let a container that was launched gated execute its program (OCI start). StartFailed."""
+        await self.link.request("begin")
 
     async def kill(self, signal: int) -> None:
-        """Send a signal to PID 1. SystemFailure if the process is gone."""
+        """Send a signal to the first process. SystemFailure if it is gone."""
+        await self.link.request("kill", signal=signal)
 
     async def attach(self, *, stdin: bool, stdout: bool, stderr: bool) -> socket.socket:
-        """A connected non-blocking SOCK_STREAM socket: output as raw bytes (tty) or 8-byte-header frames
+        """A connected non-blocking SOCK_STREAM socket: output as raw bytes (terminal) or in frames of 8 bytes header
         (stream 1 stdout, 2 stderr); what is written to it goes to the program's stdin; shutdown(SHUT_WR) closes stdin
-        if `stdin_once`. EOF when the output is complete. May be called before the program runs (attach first, start
-        later: see Runtime.attach_pending)."""
-        raise NotImplementedError
+        where the container has stdin_once. Its end: the output is complete."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            await self.link.request("attach", (theirs.fileno(),), stdin=stdin, stdout=stdout, stderr=stderr)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return ours
 
-    async def resize(self, height: int, width: int) -> None: ...
+    async def resize(self, height: int, width: int) -> None:
+        """Set the terminal's size in characters. SystemFailure without a terminal."""
+        await self.link.request("resize", height=height, width=width)
 
     async def exec(self, spec: ExecSpec, stream: socket.socket | None) -> ExecHandle:
-        """Run a process in the container; `stream` (one end of a socketpair, given away) carries its stdio exactly as
+        """Run a process in the container; `stream` (one end of a socket pair, given away) carries its stdio as
         `attach` does; None: output is discarded. Raises StartFailed."""
-        raise NotImplementedError
+        data = channel.seal(msgspec.json.encode(spec))
+        fds = [data] if stream is None else [data, stream.fileno()]
+        try:
+            answer = await self.link.request("exec", fds)
+        finally:
+            os.close(data)
+            if stream is not None:
+                stream.close()
+        handle = ExecHandle(self, spec["id"], answer["pid"])
+        early = self._early.pop(spec["id"], None)
+        if early is not None:
+            handle.exit.set_result(early)
+        elif self.exit.done() or self.link.closed:
+            handle.exit.set_result(ExitRecord(code=137, finished_at=time.time_ns(), oom_killed=False, error=""))
+        else:
+            self._execs[spec["id"]] = handle
+        return handle
 
-    async def pause(self) -> None: ...
+    async def pause(self) -> None:
+        """Freeze every process. Returns when they stand still."""
+        await self.link.request("freeze", frozen=True)
+        self.frozen = True
 
-    async def resume(self) -> None: ...
+    async def resume(self) -> None:
+        await self.link.request("freeze", frozen=False)
+        self.frozen = False
 
     async def pids(self) -> list[int]:
-        """Host pids of all processes in the container's cgroup."""
-        raise NotImplementedError
+        """Host pids of all processes in the container's control group."""
+        return cast(list[int], (await self.link.request("pids"))["pids"])
+
+
+def exit_record(event: dict[str, Any]) -> ExitRecord:
+    return ExitRecord(
+        code=event["code"],
+        finished_at=event["finished_at"],
+        oom_killed=bool(event.get("oom_killed")),
+        error=event.get("error") or "",
+    )
 
 
 class Runtime:
     """Starts containers. One per daemon."""
 
-    async def start(self) -> None: ...
+    def __init__(self) -> None:
+        self._zygote: socket.socket | None = None
+        self._zygote_pid = -1
+        self._starting = asyncio.Lock()
+        self._programs: dict[bytes, int] = {}  # seccomp program -> sealed memfd
+        self._handles: set[ContainerHandle] = set()
+
+    async def start(self) -> None:
+        """Start the zygote. OSError when this host cannot."""
+        await self._connect()
+
+    async def _connect(self) -> socket.socket:
+        async with self._starting:
+            if self._zygote is None:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                try:
+                    self._zygote_pid = launcher.start_zygote(theirs)
+                finally:
+                    theirs.close()
+                ours.setblocking(False)
+                self._zygote = ours
+                asyncio.get_running_loop().add_reader(ours.fileno(), self._zygote_lost)
+            return self._zygote
+
+    def _zygote_lost(self) -> None:
+        """The zygote never speaks: readable means that it is gone. The next request starts another."""
+        log.error("the zygote (pid %d) is gone; starting another at the next request", self._zygote_pid)
+        self._forget_zygote()
+
+    def _forget_zygote(self) -> None:
+        if self._zygote is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._zygote.fileno())
+        self._zygote.close()
+        self._zygote = None
+        pid, self._zygote_pid = self._zygote_pid, -1
+        try:
+            os.waitpid(pid, 0)  # it ends as soon as its socket does
+        except ChildProcessError:
+            pass
 
     async def close(self) -> None:
-        """Ends the zygote; containers run on."""
+        """End the zygote and let go of the monitors; containers run on."""
+        for handle in list(self._handles):
+            handle.abandon()
+        self._handles.clear()
+        self._forget_zygote()
+        for fd in self._programs.values():
+            os.close(fd)
+        self._programs.clear()
 
-    async def launch(self, launch: Launch, *, attached: Sequence[tuple[socket.socket, bool, bool, bool]] = ()) -> ContainerHandle:
-        """Make the container and execute its program. `attached`: sockets of clients that attached before the start
-        (stream end given away, stdin, stdout, stderr), so that no byte of output is missed. Raises StartFailed, or
-        Conflict/SystemFailure (a port in use names the port)."""
-        raise NotImplementedError
+    async def _ask_zygote(self, message: dict[str, Any], fds: Sequence[int]) -> None:
+        for attempt in (1, 2):
+            zygote = await self._connect()
+            try:
+                await send(zygote, message, fds)
+                return
+            except (BrokenPipeError, ConnectionResetError) as error:
+                self._forget_zygote()
+                if attempt == 2:
+                    raise SystemFailure(f"the runtime's zygote cannot be reached: {error.strerror}") from error
+
+    def _program(self, program: bytes) -> int:
+        fd = self._programs.get(program)
+        if fd is None:
+            fd = self._programs[program] = channel.seal(program, "dockyard-seccomp")
+        return fd
+
+    async def launch(
+        self,
+        launch: Launch,
+        *,
+        seccomp: bytes | None = None,
+        attached: Sequence[tuple[socket.socket, bool, bool, bool]] = (),
+        gated: bool = False,
+    ) -> ContainerHandle:
+        """Make the container and execute its program (`gated`: stop before that, until `begin`).
+
+        `seccomp`: compiled program. `attached`: clients that attached before the start (stream end given away, stdin,
+        stdout, stderr), so that no byte of output is missed. Raises StartFailed; SystemFailure (a port in use).
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        data = channel.seal(msgspec.json.encode(launch))
+        fds = [theirs.fileno(), data]
+        message: dict[str, Any] = {"op": "launch", "seccomp": seccomp is not None, "gated": gated}
+        if seccomp is not None:
+            fds.append(self._program(seccomp))
+        message["attached"] = [list(wants) for _, *wants in attached]
+        fds.extend(stream.fileno() for stream, *_ in attached)
+        try:
+            await self._ask_zygote(message, fds)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(data)
+            for stream, *_ in attached:
+                stream.close()
+        return await self._await_start(Link(ours), launch)
+
+    async def _await_start(self, link: Link, launch: Launch) -> ContainerHandle:
+        try:
+            event = await link.event()
+        except asyncio.CancelledError:
+            link.close()
+            await asyncio.to_thread(leftovers.clear, launch["config"], launch["network"], launch["state_dir"])
+            raise
+        if event is None:
+            await asyncio.to_thread(leftovers.clear, launch["config"], launch["network"], launch["state_dir"])
+            raise SystemFailure("the container's monitor ended before the container started")
+        if event["event"] == "failed":
+            link.close()
+            if event["code"] < 0:
+                raise SystemFailure(event["error"])
+            raise StartFailed(event["error"], event["code"])
+        return self._handle(launch["id"], launch["state_dir"], link, event)
+
+    def _handle(self, identity: str, state_dir: str, link: Link, event: dict[str, Any]) -> ContainerHandle:
+        started = StartedRecord(pid=event["pid"], start_time=event["start_time"], started_at=event["started_at"])
+        handle = ContainerHandle(identity, state_dir, link, started)
+        self._handles.add(handle)
+        handle.exit.add_done_callback(lambda _future: self._handles.discard(handle))
+        return handle
 
     async def adopt(self, container_id: str, state_dir: str) -> ContainerHandle | ExitRecord | None:
         """After a daemon restart: a handle if the container runs, its exit record if it ended meanwhile (monitor lost:
-        code 137), None if it never ran."""
-        raise NotImplementedError
+        code 137), None if there is no trace that it ran since the host started."""
+        record = leftovers.read_exit(state_dir)
+        if record is not None:
+            return record
+        try:
+            directory = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            link = Link(channel.connect(directory, "monitor.sock"))
+        except OSError:
+            if not os.path.exists(f"{state_dir}/state.json"):
+                return None
+            return await asyncio.to_thread(leftovers.take_over, state_dir)
+        finally:
+            os.close(directory)
+        try:
+            state = await link.request("state")
+        except SystemFailure:
+            link.close()
+            return await asyncio.to_thread(leftovers.take_over, state_dir)
+        if "pid" not in state:
+            link.close()
+            return None
+        handle = self._handle(container_id, state_dir, link, state)
+        handle.frozen = bool(state.get("frozen"))
+        return handle
 
     async def call(self, function: str, arguments: dict[str, Any], fds: Sequence[int] = ()) -> Any:
         """Run `package.module:function(**arguments, fds=fds)` in a worker process forked by the zygote; returns its
         JSON result. A DockyardError raised there arrives here with its kind and message; a worker that dies raises
         SystemFailure. Cancelling the call ends the worker."""
-        raise NotImplementedError
+        ours, theirs = socket.socketpair()
+        data = channel.seal(json.dumps({"function": function, "arguments": arguments}).encode())
+        try:
+            await self._ask_zygote({"op": "call"}, [theirs.fileno(), data, *fds])
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(data)
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        answer = b""
+        try:
+            while part := await loop.sock_recv(ours, 65536):
+                answer += part
+        finally:
+            ours.close()
+        if not answer:
+            raise SystemFailure(f"the worker for {function} died")
+        return _result(json.loads(answer))
+
+
+def _result(reply: dict[str, Any]) -> Any:
+    if "error" not in reply:
+        return reply["result"]
+    for kind in DockyardError.__subclasses__():
+        if kind is not StartFailed and kind.kind.value == reply["kind"]:
+            raise kind(reply["error"])
+    raise SystemFailure(reply["error"])

@@ -1,0 +1,116 @@
+"""Messages with descriptors over SOCK_SEQPACKET: how daemon, zygote and monitors speak.
+
+Owns: one JSON object a message, up to 64 descriptors beside it, sealed memfds for what a message cannot hold (a message
+ends at the socket's buffer, about 200 KiB), sockets at paths longer than sun_path through a directory's descriptor.
+Does not own: what the messages say. Standard library only.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import json
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+_SIZE = 200 * 1024
+_MAX_FDS = 64
+_ANCILLARY = socket.CMSG_SPACE(_MAX_FDS * 4)
+
+
+def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
+    """One message. OSError as of sendmsg(2); EMSGSIZE for what belongs into a memfd."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sock.sendmsg([json.dumps(message, separators=(",", ":")).encode()], rights, socket.MSG_NOSIGNAL)
+
+
+def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The next message and its descriptors (close-on-exec), None at the end. BlockingIOError if there is none yet."""
+    data, ancillary, flags, _ = sock.recvmsg(_SIZE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    fds: list[int] = []
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.extend(struct.unpack(f"{len(payload) // 4}i", payload[: len(payload) // 4 * 4]))
+    if not data:
+        close_all(fds)
+        return None
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        close_all(fds)
+        raise OSError(90, "a message was cut off")
+    message = json.loads(data)
+    if not isinstance(message, dict):
+        close_all(fds)
+        raise OSError(74, "a message is not an object")
+    return message, fds
+
+
+def close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def seal(data: bytes, name: str = "dockyard") -> int:
+    """`data` in a memfd that nobody can change any more."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def unseal(fd: int) -> bytes:
+    """All of a memfd's bytes; the descriptor is closed."""
+    try:
+        return os.pread(fd, os.fstat(fd).st_size, 0)
+    finally:
+        os.close(fd)
+
+
+def listen(directory: int, name: str) -> socket.socket:
+    """A listening socket `name` (0600) in the directory `directory` (a descriptor: no limit on its path's length)."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.bind(f"/proc/self/fd/{directory}/{name}")
+        os.chmod(name, 0o600, dir_fd=directory)
+        sock.listen(16)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def connect(directory: int, name: str) -> socket.socket:
+    """Connect to the socket `name` in `directory`. OSError: ENOENT, ECONNREFUSED when nobody serves it."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.connect(f"/proc/self/fd/{directory}/{name}")
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def peer_is_root(sock: socket.socket) -> bool:
+    """SO_PEERCRED: whether the other side runs as the user that we run as, or as root (S47)."""
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return uid in (0, os.geteuid())
+
+
+def write_record(directory: int, name: str, record: dict[str, Any]) -> None:
+    """A small JSON file in `directory`, whole or not at all: temporary name, rename. Run-time state, not synced."""
+    temporary = f".{name}.tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    try:
+        os.write(fd, json.dumps(record, separators=(",", ":")).encode())
+    finally:
+        os.close(fd)
+    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)

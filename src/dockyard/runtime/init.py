@@ -1,0 +1,272 @@
+"""The container's side of a start: from the clone to the user's program.
+
+Owns: the order of steps of a container's first process (`run_init`) and of a process that joins a running container
+(`run_exec`). Does not own: the steps themselves (`runtime.rootfs`, `program`, `network`), nor the parent's
+side (`runtime.spawn`).
+
+Both run in a forked child, never return, and speak with the parent over the socket `sync`: `T` with two descriptors
+(terminal master and slave), `C` (created, waiting at the gate), `E` code NUL text (failed); the parent sends `N` when
+the network stands. A silent end of the socket means that execve has happened. Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+from typing import Any, NoReturn
+
+from dockyard.linux import abi, calls, process, pty
+from dockyard.runtime import network, program, rootfs
+from dockyard.runtime.cgroups import Cgroup
+
+
+class Job:
+    """What a child needs; filled by the parent before the fork."""
+
+    __slots__ = (
+        "cgroup", "config", "console_size", "gate", "hierarchies", "init", "joins", "network", "new_network", "pidfd",
+        "process", "rootfs", "seccomp", "sources", "stdio", "step", "sync", "target", "terminal", "unshare_cgroup",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.config: dict[str, Any] = {}
+        self.process: dict[str, Any] = {}
+        self.rootfs: dict[str, Any] = {}
+        self.target = ""  # the directory the root is mounted over, in the new mount namespace
+        self.sources: dict[int, int] = {}  # index in config.mounts -> detached tree
+        self.cgroup: Cgroup | None = None
+        self.hierarchies: list[tuple[str, str]] = []
+        self.unshare_cgroup = True
+        self.joins: list[tuple[int, int]] = []  # (descriptor, CLONE_NEW* flag)
+        self.network: network.NetworkPlan | None = None
+        self.new_network = False
+        self.seccomp: bytes | None = None
+        self.stdio: tuple[int, int, int] | None = None  # None: a terminal
+        self.terminal = False
+        self.console_size: list[int] | None = None
+        self.init = False  # PID 1 is a reaper, the program its child
+        self.gate = -1  # a FIFO to read one byte from before execve
+        self.pidfd = -1  # of the container's first process: exec joins its namespaces
+        self.step = "clone"  # what is being done, for the report of a failure
+        self.sync: socket.socket
+
+
+def run_init(job: Job) -> NoReturn:
+    """The first process of a container, fresh from clone."""
+    _run(job, _init)
+
+
+def run_exec(job: Job) -> NoReturn:
+    """A further process for a running container."""
+    _run(job, _exec)
+
+
+def _run(job: Job, steps: Any) -> NoReturn:
+    try:
+        steps(job)
+    except program.ProgramFailed as failed:
+        _report(job.sync, failed.code, failed.message)
+    except OSError as error:
+        where = f"{job.step}: " + (f"{error.filename}: " if error.filename is not None else "")
+        _report(job.sync, program.FAILED, where + (error.strerror or str(error)))
+    except BaseException as error:  # nothing may travel up into the parent's code
+        _report(job.sync, program.FAILED, f"{type(error).__name__}: {error}")
+    os._exit(1)
+
+
+def _report(sync: socket.socket, code: int, text: str) -> None:
+    try:
+        sync.send(b"E%d\0" % code + text.encode("utf-8", "replace")[:4000])
+    except OSError:
+        pass
+
+
+def _init(job: Job) -> None:
+    config, spec = job.config, job.process
+    calls.prctl(abi.PR_SET_DUMPABLE, 0)
+    calls.prctl(abi.PR_SET_PDEATHSIG, signal.SIGKILL)
+    program.seal()
+    os.umask(0)
+    os.setsid()
+    job.step = "joining the control group"
+    _set_oom_score(spec)
+    if job.cgroup is not None:
+        job.cgroup.join()
+    job.step = "joining namespaces"
+    for fd, flag in job.joins:
+        process.setns(fd, flag)
+    if job.unshare_cgroup:
+        process.unshare(abi.CLONE_NEWCGROUP)
+    job.step = "mounting the root file system"
+    linux = config.get("linux") or {}
+    root = rootfs.mount_root(job.rootfs, job.target, linux.get("rootfsPropagation") or "")
+    rootfs.mount_all(root, config, job.sources, job.hierarchies)
+    own_dev = any(m["destination"] == "/dev" and m.get("type") == "tmpfs" for m in config.get("mounts") or [])
+    job.step = "making devices"
+    if own_dev:
+        rootfs.make_devices(root, linux.get("devices") or [])
+    job.step = "configuring the network"
+    _expect(job.sync, b"N")
+    if job.new_network:  # a network namespace always gets its loopback device up
+        network.configure_inside(job.network)
+    job.step = "changing the root"
+    rootfs.pivot(root)
+    os.close(root)
+    if config.get("hostname"):
+        calls.sethostname(config["hostname"].encode())
+    if config.get("domainname"):
+        calls.setdomainname(config["domainname"].encode())
+    job.step = "opening the terminal"
+    slave = _open_terminal(job) if job.terminal else -1
+    if slave >= 0 and own_dev:
+        rootfs.bind_console(slave)
+    _set_sysctls(linux.get("sysctl") or {})
+    uid, gid, groups, home = program.resolve_user(spec)
+    program.enter_directory(spec.get("cwd") or "/", uid, gid, create=True)
+    job.step = "hiding paths"
+    rootfs.make_read_only(linux.get("readonlyPaths") or [])
+    rootfs.mask(linux.get("maskedPaths") or [])
+    if (config.get("root") or {}).get("readonly"):
+        rootfs.root_read_only()
+    _become(job, slave, uid, gid, groups, home)
+
+
+def _exec(job: Job) -> None:
+    spec = job.process
+    calls.prctl(abi.PR_SET_DUMPABLE, 0)
+    program.seal()
+    os.setsid()
+    _set_oom_score(spec)
+    if job.cgroup is not None:
+        job.cgroup.join()
+    job.step = "joining namespaces"
+    process.setns(job.pidfd, _EXEC_NAMESPACES)
+    slave = _open_terminal(job) if job.terminal else -1
+    uid, gid, groups, home = program.resolve_user(spec)
+    program.enter_directory(spec.get("cwd") or "/", uid, gid, create=False)
+    _become(job, slave, uid, gid, groups, home)
+
+
+_EXEC_NAMESPACES = abi.CLONE_NEWNS | abi.CLONE_NEWNET | abi.CLONE_NEWIPC | abi.CLONE_NEWUTS | abi.CLONE_NEWCGROUP
+
+
+def _become(job: Job, slave: int, uid: int, gid: int, groups: list[int], home: bytes) -> None:
+    """From a process that stands in its namespaces to the user's program."""
+    spec = job.process
+    job.step = "becoming the program"
+    _install_stdio(job, slave, uid)
+    calls.close_range_cloexec(3)
+    try:
+        calls.join_session_keyring(b"_ses.container")
+    except OSError:
+        pass  # a kernel without keyrings, or a quota: the program then shares none of ours, only root's
+    program.set_limits(spec.get("rlimits") or [])
+    program.drop_privileges(spec, job.seccomp, uid, gid, groups)
+    os.umask((spec.get("user") or {}).get("umask", 0o022))
+    environ = program.environment(spec, home)
+    if job.gate >= 0:
+        job.sync.send(b"C")
+        if not os.read(job.gate, 1):
+            os._exit(1)
+    calls.prctl(abi.PR_SET_PDEATHSIG, signal.SIGKILL if job.pidfd < 0 else 0)
+    if job.init:
+        _split_off(job.sync, slave >= 0)
+    elif slave >= 0:
+        pty.make_controlling(0)
+    program.reset_signals()
+    program.execute(spec.get("args") or [], environ)
+
+
+def _split_off(sync: socket.socket, terminal: bool) -> None:
+    """`--init`: this process stays as PID 1, hands signals on and reaps; only the child returns."""
+    child, _pidfd = process.clone()
+    if child == 0:
+        os.setsid()
+        if terminal:
+            pty.make_controlling(0)
+        return
+    os.closerange(0, 1024)
+    everything = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, everything)
+    while True:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                os._exit(1)
+            if pid == 0:
+                break
+            if pid == child:
+                code = os.waitstatus_to_exitcode(status)
+                os._exit(code if code >= 0 else 128 - code)
+        number = signal.sigwaitinfo(everything).si_signo
+        if number != signal.SIGCHLD:
+            try:
+                os.kill(child, number)
+            except ProcessLookupError:
+                continue
+
+
+def _install_stdio(job: Job, slave: int, uid: int) -> None:
+    """Put stdin, stdout and stderr in their places and give them to the container's user."""
+    for number in (0, 1, 2):
+        os.dup2(slave if job.stdio is None else job.stdio[number], number)
+        if uid:
+            try:
+                os.fchown(number, uid, -1)
+            except OSError:
+                continue  # a read-only or foreign descriptor keeps its owner
+    if slave > 2:
+        os.close(slave)
+
+
+def _open_terminal(job: Job) -> int:
+    """A terminal of the container's own devpts; the master goes to the parent, the slave is returned."""
+    master, slave, _ = pty.open_pair("/dev/pts/ptmx")
+    if job.console_size:
+        pty.set_size(master, job.console_size[0], job.console_size[1])
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("ii", master, slave))]
+    job.sync.sendmsg([b"T"], rights)
+    os.close(master)
+    return slave
+
+
+def _expect(sync: socket.socket, message: bytes) -> None:
+    if sync.recv(16) != message:
+        os._exit(1)  # the parent gave up
+
+
+def _set_oom_score(spec: dict[str, Any]) -> None:
+    """Through the host's procfs, still visible, never through one that the image could have put there (S6)."""
+    value = spec.get("oomScoreAdj")
+    if value is None:
+        return
+    fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        if calls.filesystem_type(fd) != abi.PROC_SUPER_MAGIC:
+            raise OSError(22, "/proc/self/oom_score_adj is not on procfs")
+        os.write(fd, str(value).encode())
+    except PermissionError:
+        pass  # lowering it needs CAP_SYS_RESOURCE, which an engine in a container may lack
+    finally:
+        os.close(fd)
+
+
+def _set_sysctls(sysctls: dict[str, str]) -> None:
+    for name, value in sysctls.items():
+        path = "/proc/sys/" + name.replace(".", "/")
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise program.ProgramFailed(f"open sysctl {name} file: open {path}: {reason}") from None
+        try:
+            if calls.filesystem_type(fd) != abi.PROC_SUPER_MAGIC:
+                raise program.ProgramFailed(f"sysctl {name}: {path} is not on procfs")
+            os.write(fd, value.encode())
+        except OSError as error:
+            raise program.ProgramFailed(f"write sysctl {name}={value!r}: {os.strerror(error.errno or 0)}") from None
+        finally:
+            os.close(fd)

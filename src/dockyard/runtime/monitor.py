@@ -1,0 +1,440 @@
+"""The process beside each container: parent of its first process, keeper of its streams, witness of its exit.
+
+Owns: making the container (through `runtime.spawn`), its streams and log, the processes exec'd into it, the socket
+`monitor.sock` and the records `state.json` and `exit.json` in the container's run directory, and taking the container's
+kernel objects away when it has ended. Outlives the daemon and the zygote; when it dies itself, the kernel kills the
+container's first process (PDEATHSIG).
+Does not own: decisions. It is told what to run, and reports.
+
+Requests come as messages {"op", "seq", …} and are answered {"seq", …} or {"seq", "error", "code"}; events have no seq:
+{"event": "exit", …ExitRecord}, {"event": "exec-exit", "id", "code", …}. Standard library only: it is a fork of the
+zygote and shares its pages; nothing here may grow with the container's age.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from dockyard.linux import abi, calls, process, pty
+from dockyard.runtime import channel, network, spawn
+from dockyard.runtime.cgroups import Cgroup
+from dockyard.runtime.streams import Streams
+from dockyard.store.journal.writer import LogWriter
+
+_REFUSED = -1  # the code of a failure that is no fault of the request
+_LINGER = 30.0  # s; how long a client may take to fetch the rest of the output of a container that has ended
+_GRACE = 0.2  # s; how long a stranger may go on writing into the pipes of a process that has ended
+
+
+class _Process:
+    """An exec'd process."""
+
+    __slots__ = ("id", "owner", "pid", "pidfd", "streams", "terminal")
+
+    def __init__(self, identity: str, spawned: spawn.Spawned, streams: Streams, owner: socket.socket) -> None:
+        self.id = identity
+        self.pid = spawned.pid
+        self.pidfd = spawned.pidfd
+        self.terminal = spawned.master
+        self.streams = streams
+        self.owner = owner
+
+
+class Monitor:
+    """The monitor of one container."""
+
+    def __init__(self, launch: dict[str, Any], seccomp: bytes | None) -> None:
+        self._launch = launch
+        self._seccomp = seccomp
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._directory = os.open(launch["state_dir"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._listener: socket.socket | None = None
+        self._connections: dict[int, socket.socket] = {}
+        self._execs: dict[str, _Process] = {}
+        self._ports: list[socket.socket] = []
+        self._log: LogWriter | None = None
+        self._cgroup: Cgroup | None = None
+        self._terminal = -1
+        self._slave = -1
+        self._gate = -1
+        self._ended = False
+        self._deadline = 0.0
+        self._streams: Streams
+        self._spawned: spawn.Spawned
+        self._started: dict[str, Any] = {}
+        self._frozen = False
+        self._lingering: list[Streams] = []  # of processes that have ended, with clients that still fetch
+
+    # the loop -------------------------------------------------------------------------------------------------------
+
+    def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        if fd in self._callbacks:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.register(fd, events)
+        self._callbacks[fd] = callback
+
+    def unwatch(self, fd: int) -> None:
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def run(self) -> None:
+        """Serve until the container has ended and its clients are served."""
+        while not (self._ended and all(streams.settled for streams in self._lingering)):
+            timeout = -1.0
+            if self._ended:
+                timeout = self._deadline - time.monotonic()
+                if timeout <= 0:
+                    return
+            for fd, events in self._epoll.poll(timeout):
+                callback = self._callbacks.get(fd)
+                if callback is not None:
+                    callback(events)
+
+    # start ----------------------------------------------------------------------------------------------------------
+
+    def start(self, control: socket.socket, attached: list[tuple[int, list[bool]]], gated: bool) -> None:
+        """Make the container; report on `control`. Raises SpawnFailed, everything undone."""
+        launch = self._launch
+        self._listener = channel.listen(self._directory, "monitor.sock")
+        plan = launch["network"]
+        try:
+            if plan is not None:
+                self._ports = network.bind_ports(plan)
+            if launch["log"] is not None:
+                self._log = LogWriter(launch["log"])
+            self._spawn(attached, gated)
+        except network.PortUnavailable as error:
+            raise spawn.SpawnFailed(str(error), _REFUSED) from error
+        except OSError as error:
+            raise spawn.SpawnFailed(spawn.describe(error)) from error
+        self._started = {
+            "pid": self._spawned.pid,
+            "start_time": process.start_time(self._spawned.pid),
+            "started_at": time.time_ns(),
+        }
+        state = {
+            **self._started,
+            "monitor": os.getpid(),
+            "monitor_start_time": process.start_time(os.getpid()),
+            "cgroup": self._cgroup.path if self._cgroup else "",
+            "network": plan,
+            "id": launch["id"],
+        }
+        channel.write_record(self._directory, "state.json", state)
+        channel.send(control, {"event": "started", **self._started, "monitor": state["monitor"]})
+        self.watch(self._listener.fileno(), select.EPOLLIN, self._accept)
+        self._serve(control)
+        self.watch(self._spawned.pidfd, select.EPOLLIN, lambda _events: self._on_exit())
+
+    def leave_daemon_streams(self) -> None:
+        """The daemon's stdout and stderr are not ours to hold open; what goes wrong here goes into monitor.log."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        errors = os.open("monitor.log", flags, 0o600, dir_fd=self._directory)
+        os.dup2(errors, 1)
+        os.dup2(errors, 2)
+        os.close(errors)
+
+    def _spawn(self, attached: list[tuple[int, list[bool]]], gated: bool) -> None:
+        launch = self._launch
+        stdio = launch["stdio"]
+        self._streams = Streams(self, time.time_ns, self._log, stdin_once=stdio["stdin_once"])
+        if gated:
+            os.mkfifo("exec.fifo", 0o600, dir_fd=self._directory)
+            self._gate = os.open("exec.fifo", os.O_RDWR | os.O_CLOEXEC, dir_fd=self._directory)
+        if stdio["tty"]:
+            self._spawned = spawn.spawn_container(launch, None, self._seccomp, self._gate)
+            self._terminal, self._slave = self._spawned.master, self._spawned.slave
+            self._attach_all(attached)
+            self._streams.use_terminal(self._terminal)
+        else:
+            theirs, ours = make_pipes(stdio["open_stdin"])
+            try:
+                self._spawned = spawn.spawn_container(launch, theirs, self._seccomp, self._gate)
+            except BaseException:
+                channel.close_all([fd for fd in ours if fd >= 0])
+                raise
+            finally:
+                channel.close_all(theirs)
+            self._attach_all(attached)
+            self._streams.use_pipes(*ours)
+        self._cgroup = self._spawned.cgroup
+
+    def _attach_all(self, attached: list[tuple[int, list[bool]]]) -> None:
+        for fd, (stdin, stdout, stderr) in attached:
+            self._streams.attach(socket.socket(fileno=fd), stdin=stdin, stdout=stdout, stderr=stderr)
+
+    def undo(self) -> None:
+        """After a failed start: let go of what `start` had made."""
+        for port in self._ports:
+            port.close()
+        if self._log is not None:
+            self._log.close()
+        if self._listener is not None:
+            os.unlink("monitor.sock", dir_fd=self._directory)
+
+    # the end --------------------------------------------------------------------------------------------------------
+
+    def _on_exit(self) -> None:
+        """The container's first process has ended: everything of the container goes, then the record is written."""
+        self.unwatch(self._spawned.pidfd)
+        _, status = os.waitpid(self._spawned.pid, 0)
+        finished = time.time_ns()
+        self._reap()
+        code = os.waitstatus_to_exitcode(status)
+        record = {"code": code if code >= 0 else 128 - code, "finished_at": finished, "oom_killed": False, "error": ""}
+        if self._slave >= 0:
+            os.close(self._slave)
+            self._slave = -1
+        self._finish_streams(self._streams)
+        for exec_process in list(self._execs.values()):
+            self._on_exec_exit(exec_process)
+        plan = self._launch["network"]
+        if plan is not None:
+            network.detach_host(plan)
+        for port in self._ports:
+            port.close()
+        if self._cgroup is not None:
+            record["oom_killed"] = self._cgroup.oom_kills() > 0
+            try:
+                self._cgroup.remove()
+            except OSError:
+                self._cgroup.kill()
+                self._cgroup.remove()
+        if self._log is not None:
+            self._log.close()
+        channel.write_record(self._directory, "exit.json", record)
+        for connection in list(self._connections.values()):
+            self._tell(connection, {"event": "exit", **record})
+        if self._listener is not None:
+            self.unwatch(self._listener.fileno())
+            self._listener.close()
+        self._ended = True
+        self._deadline = time.monotonic() + _LINGER
+
+    def _finish_streams(self, streams: Streams) -> None:
+        """Read the rest. Only a process outside the container's own pid namespace can still hold the pipes open."""
+        deadline = time.monotonic() + _GRACE
+        while not streams.complete:
+            streams.drain_ready()
+            if streams.complete or time.monotonic() > deadline:
+                break
+            time.sleep(0.002)
+        streams.drain()
+        self._lingering = [each for each in (*self._lingering, streams) if not each.settled]
+
+    def _reap(self) -> None:
+        """Strangers that were handed to this subreaper; exec'd processes are reaped by their own pidfds."""
+        ours = {exec_process.pid for exec_process in self._execs.values()}
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None or found.si_pid in ours:
+                return
+            os.waitpid(found.si_pid, 0)
+
+    # connections ----------------------------------------------------------------------------------------------------
+
+    def _accept(self, _events: int) -> None:
+        assert self._listener is not None
+        connection, _ = self._listener.accept()
+        if channel.peer_is_root(connection):
+            self._serve(connection)
+        else:
+            connection.close()
+
+    def _serve(self, connection: socket.socket) -> None:
+        self._connections[connection.fileno()] = connection
+        self.watch(connection.fileno(), select.EPOLLIN, lambda _events: self._on_request(connection))
+
+    def _drop(self, connection: socket.socket) -> None:
+        fd = connection.fileno()
+        if fd >= 0:
+            self.unwatch(fd)
+            self._connections.pop(fd, None)
+            connection.close()
+
+    def _tell(self, connection: socket.socket, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
+        if connection.fileno() < 0:
+            return
+        try:
+            channel.send(connection, message, fds)
+        except OSError:
+            self._drop(connection)
+
+    def _on_request(self, connection: socket.socket) -> None:
+        try:
+            received = channel.receive(connection)
+        except (OSError, ValueError):
+            received = None
+        if received is None:
+            self._drop(connection)
+            return
+        message, fds = received
+        handler = _HANDLERS.get(message.get("op", ""))
+        answer: dict[str, Any]
+        try:
+            if handler is None:
+                channel.close_all(fds)
+                answer = {"error": f"unknown request {message.get('op')!r}"}
+            else:
+                answer = handler(self, message, fds, connection)
+        except spawn.SpawnFailed as failed:
+            answer = {"error": failed.message, "code": failed.code}
+        except OSError as error:
+            answer = {"error": str(error)}
+        self._tell(connection, {"seq": message.get("seq"), **answer})
+
+    # requests -------------------------------------------------------------------------------------------------------
+
+    def _state(self, _message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
+        return {**self._started, "frozen": self._frozen, "execs": {e.id: e.pid for e in self._execs.values()}}
+
+    def _begin(self, _message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
+        if self._gate < 0:
+            return {"error": "the container has begun already"}
+        os.write(self._gate, b"g")
+        os.close(self._gate)
+        self._gate = -1
+        spawn.await_program(self._spawned)
+        return {}
+
+    def _kill(self, message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
+        target = self._execs[message["exec"]].pidfd if message.get("exec") else self._spawned.pidfd
+        process.pidfd_send_signal(target, message["signal"])
+        return {}
+
+    def _attach(self, message: dict[str, Any], fds: list[int], _connection: socket.socket) -> dict[str, Any]:
+        self._attach_all([(fds[0], [message["stdin"], message["stdout"], message["stderr"]])])
+        return {}
+
+    def _resize(self, message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
+        if message.get("exec"):
+            running = self._execs.get(message["exec"])
+            terminal = running.terminal if running else -1
+        else:
+            terminal = self._terminal
+        if terminal < 0:
+            return {"error": "the process has no terminal"}
+        pty.set_size(terminal, message["height"], message["width"])
+        return {}
+
+    def _freeze(self, message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
+        if self._cgroup is None:
+            return {"error": "the container has no control group"}
+        self._cgroup.freeze(message["frozen"])
+        self._frozen = message["frozen"]
+        return {}
+
+    def _pids(self, _message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
+        return {"pids": self._cgroup.pids() if self._cgroup else [self._spawned.pid]}
+
+    def _exec(self, message: dict[str, Any], fds: list[int], connection: socket.socket) -> dict[str, Any]:
+        """Descriptors: the spec in a memfd, then the client's stream if there is one."""
+        spec = json.loads(channel.unseal(fds[0]))
+        stream = socket.socket(fileno=fds[1]) if len(fds) > 1 else None
+        seccomp = None if spec.get("privileged") else self._seccomp
+        streams = Streams(self, time.time_ns, None, stdin_once=True)
+        pidfd, cgroup = self._spawned.pidfd, self._cgroup
+        try:
+            if spec["process"].get("terminal"):
+                spawned = spawn.spawn_exec(spec["process"], pidfd, cgroup, None, seccomp)
+                os.close(spawned.slave)
+            else:
+                theirs, ours = make_pipes(spec["open_stdin"])
+                try:
+                    spawned = spawn.spawn_exec(spec["process"], pidfd, cgroup, theirs, seccomp)
+                except BaseException:
+                    channel.close_all([fd for fd in ours if fd >= 0])
+                    raise
+                finally:
+                    channel.close_all(theirs)
+        except BaseException:
+            if stream is not None:
+                stream.close()
+            raise
+        if stream is not None:
+            streams.attach(stream, stdin=spec["open_stdin"], stdout=True, stderr=True)
+        if spawned.master >= 0:
+            streams.use_terminal(spawned.master)
+        else:
+            streams.use_pipes(*ours)
+        running = _Process(spec["id"], spawned, streams, connection)
+        self._execs[running.id] = running
+        self.watch(spawned.pidfd, select.EPOLLIN, lambda _events: self._on_exec_exit(running))
+        return {"pid": spawned.pid}
+
+    def _on_exec_exit(self, running: _Process) -> None:
+        if self._execs.pop(running.id, None) is None:
+            return
+        self.unwatch(running.pidfd)
+        try:
+            _, status = os.waitpid(running.pid, 0)
+            code = os.waitstatus_to_exitcode(status)
+        except ChildProcessError:
+            code = -signal.SIGKILL
+        os.close(running.pidfd)
+        record = {"code": code if code >= 0 else 128 - code, "finished_at": time.time_ns()}
+        if not self._connections:  # no daemon: the next one reads it
+            channel.write_record(self._directory, f"exec-{running.id}.json", record)
+        for connection in list(self._connections.values()):  # before the streams end: who sees that asks for the code
+            self._tell(connection, {"event": "exec-exit", "id": running.id, **record})
+        self._finish_streams(running.streams)
+
+
+_Handler = Callable[[Monitor, dict[str, Any], list[int], socket.socket], dict[str, Any]]
+_HANDLERS: dict[str, _Handler] = {
+    "state": Monitor._state,
+    "begin": Monitor._begin,
+    "kill": Monitor._kill,
+    "attach": Monitor._attach,
+    "resize": Monitor._resize,
+    "freeze": Monitor._freeze,
+    "pids": Monitor._pids,
+    "exec": Monitor._exec,
+}
+
+
+def make_pipes(open_stdin: bool) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """(the process's stdin, stdout, stderr; our ends of them). Without stdin: /dev/null and -1."""
+    stdout, stderr = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+    if open_stdin:
+        stdin = os.pipe2(os.O_CLOEXEC)
+        return (stdin[0], stdout[1], stderr[1]), (stdin[1], stdout[0], stderr[0])
+    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    return (null, stdout[1], stderr[1]), (-1, stdout[0], stderr[0])
+
+
+def main(message: dict[str, Any], fds: list[int]) -> NoReturn:
+    """The zygote's child. `fds`: control socket, launch in a memfd, seccomp program in a memfd (if message["seccomp"]),
+    then the streams of message["attached"]."""
+    gc.disable()
+    os.setsid()
+    calls.prctl(abi.PR_SET_NAME, b"dockyard-mon")
+    calls.prctl(abi.PR_SET_CHILD_SUBREAPER, 1)
+    calls.prctl(abi.PR_SET_DUMPABLE, 0)
+    control = socket.socket(fileno=fds.pop(0))
+    launch = json.loads(channel.unseal(fds.pop(0)))
+    seccomp = channel.unseal(fds.pop(0)) if message.get("seccomp") else None
+    attached = list(zip(fds, message.get("attached") or [], strict=True))
+    monitor = Monitor(launch, seccomp)
+    monitor.leave_daemon_streams()
+    try:
+        monitor.start(control, attached, bool(message.get("gated")))
+    except spawn.SpawnFailed as failed:
+        monitor.undo()
+        channel.send(control, {"event": "failed", "error": failed.message, "code": failed.code})
+        os._exit(1)
+    monitor.run()
+    os._exit(0)

@@ -1,0 +1,208 @@
+"""The last steps before the user's program: identity, limits, capabilities, seccomp, execve.
+
+Owns: everything that a container's init and an exec'd process do alike once they stand in the container's namespaces.
+Does not own: getting there (`runtime.init`, `runtime.execs`).
+
+Runs on the container's ground: nothing here imports, and `seal()` has made sure that nothing can. Failures are
+`ProgramFailed` or OSError, and travel as plain values. Sources: capabilities(7), seccomp(2), the OCI runtime spec's
+config.md `process`.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from typing import Any
+
+from dockyard.linux import abi, calls, capabilities, passwd, seccomp
+
+NOT_FOUND, NOT_EXECUTABLE, FAILED = 127, 126, 128
+_DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CWD_FAILED = 'chdir to cwd ("{}") set in config.json failed'
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)
+_LIMITS = {
+    "RLIMIT_" + name: getattr(resource, "RLIMIT_" + name)
+    for name in (
+        "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS",
+        "MSGQUEUE", "NICE", "RTPRIO", "RTTIME", "SIGPENDING",
+    )
+}  # fmt: skip
+_LIMITS["RLIMIT_LOCKS"] = 10
+
+
+class ProgramFailed(Exception):
+    """The program cannot be run; `code` is the exit code that Docker shows for it (126, 127 or 128)."""
+
+    def __init__(self, message: str, code: int = FAILED) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+def seal() -> None:
+    """From here on Python can import nothing: an image cannot slip code under an engine process (S18)."""
+    sys.path.clear()
+    sys.meta_path.clear()
+    sys.path_hooks.clear()
+    sys.path_importer_cache.clear()
+    sys.excepthook = _no_traceback
+    sys.unraisablehook = _no_traceback
+
+
+def _no_traceback(*_: object) -> None:
+    """CPython would open the source path, inside the image, to print a line of it."""
+
+
+def reset_signals() -> None:
+    for number in _IGNORED_BY_PYTHON:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def set_limits(limits: list[dict[str, Any]]) -> None:
+    """setrlimit(2). Without CAP_SYS_RESOURCE a hard limit cannot be raised: it then stays as it is."""
+    for limit in limits:
+        number = _LIMITS.get(limit["type"])
+        if number is None:
+            raise ProgramFailed(f"unknown rlimit {limit['type']}")
+        soft, hard = _rlimit(limit["soft"]), _rlimit(limit["hard"])
+        try:
+            resource.setrlimit(number, (soft, hard))
+        except (ValueError, PermissionError):
+            ceiling = resource.getrlimit(number)[1]
+            resource.setrlimit(number, (_lower(soft, ceiling), _lower(hard, ceiling)))
+
+
+def _rlimit(value: int) -> int:
+    return resource.RLIM_INFINITY if value < 0 or value >= 2**63 else value
+
+
+def _lower(value: int, ceiling: int) -> int:
+    if ceiling == resource.RLIM_INFINITY:
+        return value
+    return ceiling if value == resource.RLIM_INFINITY else min(value, ceiling)
+
+
+def resolve_user(process: dict[str, Any]) -> tuple[int, int, list[int], bytes]:
+    """uid, gid, supplementary groups, home. A `user.username` ("name[:group]", our extension) is looked up inside."""
+    user = process.get("user") or {}
+    spec = user.get("username")
+    if spec is None:
+        groups = [int(g) for g in user.get("additionalGids") or []]
+        return int(user.get("uid") or 0), int(user.get("gid") or 0), groups, b""
+    try:
+        found = passwd.resolve_user(
+            spec.encode(),
+            [str(group).encode() for group in user.get("groupAdd") or []],
+            _read_passwd,
+            _read_group,
+        )
+    except passwd.LookupFailed as error:
+        raise ProgramFailed(str(error), NOT_EXECUTABLE) from error
+    return found.uid, found.gid, list(found.groups), found.home
+
+
+def _read_passwd() -> bytes:
+    return passwd.read_etc_file(b"/etc/passwd")
+
+
+def _read_group() -> bytes:
+    return passwd.read_etc_file(b"/etc/group")
+
+
+def enter_directory(path: str, uid: int, gid: int, create: bool) -> None:
+    """chdir, and make sure that it ended inside the root (S3)."""
+    path = path or "/"
+    if not path.startswith("/"):
+        raise ProgramFailed(f"the working directory '{path}' is invalid, it needs to be an absolute path")
+    try:
+        os.chdir(path)
+    except FileNotFoundError:
+        if not create:
+            raise ProgramFailed(f"{_CWD_FAILED.format(path)}: no such file or directory") from None
+        os.makedirs(path, 0o755, exist_ok=True)
+        os.chdir(path)
+    except OSError as error:
+        raise ProgramFailed(f"{_CWD_FAILED.format(path)}: {error.strerror}") from None
+    try:
+        inside = os.getcwd()
+    except OSError:
+        inside = ""
+    if not inside.startswith("/"):
+        raise ProgramFailed(f"current working directory is outside of container mount namespace root: {path!r}")
+
+
+def drop_privileges(process: dict[str, Any], program: bytes | None, uid: int, gid: int, groups: list[int]) -> None:
+    """Bounding set, user and groups, capabilities, no_new_privs and seccomp, in the order that works."""
+    caps = process.get("capabilities") or {}
+    named = (process.get("user") or {}).get("username") is not None
+    effective, permitted = caps.get("effective") or [], caps.get("permitted") or []
+    if named and uid != 0:
+        effective = permitted = caps.get("ambient") or []  # what execve leaves to a user that is not root
+    flags = int(process.get("seccompFlags") or 0)
+    no_new_privileges = bool(process.get("noNewPrivileges"))
+    if no_new_privileges:
+        calls.prctl(abi.PR_SET_NO_NEW_PRIVS, 1)
+    elif program:
+        seccomp.load(program, flags)  # needs CAP_SYS_ADMIN, so before the capabilities go
+    capabilities.apply_bounding(caps.get("bounding") or [])
+    capabilities.keep_capabilities(True)
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    capabilities.keep_capabilities(False)
+    capabilities.set_capabilities(effective, permitted, caps.get("inheritable") or [], caps.get("ambient") or [])
+    if no_new_privileges and program:
+        seccomp.load(program, flags)
+
+
+def environment(process: dict[str, Any], home: bytes) -> dict[bytes, bytes]:
+    """The program's environment, HOME added where it is not set. The last of equal names wins."""
+    found: dict[bytes, bytes] = {}
+    for entry in process.get("env") or []:
+        name, equals, value = entry.encode("utf-8", "surrogateescape").partition(b"=")
+        if equals:
+            found[name] = value
+    if b"HOME" not in found or not found[b"HOME"]:
+        found[b"HOME"] = home or b"/"
+    return found
+
+
+def execute(args: list[str], environ: dict[bytes, bytes]) -> None:
+    """execve(2), looking a bare name up in the container's PATH. Returns never; raises ProgramFailed."""
+    if not args or not args[0]:
+        raise ProgramFailed("no command specified")
+    name = args[0]
+    argv = [argument.encode("utf-8", "surrogateescape") for argument in args]
+    if "/" in name:
+        _try(argv[0], argv, environ, name)
+        raise ProgramFailed(f'exec: "{name}": stat {name}: no such file or directory', NOT_FOUND)
+    denied = False
+    for directory in environ.get(b"PATH", _DEFAULT_PATH).split(b":"):
+        candidate = (directory or b".") + b"/" + argv[0]
+        try:
+            _try(candidate, argv, environ, name)
+        except ProgramFailed as failed:
+            if failed.code != NOT_EXECUTABLE or "exec format" in failed.message:
+                raise
+            denied = denied or not os.path.isdir(candidate)
+    if denied:
+        raise ProgramFailed(f'exec: "{name}": permission denied', NOT_EXECUTABLE)
+    raise ProgramFailed(f'exec: "{name}": executable file not found in $PATH', NOT_FOUND)
+
+
+def _try(path: bytes, argv: list[bytes], environ: dict[bytes, bytes], name: str) -> None:
+    """One execve; returns if the file is not there."""
+    try:
+        os.execve(path, argv, environ)
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.lexists(path):  # it is there: its interpreter is not
+            raise ProgramFailed(f"exec {name}: no such file or directory", NOT_FOUND) from None
+    except PermissionError:
+        reason = "is a directory" if os.path.isdir(path) else "permission denied"
+        raise ProgramFailed(f'exec: "{name}": {reason}', NOT_EXECUTABLE) from None
+    except OSError as error:
+        reason = "exec format error" if error.errno == 8 else (error.strerror or "").lower()
+        raise ProgramFailed(f"exec {name}: {reason}", NOT_EXECUTABLE) from None

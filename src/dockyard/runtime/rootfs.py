@@ -1,0 +1,295 @@
+"""The container's file system, made by its first process before it becomes the user's program.
+
+Owns: the root mount, the mounts of the OCI config, /dev, masked and read-only paths, the pivot. Runs in the container's
+own mount namespace, still with the host's tree around it until `pivot`.
+Does not own: what is mounted (the OCI config says), opening bind sources (the monitor does, in the host's namespace).
+
+Nothing joins a string to the root and trusts it: every path inside is opened with openat2(RESOLVE_IN_ROOT |
+RESOLVE_NO_MAGICLINKS) from the root's descriptor and mounted by descriptor (S7, S8, S9). Standard library only; after
+`pivot` nothing is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any
+
+from dockyard.linux import abi, mounts
+from dockyard.linux.calls import openat2
+
+_INSIDE = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_MAGICLINKS
+_PATH = os.O_PATH | os.O_CLOEXEC
+_DEV_LINKS = (
+    ("/proc/self/fd", "dev/fd"),
+    ("/proc/self/fd/0", "dev/stdin"),
+    ("/proc/self/fd/1", "dev/stdout"),
+    ("/proc/self/fd/2", "dev/stderr"),
+    ("pts/ptmx", "dev/ptmx"),
+)
+_DEVICES = (  # those that every OCI container has: config-linux.md, "Default Devices"
+    ("dev/null", 1, 3),
+    ("dev/zero", 1, 5),
+    ("dev/full", 1, 7),
+    ("dev/random", 1, 8),
+    ("dev/urandom", 1, 9),
+    ("dev/tty", 5, 0),
+)
+
+
+def mount_root(rootfs: dict[str, Any], target: str, propagation: str, label: str = "") -> int:
+    """Mount the container's root over the directory `target` and return its descriptor.
+
+    First cuts this namespace's mounts off from the host's, so that nothing mounted here is seen there.
+    """
+    up = mounts.PROPAGATION.get(propagation or "rprivate", abi.MS_PRIVATE | abi.MS_REC)
+    mounts.mount("", "/", "", up if up & abi.MS_SLAVE else abi.MS_SLAVE | abi.MS_REC)
+    if rootfs["type"] == "overlay":
+        os.chdir(rootfs["base"])  # short relative names: mount(2) cuts its options at a page
+        options = f"lowerdir={':'.join(rootfs['lower'])},upperdir={rootfs['upper']},workdir={rootfs['work']}"
+        options += ",index=off,metacopy=off,redirect_dir=off" + label
+        mounts.mount("overlay", target, "overlay", 0, options)
+    else:
+        tree = mounts.open_tree(abi.AT_FDCWD, rootfs["path"])
+        mounts.set_attributes(tree, 0, propagation=abi.MS_PRIVATE, recursive=True)
+        at = os.open(target, _PATH)
+        mounts.move_mount(tree, at)
+        os.close(at)
+        os.close(tree)
+    return os.open(target, _PATH | os.O_DIRECTORY)
+
+
+def open_target(root: int, path: str, directory: bool) -> int:
+    """A descriptor of the mount point `path` inside `root`, made if it is missing (a directory or an empty file)."""
+    try:
+        return openat2(root, path, _PATH, resolve=_INSIDE)
+    except FileNotFoundError:
+        pass
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    parent = make_directories(root, "/".join(parts if directory else parts[:-1]))
+    if directory:
+        return parent
+    try:
+        made = openat2(parent, parts[-1], os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o644, _INSIDE)
+        os.close(made)
+    except FileExistsError:
+        pass
+    finally:
+        os.close(parent)
+    return openat2(root, path, _PATH, resolve=_INSIDE)
+
+
+def make_directories(root: int, path: str, mode: int = 0o755) -> int:
+    """A descriptor of the directory `path` inside `root`; missing components are made."""
+    current = os.dup(root)
+    done = ""
+    for part in path.split("/"):
+        if part in ("", "."):
+            continue
+        done = f"{done}/{part}"
+        try:
+            below = openat2(root, done, _PATH | os.O_DIRECTORY, resolve=_INSIDE)
+        except FileNotFoundError:
+            if part == "..":
+                raise
+            try:
+                os.mkdir(part, mode, dir_fd=current)
+            except FileExistsError:
+                pass
+            below = openat2(root, done, _PATH | os.O_DIRECTORY, resolve=_INSIDE)
+        os.close(current)
+        current = below
+    return current
+
+
+def mount_all(root: int, config: dict[str, Any], sources: dict[int, int], hierarchies: list[tuple[str, str]]) -> None:
+    """Carry out config.mounts in order. `sources`: index of a bind -> descriptor of its detached tree, taken over."""
+    for index, entry in enumerate(config.get("mounts") or []):
+        options = mounts.Options(entry.get("options") or [])
+        if index in sources:
+            _bind(root, entry["destination"], sources[index], options)
+        elif entry.get("type") == "cgroup":
+            _mount_cgroup(root, entry["destination"], options, hierarchies)
+        else:
+            _mount_new(root, entry, options)
+
+
+def _bind(root: int, destination: str, tree: int, options: mounts.Options) -> None:
+    directory = stat.S_ISDIR(os.fstat(tree).st_mode)
+    target = open_target(root, destination, directory)
+    add, clear = options.attributes()
+    if add or clear:
+        mounts.set_attributes(tree, add, clear)
+    if options.set_recursive or options.clear_recursive:
+        mounts.set_attributes(tree, options.set_recursive, options.clear_recursive, recursive=True)
+    for change in options.propagation or [abi.MS_PRIVATE | abi.MS_REC]:
+        mounts.set_attributes(tree, 0, propagation=change & ~abi.MS_REC, recursive=bool(change & abi.MS_REC))
+    mounts.move_mount(tree, target)
+    os.close(tree)
+    os.close(target)
+
+
+def _mount_new(root: int, entry: dict[str, Any], options: mounts.Options) -> None:
+    destination, fstype = entry["destination"], entry.get("type") or "none"
+    if fstype in ("proc", "sysfs") and destination in ("/proc", "/sys"):
+        target = _real_directory(root, destination)
+    else:
+        target = open_target(root, destination, True)
+    data = list(options.data)
+    if fstype == "tmpfs" and not any(option.startswith("mode=") for option in data):
+        data.append(f"mode={stat.S_IMODE(os.fstat(target).st_mode):o}")  # keep that of the directory underneath
+    at = f"/proc/self/fd/{target}"
+    mounts.mount(entry.get("source") or fstype, at, fstype, options.flags, ",".join(data))
+    if options.propagation:
+        mounted = openat2(root, destination, _PATH, resolve=_INSIDE)
+        for change in options.propagation:
+            mounts.set_attributes(mounted, 0, propagation=change & ~abi.MS_REC, recursive=bool(change & abi.MS_REC))
+        os.close(mounted)
+    os.close(target)
+
+
+def _real_directory(root: int, destination: str) -> int:
+    """/proc or /sys of the image: a real directory, never a link to elsewhere (S7)."""
+    name = destination.strip("/")
+    try:
+        os.mkdir(name, 0o755, dir_fd=root)
+    except FileExistsError:
+        pass
+    return openat2(root, name, _PATH | os.O_DIRECTORY | os.O_NOFOLLOW, resolve=_INSIDE | abi.RESOLVE_NO_SYMLINKS)
+
+
+def _mount_cgroup(root: int, destination: str, options: mounts.Options, hierarchies: list[tuple[str, str]]) -> None:
+    """The container's view of its control groups: one tree on v2, a tmpfs with one mount a hierarchy on v1.
+
+    Needs a cgroup namespace of the container's own: the root of each mount is then the container's group.
+    """
+    target = open_target(root, destination, True)
+    at = f"/proc/self/fd/{target}"
+    if not hierarchies:
+        mounts.mount("cgroup", at, "cgroup2", options.flags)
+        os.close(target)
+        return
+    inner = options.flags & ~abi.MS_RDONLY
+    mounts.mount("tmpfs", at, "tmpfs", inner, "mode=755,size=1m")
+    os.close(target)
+    target = openat2(root, destination, _PATH | os.O_DIRECTORY, resolve=_INSIDE)
+    for name, mount_options in hierarchies:
+        os.mkdir(name, 0o755, dir_fd=target)
+        below = os.open(name, _PATH | os.O_NOFOLLOW, dir_fd=target)
+        mounts.mount("cgroup", f"/proc/self/fd/{below}", "cgroup", options.flags, mount_options)
+        os.close(below)
+        if "," in name:
+            for controller in name.split(","):
+                os.symlink(name, controller, dir_fd=target)
+    if options.flags & abi.MS_RDONLY:
+        mounts.set_attributes(target, abi.MOUNT_ATTR_RDONLY)
+    os.close(target)
+
+
+def make_devices(root: int, devices: list[dict[str, Any]]) -> None:
+    """/dev of the container: the default nodes and links, then config.linux.devices. Only on a /dev of its own."""
+    for name, major, minor in _DEVICES:
+        _make_node(root, name, stat.S_IFCHR | 0o666, os.makedev(major, minor), 0, 0)
+    for device in devices:
+        kind = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}[device["type"]]
+        number = os.makedev(device["major"], device["minor"]) if kind != stat.S_IFIFO else 0
+        mode = kind | (0o666 if device.get("fileMode") is None else device["fileMode"])
+        _make_node(root, device["path"].lstrip("/"), mode, number, device.get("uid") or 0, device.get("gid") or 0)
+    dev = openat2(root, "dev", _PATH | os.O_DIRECTORY, resolve=_INSIDE)
+    for target, name in _DEV_LINKS:
+        try:
+            os.symlink(target, name[4:], dir_fd=dev)
+        except FileExistsError:
+            continue
+    os.close(dev)
+
+
+def _make_node(root: int, name: str, mode: int, number: int, uid: int, gid: int) -> None:
+    head, _, tail = name.rpartition("/")
+    parent = make_directories(root, head)
+    try:
+        os.mknod(tail, mode, number, dir_fd=parent)
+        os.chown(tail, uid, gid, dir_fd=parent, follow_symlinks=False)
+    except FileExistsError:
+        pass  # a bind put one there
+    finally:
+        os.close(parent)
+
+
+def pivot(root: int) -> None:
+    """Make `root` the root directory and let go of the host's tree."""
+    os.fchdir(root)
+    mounts.pivot_root(".", ".")
+    mounts.umount(".", abi.MNT_DETACH)
+    os.chdir("/")
+
+
+def mask(paths: list[str]) -> None:
+    """Hide each path: a file behind /dev/null, a directory behind an empty read-only tmpfs. Absent ones are skipped.
+
+    /dev/null is opened once and must be the character device 1:3, or nothing is hidden and the start fails (S4).
+    """
+    null = os.open("/dev/null", _PATH | os.O_NOFOLLOW)
+    status = os.fstat(null)
+    if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
+        raise OSError(22, "/dev/null of the container is not the character device 1:3: paths cannot be masked")
+    for path in paths:
+        target = _existing(path)
+        if target is None:
+            continue
+        if stat.S_ISDIR(os.fstat(target).st_mode):
+            mounts.mount("tmpfs", f"/proc/self/fd/{target}", "tmpfs", abi.MS_RDONLY, "size=0k")
+        else:
+            tree = mounts.open_tree(null, "", recursive=False)
+            mounts.move_mount(tree, target)
+            os.close(tree)
+        os.close(target)
+    os.close(null)
+
+
+def make_read_only(paths: list[str]) -> None:
+    """Make each path a read-only mount of itself. Absent ones are skipped."""
+    for path in paths:
+        target = _existing(path)
+        if target is None:
+            continue
+        tree = mounts.open_tree(target, "")
+        mounts.set_attributes(tree, abi.MOUNT_ATTR_RDONLY, recursive=True)
+        mounts.move_mount(tree, target)
+        os.close(tree)
+        os.close(target)
+
+
+def _existing(path: str) -> int | None:
+    try:
+        return openat2(abi.AT_FDCWD, path, _PATH, resolve=abi.RESOLVE_NO_MAGICLINKS)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def bind_console(slave: int) -> None:
+    """/dev/console is the container's terminal: bound by descriptor, never by a path (S5)."""
+    target = open_target_console()
+    tree = mounts.open_tree(slave, "", recursive=False)
+    mounts.move_mount(tree, target)
+    os.close(tree)
+    os.close(target)
+
+
+def open_target_console() -> int:
+    dev = os.open("/dev", _PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        try:
+            os.mknod("console", stat.S_IFREG | 0o600, dir_fd=dev)
+        except FileExistsError:
+            pass
+        return os.open("console", _PATH | os.O_NOFOLLOW, dir_fd=dev)
+    finally:
+        os.close(dev)
+
+
+def root_read_only() -> None:
+    """The root mount itself read-only (mounts on it keep their own)."""
+    root = os.open("/", _PATH | os.O_DIRECTORY)
+    mounts.set_attributes(root, abi.MOUNT_ATTR_RDONLY)
+    os.close(root)

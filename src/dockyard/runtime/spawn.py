@@ -1,0 +1,283 @@
+"""The parent's side of a start: everything that must happen in the host's namespaces.
+
+Owns: opening bind sources and namespaces to join, the control group, the clone, the network's host side, the
+conversation with the child until its program runs, and undoing all of it when a step fails.
+Does not own: what the child does (`runtime.init`), what follows the start (`runtime.monitor`, `runtime.oci`).
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import Any
+
+from dockyard.linux import abi, mounts, process
+from dockyard.runtime import network
+from dockyard.runtime.cgroups import Cgroup, open_cgroup
+from dockyard.runtime.init import Job, run_exec, run_init
+
+_BUFFER = 8192
+
+
+def _device(kind: str, major: int, minor: int, access: str = "rwm") -> dict[str, Any]:
+    return {"allow": True, "type": kind, "major": major, "minor": minor, "access": access}
+
+
+_DEFAULT_DEVICES = (  # what every container may use, as with the other OCI runtimes: mknod of all, the default nodes, ptys
+    _device("c", -1, -1, "m"),
+    _device("b", -1, -1, "m"),
+    *(_device("c", 1, minor) for minor in (3, 5, 7, 8, 9)),
+    *(_device("c", 5, minor) for minor in (0, 1, 2)),
+    _device("c", 136, -1),
+)
+
+
+class SpawnFailed(Exception):
+    """The container or the process could not be made; nothing of it is left. `code` as Docker's exit code."""
+
+    def __init__(self, message: str, code: int = 128) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+class Spawned:
+    """A child whose program runs, or (with a gate) is about to."""
+
+    __slots__ = ("cgroup", "master", "pid", "pidfd", "slave", "sync")
+
+    def __init__(self, pid: int, pidfd: int, sync: socket.socket, cgroup: Cgroup | None) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.sync = sync
+        self.cgroup = cgroup
+        self.master = -1  # terminal, or -1
+        self.slave = -1
+
+
+def spawn_container(
+    launch: dict[str, Any], stdio: tuple[int, int, int] | None, seccomp: bytes | None, gate: int = -1
+) -> Spawned:
+    """Make the container of a `Launch`. Raises SpawnFailed.
+
+    Afterwards further children of the calling process are born in the container's pid namespace.
+    """
+    config = launch["config"]
+    job = _container_job(launch, stdio, seccomp, gate)
+    opened: list[int] = []
+    try:
+        flags = _namespaces(config, job, opened)
+        _open_sources(config, job)
+        opened.extend(job.sources.values())
+        cgroup = _make_cgroup(config)
+        job.cgroup = cgroup
+        try:
+            job.hierarchies = cgroup.hierarchies() if cgroup else []
+            return _clone_container(job, flags, launch.get("network"))
+        except BaseException:
+            if cgroup:
+                _forget(cgroup)
+            raise
+    except OSError as error:
+        raise SpawnFailed(describe(error)) from error
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def describe(error: OSError) -> str:
+    """An OSError's text without "[Errno N]", with the file that it names."""
+    text = error.strerror or str(error)
+    return f"{error.filename}: {text}" if error.filename is not None else text
+
+
+def _container_job(
+    launch: dict[str, Any], stdio: tuple[int, int, int] | None, seccomp: bytes | None, gate: int
+) -> Job:
+    config = launch["config"]
+    job = Job()
+    job.config = config
+    job.process = config["process"]
+    job.rootfs = dict(launch["rootfs"])
+    job.target = launch["state_dir"]
+    job.network = launch["network"]
+    job.seccomp = seccomp
+    job.stdio = stdio
+    job.terminal = bool(config["process"].get("terminal"))
+    size = config["process"].get("consoleSize")
+    job.console_size = [size["height"], size["width"]] if size else None
+    job.init = bool((config.get("dockyard") or {}).get("init"))
+    job.gate = gate
+    return job
+
+
+def _namespaces(config: dict[str, Any], job: Job, opened: list[int]) -> int:
+    """The flags for clone; joins go into the job, a pid namespace is entered here for the children to come."""
+    flags = 0
+    job.unshare_cgroup = False
+    for entry in config["linux"].get("namespaces") or []:
+        kind, path = entry["type"], entry.get("path")
+        flag = process.NAMESPACE_FLAGS[kind]
+        if path:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            opened.append(fd)
+            if kind == "pid":
+                process.setns(fd, flag)
+            else:
+                job.joins.append((fd, flag))
+        elif kind == "pid":
+            process.unshare(flag)  # not at clone: so that every later child (exec) is born in it too
+        elif kind == "cgroup":
+            job.unshare_cgroup = True  # only once the control group is joined
+        else:
+            flags |= flag
+            job.new_network = job.new_network or kind == "network"
+    return flags
+
+
+def _open_sources(config: dict[str, Any], job: Job) -> None:
+    for index, entry in enumerate(config.get("mounts") or []):
+        options = entry.get("options") or []
+        recursive = "rbind" in options
+        if not recursive and "bind" not in options and entry.get("type") != "bind":
+            continue
+        try:
+            job.sources[index] = mounts.open_tree(abi.AT_FDCWD, entry["source"], recursive=recursive)
+        except OSError as error:
+            source, destination = entry["source"], entry["destination"]
+            reason = os.strerror(error.errno or 0).lower()
+            raise SpawnFailed(f'error mounting "{source}" to rootfs at "{destination}": {reason}') from error
+
+
+def _make_cgroup(config: dict[str, Any]) -> Cgroup | None:
+    path = config["linux"].get("cgroupsPath")
+    if not path:
+        return None
+    cgroup = open_cgroup(path)
+    try:
+        cgroup.create()
+        resources = dict(config["linux"].get("resources") or {})
+        resources["devices"] = [*(resources.get("devices") or []), *_DEFAULT_DEVICES]
+        cgroup.limit(resources)
+    except FileExistsError:
+        raise
+    except BaseException:
+        _forget(cgroup)
+        raise
+    return cgroup
+
+
+def _clone_container(job: Job, flags: int, plan: network.NetworkPlan | None) -> Spawned:
+    ours, job.sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        pid, pidfd = process.clone(flags)
+    except OSError:
+        ours.close()
+        job.sync.close()
+        raise
+    if pid == 0:
+        ours.close()
+        run_init(job)
+    job.sync.close()
+    spawned = Spawned(pid, pidfd, ours, job.cgroup)
+    attached = False
+    try:
+        if plan is not None:
+            network.attach_host(plan, pid)
+            attached = True
+        _tell(ours, b"N")
+        await_program(spawned)
+    except BaseException:
+        abandon(spawned)
+        if attached and plan is not None:
+            network.detach_host(plan)
+        raise
+    return spawned
+
+
+def _tell(sync: socket.socket, message: bytes) -> None:
+    try:
+        sync.send(message)
+    except OSError:
+        pass  # the child has failed already: its report is in the socket
+
+
+def spawn_exec(
+    spec: dict[str, Any],
+    init_pidfd: int,
+    cgroup: Cgroup | None,
+    stdio: tuple[int, int, int] | None,
+    seccomp: bytes | None,
+) -> Spawned:
+    """Run a further process in the container whose first process is `init_pidfd`. Raises SpawnFailed."""
+    job = Job()
+    job.process = spec
+    job.cgroup = cgroup
+    job.seccomp = seccomp
+    job.stdio = stdio
+    job.terminal = bool(spec.get("terminal"))
+    size = spec.get("consoleSize")
+    job.console_size = [size["height"], size["width"]] if size else None
+    job.pidfd = init_pidfd
+    ours, job.sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        pid, pidfd = process.clone()
+    except OSError as error:
+        ours.close()
+        job.sync.close()
+        raise SpawnFailed(f"the container is ending: {error.strerror}") from error
+    if pid == 0:
+        ours.close()
+        run_exec(job)
+    job.sync.close()
+    spawned = Spawned(pid, pidfd, ours, cgroup)
+    try:
+        await_program(spawned)
+    except BaseException:
+        abandon(spawned)
+        raise
+    return spawned
+
+
+def await_program(spawned: Spawned) -> None:
+    """Follow the child until its program runs or waits at the gate. Raises SpawnFailed with its report."""
+    while True:
+        message, ancillary, _, _ = spawned.sync.recvmsg(_BUFFER, 64)
+        if message == b"T":
+            spawned.master, spawned.slave = struct.unpack("ii", ancillary[0][2])
+            os.set_inheritable(spawned.master, False)
+            os.set_inheritable(spawned.slave, False)
+        elif message == b"C":
+            return
+        elif not message:
+            spawned.sync.close()
+            return
+        elif message[:1] == b"E":
+            code, _, text = message[1:].partition(b"\0")
+            raise SpawnFailed(text.decode("utf-8", "replace"), int(code))
+
+
+def abandon(spawned: Spawned) -> None:
+    """End a child that did not get to its program and let go of its descriptors."""
+    spawned.sync.close()
+    try:
+        process.pidfd_send_signal(spawned.pidfd, 9)
+    except ProcessLookupError:
+        pass
+    try:
+        os.waitpid(spawned.pid, 0)
+    except ChildProcessError:
+        pass
+    for fd in (spawned.pidfd, spawned.master, spawned.slave):
+        if fd >= 0:
+            os.close(fd)
+
+
+def _forget(cgroup: Cgroup) -> None:
+    try:
+        cgroup.kill()
+        cgroup.remove()
+    except OSError:
+        pass  # swept at the daemon's next start: it carries the container's ID
