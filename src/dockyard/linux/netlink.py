@@ -146,6 +146,16 @@ class Netlink:
         """The sequence number of the request packed last."""
         return self._sequence
 
+    def forget(self, seed: int) -> None:
+        """Before a request on a socket that other processes use too: drop answers that a dead one did not fetch, and
+        number requests from `seed` on."""
+        self._sequence = seed & 0x7FFFFFFF
+        while True:
+            try:
+                self._socket.recv(_RECEIVE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+
     def send(self, data: bytes) -> None:
         self._socket.send(data)
 

@@ -20,7 +20,7 @@ from typing import TypedDict
 
 from dockyard.linux import rtnetlink
 from dockyard.linux.netlink import Message, Netlink
-from dockyard.linux.nfnetlink import Element, Elements
+from dockyard.linux.nfnetlink import Element, Elements, SharedElements
 
 PORTS, HOST_PORTS = "ports", "host_ports"  # maps of the daemon's table: any address of the host, one address
 ANY = "0.0.0.0"
@@ -127,9 +127,10 @@ def _port_text(plan: NetworkPlan, port: Port, error: OSError) -> str:
     )
 
 
-def attach_host(plan: NetworkPlan | None, pid: int) -> None:
+def attach_host(plan: NetworkPlan | None, pid: int, rules: SharedElements | None = None) -> None:
     """The host's side: a veth pair per interface with its peer in `pid`'s network namespace, then the ports.
 
+    `rules`: the zygote's socket for transactions; without it one is opened and closed (15 ms after a deletion).
     All or nothing. OSError naming what failed; `ports` of a table that was just flushed are tried again for a second.
     """
     if not plan or not plan["interfaces"]:
@@ -137,7 +138,7 @@ def attach_host(plan: NetworkPlan | None, pid: int) -> None:
     with Netlink() as netlink:
         try:
             netlink.batch(_host_messages(plan, pid))
-            _add_ports(plan)
+            _add_ports(plan, rules)
         except BaseException:
             _undo(netlink, plan)
             raise
@@ -171,12 +172,12 @@ def _index(name: str) -> int:
         raise OSError(error.errno, f"network interface {name}: {os.strerror(error.errno or 0)}") from None
 
 
-def _add_ports(plan: NetworkPlan) -> None:
+def _add_ports(plan: NetworkPlan, rules: SharedElements | None) -> None:
     wanted = elements(plan)
     if not wanted:
         return
     end = time.monotonic() + _RULES_WAIT
-    with Elements() as transactions:
+    with rules or Elements() as transactions:
         while True:
             try:
                 transactions.add(plan["table"], wanted)
@@ -227,11 +228,11 @@ def _ipv4_only(name: str) -> None:
         os.close(fd)
 
 
-def detach_host(plan: NetworkPlan | None) -> None:
-    """Take away the ports and what belongs to the addresses. What is gone already is no error."""
+def detach_host(plan: NetworkPlan | None, rules: SharedElements | None = None) -> None:
+    """Take away the ports and what belongs to the addresses. What is gone already is no error. `rules`: as above."""
     if not plan:
         return
-    discard_ports(plan["table"], elements(plan))
+    discard_ports(plan["table"], elements(plan), rules)
     with Netlink() as netlink:
         for interface in plan["interfaces"]:
             for message in _neighbour_gone(interface):
@@ -242,10 +243,10 @@ def detach_host(plan: NetworkPlan | None) -> None:
                         raise
 
 
-def discard_ports(table: str, gone: Sequence[Element]) -> None:
+def discard_ports(table: str, gone: Sequence[Element], rules: SharedElements | None = None) -> None:
     """Delete those of the elements that are there."""
     if gone:
-        with Elements() as transactions:
+        with rules or Elements() as transactions:
             transactions.discard(table, gone)
 
 

@@ -29,6 +29,7 @@ _TABLE = re.compile(r"^table (\S+) (\S+) \{")
 _CHAIN = re.compile(r"^\tchain (\S+) \{")
 _HOOK = re.compile(r"type filter hook forward .*policy (\w+);")
 _CLOSING = re.compile(r"^(counter( packets \d+ bytes \d+)? )?(drop|reject( .*)?)$")
+_CLOSING_IPTABLES = re.compile(r"-A FORWARD -j (DROP|REJECT( .*)?)$")
 _HANDLE = re.compile(r" # handle (\d+)$")
 
 
@@ -103,19 +104,20 @@ def _iptables(program: str, bridges: Sequence[str]) -> list[Note]:
     notes: list[Note] = []
     for bridge in bridges:
         rules = _save(program)
-        blocked, closing = _default(rules)
+        closing = _closing_position(rules)
         present = _tagged(rules, bridge)
-        wanted = _iptables_rules(bridge) if blocked else []
+        wanted = _iptables_rules(bridge) if closing or _policy_drops(rules) else []
         # Rules that stand behind a closing drop never speak: they are put anew.
-        if len(present) == len(wanted) and not (closing and rules[-1] in present):
+        in_place = not closing or all(rules.index(rule) < closing for rule in present)
+        if len(present) == len(wanted) and in_place:
             if wanted:
                 notes.append(_note(f"{place} FORWARD", bridge))
             continue
         for rule in present:
             _run(program, "-D", *_words(rule)[1:])
-        position = len([rule for rule in rules if rule not in present]) if closing else 0
-        for rule in wanted:
-            _run(program, *(["-I", "FORWARD", str(position)] if position else ["-A", "FORWARD"]), *rule)
+        position = _closing_position([rule for rule in rules if rule not in present])
+        for words in wanted:
+            _run(program, *(["-I", "FORWARD", str(position)] if position else ["-A", "FORWARD"]), *words)
             position += 1 if position else 0
         if wanted:
             notes.append(_note(f"{place} FORWARD", bridge))
@@ -127,11 +129,13 @@ def _save(program: str) -> list[str]:
     return _run(program, "-S", "FORWARD").splitlines()
 
 
-def _default(rules: Sequence[str]) -> tuple[bool, bool]:
-    """(drops what no rule mentions, does so by its last rule rather than by its policy)."""
-    policy = bool(rules) and rules[0].split() == ["-P", "FORWARD", "DROP"]
-    closing = any(re.match(r"-A FORWARD -j (DROP|REJECT( .*)?)$", rule) for rule in rules)
-    return policy or closing, closing
+def _policy_drops(rules: Sequence[str]) -> bool:
+    return bool(rules) and rules[0].split() == ["-P", "FORWARD", "DROP"]
+
+
+def _closing_position(rules: Sequence[str]) -> int:
+    """The number of the first rule that drops everything (rules[0] is the policy, so numbers begin at 1); 0: none."""
+    return next((number for number, rule in enumerate(rules) if _CLOSING_IPTABLES.match(rule)), 0)
 
 
 def _iptables_rules(bridge: str) -> list[list[str]]:
