@@ -1,0 +1,338 @@
+"""Every command of the client, as a table.
+
+Owns: names, aliases, usage lines, one-line descriptions, how many arguments each takes, what completes them, and which
+module carries a command out (`module:attribute` under `edge.cli.commands`, imported only when the command runs).
+"""
+
+from __future__ import annotations
+
+ANY = 1 << 30
+
+
+class Entry:
+    """One command.
+
+    `path`: "container ls"; `body`: "ps:ls"; `usage`: behind the command's name; `aliases`: other paths;
+    `options_first`: flags end at the first argument; `complete`: what completes each argument, the last one goes on.
+    """
+
+    __slots__ = ("aliases", "body", "complete", "least", "most", "options_first", "path", "summary", "usage")
+
+    def __init__(
+        self,
+        path: str,
+        body: str,
+        summary: str,
+        usage: str,
+        least: int = 0,
+        most: int = ANY,
+        aliases: tuple[str, ...] = (),
+        options_first: bool = False,
+        complete: tuple[str, ...] = (),
+    ) -> None:
+        self.path = path
+        self.body = body
+        self.summary = summary
+        self.usage = usage
+        self.least = least
+        self.most = most
+        self.aliases = aliases
+        self.options_first = options_first
+        self.complete = complete
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path, *self.aliases)
+
+
+MANY_CONTAINERS = "[OPTIONS] CONTAINER [CONTAINER...]"
+COMMON = ("run", "exec", "ps", "images", "version", "info")
+GROUPS = {
+    "completion": "Generate the autocompletion script for a shell",
+    "container": "Manage containers",
+    "image": "Manage images",
+    "network": "Manage networks",
+    "system": "Manage Dockyard",
+}
+
+ENTRIES = (
+    Entry(
+        "container attach",
+        "attach:attach",
+        "Attach local standard input, output, and error streams to a running container",
+        "[OPTIONS] CONTAINER",
+        1,
+        1,
+        ("attach",),
+        complete=("running",),
+    ),
+    Entry(
+        "container create",
+        "run:create",
+        "Create a new container",
+        "[OPTIONS] IMAGE [COMMAND] [ARG...]",
+        1,
+        aliases=("create",),
+        options_first=True,
+        complete=("image", "file"),
+    ),
+    Entry(
+        "container exec",
+        "exec:exec_",
+        "Execute a command in a running container",
+        "[OPTIONS] CONTAINER COMMAND [ARG...]",
+        2,
+        aliases=("exec",),
+        options_first=True,
+        complete=("running", "file"),
+    ),
+    Entry(
+        "container inspect",
+        "inspect:container",
+        "Display detailed information on one or more containers",
+        MANY_CONTAINERS,
+        1,
+        complete=("container",),
+    ),
+    Entry(
+        "container kill",
+        "lifecycle:kill",
+        "Kill one or more running containers",
+        MANY_CONTAINERS,
+        1,
+        aliases=("kill",),
+        complete=("running",),
+    ),
+    Entry(
+        "container logs",
+        "logs:logs",
+        "Fetch the logs of a container",
+        "[OPTIONS] CONTAINER",
+        1,
+        1,
+        ("logs",),
+        complete=("container",),
+    ),
+    Entry(
+        "container ls",
+        "ps:ls",
+        "List containers",
+        "[OPTIONS]",
+        0,
+        0,
+        ("container list", "container ps", "ps"),
+    ),
+    Entry(
+        "container pause",
+        "lifecycle:pause",
+        "Pause all processes within one or more containers",
+        "CONTAINER [CONTAINER...]",
+        1,
+        aliases=("pause",),
+        complete=("running",),
+    ),
+    Entry(
+        "container port",
+        "port:port",
+        "List port mappings or a specific mapping for the container",
+        "CONTAINER [PRIVATE_PORT[/PROTO]]",
+        1,
+        2,
+        ("port",),
+        complete=("running", ""),
+    ),
+    Entry(
+        "container prune",
+        "prune:containers",
+        "Remove all stopped containers",
+        "[OPTIONS]",
+        0,
+        0,
+    ),
+    Entry(
+        "container rename",
+        "lifecycle:rename",
+        "Rename a container",
+        "CONTAINER NEW_NAME",
+        2,
+        2,
+        ("rename",),
+        complete=("container", ""),
+    ),
+    Entry(
+        "container restart",
+        "lifecycle:restart",
+        "Restart one or more containers",
+        MANY_CONTAINERS,
+        1,
+        aliases=("restart",),
+        complete=("container",),
+    ),
+    Entry(
+        "container rm",
+        "lifecycle:remove",
+        "Remove one or more containers",
+        MANY_CONTAINERS,
+        1,
+        aliases=("container remove", "rm"),
+        complete=("container",),
+    ),
+    Entry(
+        "container run",
+        "run:run",
+        "Create and run a new container from an image",
+        "[OPTIONS] IMAGE [COMMAND] [ARG...]",
+        1,
+        aliases=("run",),
+        options_first=True,
+        complete=("image", "file"),
+    ),
+    Entry(
+        "container start",
+        "start:start",
+        "Start one or more stopped containers",
+        MANY_CONTAINERS,
+        1,
+        aliases=("start",),
+        complete=("stopped",),
+    ),
+    Entry(
+        "container stop",
+        "lifecycle:stop",
+        "Stop one or more running containers",
+        MANY_CONTAINERS,
+        1,
+        aliases=("stop",),
+        complete=("running",),
+    ),
+    Entry(
+        "container top",
+        "top:top",
+        "Display the running processes of a container",
+        "CONTAINER [ps OPTIONS]",
+        1,
+        aliases=("top",),
+        options_first=True,
+        complete=("running", ""),
+    ),
+    Entry(
+        "container unpause",
+        "lifecycle:unpause",
+        "Unpause all processes within one or more containers",
+        "CONTAINER [CONTAINER...]",
+        1,
+        aliases=("unpause",),
+        complete=("running",),
+    ),
+    Entry(
+        "container wait",
+        "lifecycle:wait",
+        "Block until one or more containers stop, then print their exit codes",
+        "CONTAINER [CONTAINER...]",
+        1,
+        aliases=("wait",),
+        complete=("running",),
+    ),
+    Entry(
+        "image history",
+        "history:history",
+        "Show the history of an image",
+        "[OPTIONS] IMAGE",
+        1,
+        1,
+        ("history",),
+        complete=("image",),
+    ),
+    Entry(
+        "image import",
+        "archive:import_",
+        "Import the contents from a tarball to create a filesystem image",
+        "[OPTIONS] file|URL|- [REPOSITORY[:TAG]]",
+        1,
+        2,
+        ("import",),
+        complete=("file", ""),
+    ),
+    Entry(
+        "image inspect",
+        "inspect:image",
+        "Display detailed information on one or more images",
+        "[OPTIONS] IMAGE [IMAGE...]",
+        1,
+        complete=("image",),
+    ),
+    Entry("image load", "archive:load", "Load an image from a tar archive or STDIN", "[OPTIONS]", 0, 0, ("load",)),
+    Entry(
+        "image ls",
+        "images:ls",
+        "List images",
+        "[OPTIONS] [REPOSITORY[:TAG]]",
+        0,
+        1,
+        ("image list", "images"),
+        complete=("image",),
+    ),
+    Entry("image prune", "prune:images", "Remove unused images", "[OPTIONS]", 0, 0),
+    Entry(
+        "image rm",
+        "images:remove",
+        "Remove one or more images",
+        "[OPTIONS] IMAGE [IMAGE...]",
+        1,
+        aliases=("image remove", "rmi"),
+        complete=("image",),
+    ),
+    Entry(
+        "image save",
+        "archive:save",
+        "Save one or more images to a tar archive (streamed to STDOUT by default)",
+        "[OPTIONS] IMAGE [IMAGE...]",
+        1,
+        aliases=("save",),
+        complete=("image",),
+    ),
+    Entry(
+        "image tag",
+        "images:tag",
+        "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE",
+        "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
+        2,
+        2,
+        ("tag",),
+        complete=("image", ""),
+    ),
+    Entry(
+        "inspect",
+        "inspect:anything",
+        "Return low-level information on objects of any kind",
+        "[OPTIONS] NAME|ID [NAME|ID...]",
+        1,
+        complete=("anything",),
+    ),
+    Entry(
+        "network inspect",
+        "inspect:network",
+        "Display detailed information on one or more networks",
+        "[OPTIONS] NETWORK [NETWORK...]",
+        1,
+        complete=("network",),
+    ),
+    Entry("network ls", "networks:ls", "List networks", "[OPTIONS]", 0, 0, ("network list",)),
+    Entry("system df", "df:df", "Show disk usage", "[OPTIONS]", 0, 0),
+    Entry("system events", "events:events", "Get real time events from the server", "[OPTIONS]", 0, 0, ("events",)),
+    Entry("system info", "info:info", "Display system-wide information", "[OPTIONS]", 0, 0, ("info",)),
+    Entry("system install", "install:install", "Write a systemd unit and socket for the daemon", "[OPTIONS]", 0, 0),
+    Entry("version", "version:version", "Show the version of client and daemon", "[OPTIONS]", 0, 0),
+    Entry("completion bash", "completion:bash", "Generate the autocompletion script for bash", "", 0, 0),
+    Entry("completion fish", "completion:fish", "Generate the autocompletion script for fish", "", 0, 0),
+    Entry("completion zsh", "completion:zsh", "Generate the autocompletion script for zsh", "", 0, 0),
+)
+
+
+def find(words: list[str]) -> tuple[Entry | None, int]:
+    """The command that `words` begin with, and how many words name it; (None, n): the first n are no command."""
+    path = " ".join(words[:2]) if words and words[0] in GROUPS else words[0] if words else ""
+    for entry in ENTRIES:
+        if path == entry.path or path in entry.aliases:
+            return entry, path.count(" ") + 1
+    return None, path.count(" ") + 1

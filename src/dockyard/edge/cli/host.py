@@ -1,0 +1,84 @@
+"""Which daemon is meant.
+
+Owns: the address (`-H`, DOCKYARD_HOST, DOCKER_HOST, the default socket) and the TLS files that go with it. Does not
+own: connecting (`http`).
+"""
+
+from __future__ import annotations
+
+import os
+
+from dockyard.edge.cli.errors import CliError
+
+TYPE_CHECKING = False  # typing's own constant, without the 6 ms that importing typing takes (docs/cli.md)
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+DEFAULT = "unix:///run/dockyard.sock"
+
+
+class Tls:
+    """Paths, "" = none. `verify`: the daemon's certificate must be good."""
+
+    def __init__(self, verify: bool, ca: str, cert: str, key: str) -> None:
+        self.verify = verify
+        self.ca = ca
+        self.cert = cert
+        self.key = key
+
+
+class Host:
+    """An address. `text`: for messages; `path`: a unix socket's, "" for TCP."""
+
+    def __init__(self, text: str, path: str, name: str = "", port: int = 0, tls: Tls | None = None) -> None:
+        self.text = text
+        self.path = path
+        self.name = name
+        self.port = port
+        self.tls = tls
+
+
+def find(options: Mapping[str, Any], environment: Mapping[str, str]) -> Host:
+    """The address to talk to. CliError naming one that is not understood."""
+    given = options.get("host") or []
+    if len(given) > 1:
+        raise CliError("specify only one -H")
+    text = given[0] if given else environment.get("DOCKYARD_HOST") or environment.get("DOCKER_HOST") or DEFAULT
+    tls = _tls(options, environment)
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = ("unix", text) if text.startswith("/") else ("tcp", text)
+    if scheme == "unix":
+        return Host(f"unix://{rest}", rest or "/run/dockyard.sock")
+    if scheme in ("tcp", "http", "https"):
+        return _tcp(text, scheme, rest, tls)
+    raise CliError(f"{text}: unsupported address; unix:///path/to.sock and tcp://host:port are understood")
+
+
+def _tcp(text: str, scheme: str, rest: str, tls: Tls | None) -> Host:
+    address = rest.rstrip("/")
+    name, colon, port = address.rpartition(":")
+    if not colon or "]" in port:
+        name, port = address, ""
+    if port and not (port.isdigit() and int(port) < 65536):
+        raise CliError(f"{text}: the port is not a number below 65536")
+    if scheme == "https" and tls is None:
+        tls = Tls(True, "", "", "")
+    return Host(f"tcp://{address}", "", name.strip("[]") or "localhost", int(port or (2376 if tls else 2375)), tls)
+
+
+def _tls(options: Mapping[str, Any], environment: Mapping[str, str]) -> Tls | None:
+    verify = options.get("tlsverify")
+    if verify is None:
+        verify = bool(environment.get("DOCKYARD_TLS_VERIFY") or environment.get("DOCKER_TLS_VERIFY"))
+    if not (verify or options.get("tls")):
+        return None
+    folder = environment.get("DOCKYARD_CERT_PATH") or environment.get("DOCKER_CERT_PATH") or options.get("config")
+    folder = folder or os.path.expanduser("~/.docker")
+
+    def chosen(option: str, file: str) -> str:
+        path = options.get(option) or os.path.join(folder, file)
+        return path if options.get(option) or os.path.exists(path) else ""
+
+    return Tls(bool(verify), chosen("tlscacert", "ca.pem"), chosen("tlscert", "cert.pem"), chosen("tlskey", "key.pem"))
