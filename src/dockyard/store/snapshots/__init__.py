@@ -1,0 +1,404 @@
+"""Layers and the containers' root file systems that are made of them.
+
+Owns: `Snapshots`: unpacking a layer, which layers there are, a container's writable layer, taking away what nobody
+uses, and what a crash or a power loss left. Does not own: how they lie on disk (`drivers`), images (`store.images`).
+
+A layer's row is committed before its files are known to be on disk: `document.boot_id` says so until a syncfs behind
+has ended. If the machine went down before that, the next `open` drops the layer (its files may be short), and the images
+made of it are dropped with it by whoever owns them; if only the daemon died, the kernel still has the files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from dockyard.linux.paths import syncfs
+from dockyard.model.errors import InvalidArgument, NotFound, SystemFailure
+from dockyard.model.oci import MAX_LAYERS, chain_id
+from dockyard.store.db import Database
+from dockyard.store.inline import Call
+from dockyard.store.layout import Layout
+from dockyard.store.snapshots import layers as table
+from dockyard.store.snapshots.drivers import DRIVERS, Directories, Driver, choose
+from dockyard.store.snapshots.layers import Layer, LayerDocument
+
+__all__ = ["Layer", "LayerDocument", "Lease", "Snapshots"]
+
+
+class Lease:
+    """Keeps layers from being collected until their image has a row. Use in `with`."""
+
+    def __init__(self, held: Counter[str]) -> None:
+        self._held = held
+        self._own: list[str] = []
+
+    def add(self, chain: str) -> None:
+        self._held[chain] += 1
+        self._own.append(chain)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for chain in self._own:
+            self._held[chain] -= 1
+        self._own.clear()
+
+
+class Snapshots:
+    """All layers and all containers' writable layers. For the event loop's thread."""
+
+    def __init__(self, layout: Layout, database: Database, call: Call, *, driver: str = "") -> None:
+        """`driver`: "overlay", "vfs", or "" for what the first start found to work."""
+        self._layout = layout
+        self._database = database
+        self._call = call
+        self._wanted_driver = driver
+        self._driver: Driver | None = None
+        self._layers: dict[str, Layer] = {}
+        self._containers: dict[str, str | None] = {}  # short id -> chain
+        self._leases: Counter[str] = Counter()
+        self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._settling: asyncio.Task[None] | None = None
+        self._collecting: set[asyncio.Task[Any]] = set()
+        self._collector: Callable[[], Any] | None = None
+        self.warnings: list[str] = []
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Choose the driver, read the layers, sweep what has no row. `warnings` says what the user should know."""
+        name = await self._choose_driver()
+        base = self._layout.snapshots / name
+        self._driver = DRIVERS[name](Directories(base), self._call)
+        self._layers = {layer.chain_id: layer for layer in await self._database.read(table.load)}
+        await self._drop_doubtful()
+        await self._sweep()
+        self._settle_soon()
+
+    async def close(self) -> None:
+        """Wait for what goes on behind."""
+        pending = [*self._collecting, *([self._settling] if self._settling else [])]
+        await asyncio.gather(*pending, return_exceptions=True)
+
+    @property
+    def driver(self) -> str:
+        """Its name, for `info`."""
+        return self._ready.name
+
+    @property
+    def _ready(self) -> Driver:
+        if self._driver is None:
+            raise SystemFailure("the snapshots are not open")
+        return self._driver
+
+    # --- layers ----------------------------------------------------------------------------------------------------
+
+    def has(self, chain: str) -> bool:
+        return chain in self._layers
+
+    def layer(self, chain: str) -> Layer:
+        """SystemFailure if it is not there."""
+        try:
+            return self._layers[chain]
+        except KeyError:
+            raise SystemFailure(f"layer {chain} is missing from the store") from None
+
+    def chain(self, top: str | None) -> list[Layer]:
+        """The layers from `top` down to the first."""
+        found: list[Layer] = []
+        while top is not None:
+            layer = self.layer(top)
+            found.append(layer)
+            top = layer.parent
+        return found
+
+    def lease(self) -> Lease:
+        return Lease(self._leases)
+
+    async def unpack(
+        self,
+        fd: int,
+        parent: str | None,
+        lease: Lease,
+        *,
+        what: str,
+        diff_id: str | None = None,
+        offset: int | None = None,
+        length: int | None = None,
+        need_end: bool = False,
+        blob: tuple[str, str, int] | None = None,
+    ) -> Layer:
+        """Make a layer on top of `parent` from the tar in `fd` (a pipe, or a region of a file; compressed or not).
+
+        `diff_id`: what the digest of the uncompressed tar has to be. `blob`: digest, media type and size of the stored
+        blob that it is. The layer is held by `lease`. Raises InvalidArgument or SystemFailure naming `what` and the
+        cause; nothing is left then.
+        """
+        driver = self._ready
+        below = self.layer(parent) if parent is not None else None
+        if below is not None and len(self.chain(parent)) >= MAX_LAYERS:
+            raise InvalidArgument(f"{what}: max depth exceeded: more than {MAX_LAYERS} layers")
+        try:
+            short = await driver.begin_layer(below)
+        except OSError as error:
+            raise SystemFailure(f"{what}: {error.strerror}") from error
+        kept = False
+        try:
+            result = await self._apply(fd, short, what, offset=offset, length=length, need_end=need_end)
+            found = f"sha256:{result['digest']}"
+            if diff_id is not None and found != diff_id:
+                raise InvalidArgument(f"{what}: its content has the digest {found}, not {diff_id}")
+            layer = self._new_layer(short, below, found, result, blob)
+            kept = await self._commit(layer, lease)
+            return self._layers[layer.chain_id]
+        finally:
+            if not kept:
+                self._discard(short)
+
+    async def _apply(self, fd: int, short: str, what: str, **region: Any) -> dict[str, Any]:
+        directories = self._ready.directories
+        arguments = {
+            "root": str(directories.tree(short)),
+            "recipe": str(directories.recipe(short)),
+            "what": what,
+            "overlay": self._ready.overlay,
+            **region,
+        }
+        result: dict[str, Any] = await self._call("dockyard.store.unpack:apply", arguments, [fd])
+        return result
+
+    def _new_layer(
+        self, short: str, below: Layer | None, diff_id: str, result: dict[str, Any], blob: tuple[str, str, int] | None
+    ) -> Layer:
+        inherited = below.document if below else LayerDocument()
+        mode, uid, gid = result["root"] or (inherited.root_mode, inherited.root_uid, inherited.root_gid)
+        digest, media_type, blob_size = blob or (None, "", 0)
+        document = LayerDocument(
+            size=result["size"],
+            tar_size=result["tar_size"],
+            root_mode=mode,
+            root_uid=uid,
+            root_gid=gid,
+            recipe=True,
+            media_type=media_type,
+            blob_size=blob_size,
+            boot_id=self._boot_id,
+        )
+        parent = below.chain_id if below else None
+        return Layer(chain_id(diff_id, parent), diff_id, parent, short, digest, document)
+
+    async def _commit(self, layer: Layer, lease: Lease) -> bool:
+        """Write the row; False if the same layer has appeared meanwhile (that one is used then)."""
+        lease.add(layer.chain_id)
+        if layer.chain_id in self._layers:
+            return False
+        try:
+            await self._database.write(lambda connection: table.insert(connection, layer))
+        except sqlite3.IntegrityError:
+            if layer.chain_id in self._layers:
+                return False
+            raise SystemFailure(f"layer {layer.chain_id}: its parent has gone") from None
+        self._layers[layer.chain_id] = layer
+        self._settle_soon()
+        return True
+
+    def tree_of(self, layer: Layer) -> str:
+        """The directory of a layer's files, as an argument for worker functions."""
+        return str(self._ready.directories.tree(layer.directory))
+
+    def recipe_of(self, layer: Layer) -> str:
+        return str(self._ready.directories.recipe(layer.directory))
+
+    async def set_blob(self, layer: Layer, digest: str, media_type: str, size: int) -> None:
+        """Note the blob that a layer's tar was compressed to."""
+        layer.blob, layer.document.media_type, layer.document.blob_size = digest, media_type, size
+        await self._database.write(lambda connection: table.update(connection, layer))
+
+    def blobs(self) -> set[str]:
+        """Every blob that a layer refers to."""
+        return {layer.blob for layer in self._layers.values() if layer.blob}
+
+    def graph_data(self, top: str | None) -> dict[str, str]:
+        """Where an image's layers lie, as `inspect` shows it."""
+        trees = [self.tree_of(layer) for layer in self.chain(top)]
+        if not self._ready.overlay or not trees:
+            return {}
+        data = {"UpperDir": trees[0]}
+        if trees[1:]:
+            data["LowerDir"] = ":".join(trees[1:])
+        return data
+
+    # --- containers --------------------------------------------------------------------------------------------------
+
+    async def prepare(self, container_id: str, chain: str | None) -> None:
+        """Make a container's writable layer on top of `chain` (None: nothing). NotFound if the layers have gone."""
+        short = container_id[:26]
+        if chain is not None and chain not in self._layers:
+            raise NotFound(f"layer {chain} does not exist")
+        self._containers[short] = chain
+        try:
+            await self._ready.prepare(container_id, chain, self.chain(chain))
+        except BaseException as error:
+            self.remove(container_id)
+            if isinstance(error, OSError):
+                raise SystemFailure(f"container {container_id[:12]}: {error.strerror}") from error
+            raise
+
+    def rootfs(self, container_id: str) -> dict[str, Any]:
+        """What the runtime mounts: a `runtime.launch.Rootfs`. NotFound if it was not prepared (or got lost)."""
+        short = container_id[:26]
+        if short not in self._containers:
+            raise NotFound(f"the writable layer of container {container_id[:12]} is missing")
+        return self._ready.rootfs(container_id, self.chain(self._containers[short]))
+
+    def remove(self, container_id: str) -> None:
+        """Take a container's writable layer away. Missing is fine. Nothing may be mounted on it."""
+        chain = self._containers.pop(container_id[:26], None)
+        self._layout.discard(self._ready.directories.container(container_id))
+        if chain is not None and self._collector is not None:
+            self._collector()
+
+    async def usage(self, container_id: str) -> int:
+        """Bytes of the files in a container's writable layer (vfs: in all of it)."""
+        path = self._ready.directories.container(container_id) / "fs"
+        result = await self._call("dockyard.store.snapshots.copytree:usage", {"path": str(path)})
+        return int(result["size"])
+
+    def chains_of_containers(self) -> set[str]:
+        return {chain for chain in self._containers.values() if chain is not None}
+
+    # --- collection --------------------------------------------------------------------------------------------------
+
+    def on_release(self, function: Callable[[], Any]) -> None:
+        """`function()` is called when a container has let go of a chain: its image may be gone already."""
+        self._collector = function
+
+    async def collect(self, roots: Iterable[str]) -> list[Layer]:
+        """Remove the layers that neither `roots` nor containers nor leases need; returns them."""
+        needed: set[str] = set()
+        held = [chain for chain, count in self._leases.items() if count > 0]
+        for top in [*roots, *self.chains_of_containers(), *held]:
+            current: str | None = top
+            while current is not None and current not in needed:
+                needed.add(current)
+                current = self._layers[current].parent if current in self._layers else None
+        unused = [layer for chain, layer in self._layers.items() if chain not in needed]
+        await self._forget(unused)
+        return unused
+
+    async def _forget(self, unwanted: list[Layer]) -> None:
+        if not unwanted:
+            return
+        # Out of sight first, so that nothing new is made on them; children before their parents.
+        ordered = sorted(unwanted, key=lambda layer: -len(self._ancestors(layer)))
+        for layer in unwanted:
+            self._layers.pop(layer.chain_id, None)
+        await self._database.write(lambda connection: table.delete(connection, [layer.chain_id for layer in ordered]))
+        for layer in unwanted:
+            self._discard(layer.directory)
+
+    def _ancestors(self, layer: Layer) -> list[str]:
+        found = []
+        current = layer.parent
+        while current is not None:
+            found.append(current)
+            current = self._layers[current].parent if current in self._layers else None
+        return found
+
+    def _discard(self, short: str) -> None:
+        self._layout.discard(self._ready.directories.tree(short))
+        self._layout.discard(self._ready.directories.recipe(short))
+
+    # --- start-up and durability -----------------------------------------------------------------------------------
+
+    async def _choose_driver(self) -> str:
+        def recorded(connection: sqlite3.Connection) -> str | None:
+            row = connection.execute("SELECT value FROM meta WHERE key = 'snapshot-driver'").fetchone()
+            return str(row[0]) if row else None
+
+        name = await self._database.read(recorded)
+        if name is None:
+            name, reason = (self._wanted_driver, "") if self._wanted_driver else choose(self._layout.snapshots)
+            if reason:
+                self.warnings.append(f"overlay does not work on {self._layout.data_root} ({reason}): using vfs, slowly")
+            insert = "INSERT INTO meta VALUES ('snapshot-driver', ?)"
+            await self._database.write(lambda connection: connection.execute(insert, (name,)) and None)
+        elif self._wanted_driver and name != self._wanted_driver:
+            raise InvalidArgument(
+                f"storage driver {self._wanted_driver} was asked for, but {self._layout.data_root} is made with {name}"
+            )
+        if name not in DRIVERS:
+            raise InvalidArgument(f"unknown storage driver {name!r}")
+        return name
+
+    async def _drop_doubtful(self) -> None:
+        """Layers that were not on disk when the machine went down, those whose files are gone, and all upon them."""
+        present = self._ready.directories.layers()
+        bad = {
+            chain
+            for chain, layer in self._layers.items()
+            if layer.directory not in present or layer.document.boot_id not in ("", self._boot_id)
+        }
+        doubtful = [layer for layer in self._layers.values() if {layer.chain_id, *self._ancestors(layer)} & bad]
+        if doubtful:
+            names = ", ".join(layer.diff_id[:19] for layer in doubtful)
+            self.warnings.append(f"layers were not on disk when the machine went down and are dropped: {names}")
+            await self._forget(doubtful)
+
+    async def _sweep(self) -> None:
+        def containers(connection: sqlite3.Connection) -> set[str]:
+            return {str(row[0])[:26] for row in connection.execute("SELECT id FROM containers")}
+
+        known = {layer.directory for layer in self._layers.values()}
+        for short in self._ready.directories.layers() - known:
+            self._discard(short)
+        for entry in self._layout.snapshots.iterdir():
+            if entry.name.startswith("probe-"):
+                self._layout.discard(entry)
+        wanted = await self._database.read(containers)
+        for short, chain in self._ready.directories.containers().items():
+            if short in wanted and (chain is None or chain in self._layers):
+                self._containers[short] = chain
+            elif short not in wanted:
+                self._layout.discard(self._ready.directories.base / "c" / short)
+
+    def _settle_soon(self) -> None:
+        if self._settling is None and any(layer.document.boot_id for layer in self._layers.values()):
+            self._settling = asyncio.get_running_loop().create_task(self._settle())
+
+    async def _settle(self) -> None:
+        """Wait until unpacked layers are on disk, then say so in their rows; again while new ones come."""
+        try:
+            while fresh := [layer for layer in self._layers.values() if layer.document.boot_id]:
+                await asyncio.to_thread(_sync, self._ready.directories.base)
+
+                def settle(connection: sqlite3.Connection, settled: list[Layer] = fresh) -> None:
+                    for layer in settled:
+                        layer.document.boot_id = ""
+                        table.update(connection, layer)
+
+                await self._database.write(settle)
+        except SystemFailure as error:
+            self.warnings.append(f"layers could not be written to disk: {error}")
+        finally:
+            self._settling = None
+
+
+def _sync(base: Path) -> None:
+    fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)
+    except OSError as error:
+        raise SystemFailure(str(error)) from error
+    finally:
+        os.close(fd)

@@ -1,0 +1,51 @@
+"""File-system calls that Python's standard library does not offer and that may take long.
+
+Owns: syncfs(2), the probe of overlayfs. Does not own: openat2 (`linux.calls`). The interpreter's lock is given up during
+the call: it waits for the disk.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from dockyard.linux import abi
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def syncfs(fd: int) -> None:
+    """Wait until everything on the file system of `fd` is on disk: syncfs(2)."""
+    if _libc.syncfs(fd) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"syncfs({fd}): {os.strerror(number)}")
+
+
+_FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 1, 6
+
+
+def probe_overlay(lower: int, upper: int, work: int) -> None:
+    """Mount an overlay of three directories (descriptors), attached nowhere, and let it go. OSError: it does not work.
+
+    The options are those that containers are mounted with.
+    """
+    options = [(b"source", b"overlay"), (b"index", b"off"), (b"metacopy", b"off"), (b"redirect_dir", b"off")]
+    for key, fd in ((b"lowerdir", lower), (b"upperdir", upper), (b"workdir", work)):
+        options.append((key, b"/proc/self/fd/%d" % fd))
+    context = _call("fsopen", b"overlay", 1)
+    try:
+        for key, value in options:
+            _call("fsconfig", context, _FSCONFIG_SET_STRING, key, value, 0)
+        _call("fsconfig", context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        os.close(_call("fsmount", context, 1, 0))
+    finally:
+        os.close(context)
+
+
+def _call(name: str, *arguments: bytes | int | None) -> int:
+    result = int(_libc.syscall(abi.NR[name], *arguments))
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}{arguments}: {os.strerror(number)}")
+    return result

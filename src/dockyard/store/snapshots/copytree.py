@@ -1,0 +1,137 @@
+"""Copying and measuring directory trees that somebody else filled.
+
+Owns: the worker functions `copy` (for vfs: everything of a tree, hard links kept, nothing followed) and `usage`.
+Does not own: overlay's marks (vfs has none).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from typing import Any
+
+from dockyard.model.errors import SystemFailure
+
+_LINKS = 4096  # hard-linked files that are kept so; descriptors are not for free
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def copy(*, fds: Sequence[int], source: str, target: str) -> dict[str, Any]:
+    """Worker: copy what the directory `source` holds into the directory `target`, which is empty."""
+    from_fd, to_fd = os.open(source, _DIRECTORY), os.open(target, _DIRECTORY)
+    try:
+        _Copier(os.fstat(from_fd).st_dev).directory(from_fd, to_fd)
+    except OSError as error:
+        raise SystemFailure(f"copying a layer: {error.strerror}") from error
+    finally:
+        os.close(from_fd)
+        os.close(to_fd)
+    return {}
+
+
+def usage(*, fds: Sequence[int], path: str) -> dict[str, Any]:
+    """Worker: {"size": bytes of the regular files beneath `path`, each counted once, "entries": their number}."""
+    total = entries = 0
+    seen: set[tuple[int, int]] = set()
+    for _, _, names, at in os.fwalk(path, follow_symlinks=False):
+        for name in names:
+            try:
+                found = os.stat(name, dir_fd=at, follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # a running container goes on changing it
+            entries += 1
+            if stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) not in seen:
+                if found.st_nlink > 1:
+                    seen.add((found.st_dev, found.st_ino))
+                total += found.st_size
+    return {"size": total, "entries": entries}
+
+
+class _Copier:
+    def __init__(self, device: int) -> None:
+        self._device = device
+        self._links: dict[int, tuple[int, bytes]] = {}  # inode -> an earlier copy: directory, name
+        self._kept: list[int] = []
+
+    def directory(self, source: int, target: int) -> None:
+        with os.scandir(source) as entries:
+            names = sorted(os.fsencode(entry.name) for entry in entries)
+        for name in names:
+            self._entry(name, source, target)
+        _attributes(source, target)
+
+    def _entry(self, name: bytes, source: int, target: int) -> None:
+        found = os.stat(name, dir_fd=source, follow_symlinks=False)
+        mode = found.st_mode
+        if stat.S_ISDIR(mode):
+            os.mkdir(name, 0o700, dir_fd=target)
+            inner, copied = os.open(name, _DIRECTORY, dir_fd=source), os.open(name, _DIRECTORY, dir_fd=target)
+            try:
+                self.directory(inner, copied)
+            finally:
+                os.close(inner)
+                os.close(copied)
+            return
+        if stat.S_ISREG(mode):
+            self._file(name, found, source, target)
+            return
+        if stat.S_ISLNK(mode):
+            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+        elif stat.S_ISSOCK(mode):
+            return
+        else:
+            os.mknod(name, mode, found.st_rdev, dir_fd=target)
+            os.chmod(name, stat.S_IMODE(mode), dir_fd=target)
+        os.chown(name, found.st_uid, found.st_gid, dir_fd=target, follow_symlinks=False)
+        os.utime(name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=target, follow_symlinks=False)
+
+    def _file(self, name: bytes, found: os.stat_result, source: int, target: int) -> None:
+        known = self._links.get(found.st_ino)
+        if known is not None:
+            os.link(known[1], name, src_dir_fd=known[0], dst_dir_fd=target, follow_symlinks=False)
+            return
+        original = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
+        try:
+            copied = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
+            try:
+                _content(original, copied)
+                _attributes(original, copied)
+            finally:
+                os.close(copied)
+        finally:
+            os.close(original)
+        if found.st_nlink > 1 and len(self._kept) < _LINKS:
+            self._links[found.st_ino] = (self._keep(target), name)
+
+    def _keep(self, fd: int) -> int:
+        own = os.dup(fd)
+        self._kept.append(own)
+        return own
+
+    def __del__(self) -> None:
+        for fd in self._kept:
+            os.close(fd)
+
+
+def _content(source: int, target: int) -> None:
+    while True:
+        try:
+            if not os.copy_file_range(source, target, 1 << 30):
+                return
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            break
+    while os.sendfile(target, source, None, 1 << 30):
+        pass
+
+
+def _attributes(source: int, target: int) -> None:
+    found = os.fstat(source)
+    os.fchown(target, found.st_uid, found.st_gid)
+    os.fchmod(target, stat.S_IMODE(found.st_mode))
+    for name in os.listxattr(source):
+        os.setxattr(target, name, os.getxattr(source, name))
+    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
