@@ -12,7 +12,7 @@ import grp
 import os
 import socket
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from dockyard.model.errors import Conflict, InvalidArgument, SystemFailure
 
 _FIRST_PASSED = 3  # sd_listen_fds(3)
 _BACKLOG = 1024
+_LONGEST_PATH = 107  # bytes of sun_path, unix(7), without the zero at the end
 _GROUPS = ("dockyard", "docker")  # the first that exists owns the socket, unless --group says otherwise
 
 
@@ -113,15 +114,27 @@ def _listen_unix(path: str, group: str) -> Listener:
 
 
 def _bind_private(sock: socket.socket, path: str) -> None:
-    """Bind through a directory descriptor: a socket's path ends at 108 bytes. Nobody reaches it before chmod."""
-    directory = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Bind so that nobody reaches the socket before its mode and group are right."""
     before = os.umask(0o177)
     try:
-        sock.bind(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
+        with _short(path) as name:
+            sock.bind(name)
     except OSError as error:
         raise SystemFailure(f"cannot listen on unix://{path}: {error.strerror}") from error
     finally:
         os.umask(before)
+
+
+@contextlib.contextmanager
+def _short(path: str) -> Iterator[str]:
+    """A name for a socket that fits: one ends at 108 bytes, so a longer path goes through a directory descriptor."""
+    if len(os.fsencode(path)) <= _LONGEST_PATH:
+        yield path
+        return
+    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{os.path.basename(path)}"
+    finally:
         os.close(directory)
 
 
@@ -133,13 +146,9 @@ def _clear_stale(path: str) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise Conflict(f"cannot listen on unix://{path}: the path exists and is not a socket")
-    directory = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(2)
-            outcome = probe.connect_ex(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
-    finally:
-        os.close(directory)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, _short(path) as name:
+        probe.settimeout(2)
+        outcome = probe.connect_ex(name)
     if outcome not in (errno.ECONNREFUSED, errno.ENOENT):
         raise Conflict(f"cannot listen on unix://{path}: another process serves it")
     with contextlib.suppress(FileNotFoundError):

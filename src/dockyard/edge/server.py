@@ -16,9 +16,10 @@ import logging
 import re
 import socket
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
 from dockyard import __version__
@@ -54,23 +55,63 @@ COMMON_HEADERS = {
 
 _HEAD_LIMIT = 1 << 20  # bytes of the request line and of one header: Go's limit
 _VERSIONED = re.compile(r"/v([0-9]+(?:\.[0-9]+)*)(/.*)")
+_EARLY_LIMIT = 1 << 18  # bytes kept of what a client sends before its connection is a stream
 _BROWSER_HEADERS = ("Origin", "Sec-Fetch-Site", "Sec-Fetch-Mode")
 
 
 class _Protocol(RequestHandler):
-    """aiohttp's protocol, able to give its connection away (see `edge.streams`)."""
+    """aiohttp's protocol, able to give its connection away (see `edge.streams`).
 
-    __slots__ = ()
+    aiohttp's parser knows no upgrade but websocket's: it drops what follows such a request. So what a client sends
+    before the answer to `Upgrade: tcp` is kept here.
+    """
+
+    __slots__ = ("_before", "_body_left", "_early")
+
+    def __init__(self, manager: web.Server, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._before = b""  # the end of the piece before, where a head may have been cut
+        self._body_left: int | None = None  # bytes of the body after which the connection is no longer HTTP
+        self._early = b""
+
+    def data_received(self, data: bytes) -> None:
+        if self._body_left is not None:
+            body, rest = data[: self._body_left], data[self._body_left :]
+            self._body_left -= len(body)
+            if body:
+                super().data_received(body)
+            self._keep(rest)
+            return
+        waiting = len(self._messages)
+        super().data_received(data)
+        if len(self._messages) > waiting and getattr(self._messages[-1][0], "upgrade", False):
+            self._split(data)
+        self._before = data[-3:]
+
+    def _split(self, data: bytes) -> None:
+        """Set aside what of `data` lies beyond the request that asks for the upgrade."""
+        message = cast(RawRequestMessage, self._messages[-1][0])
+        length = message.headers.get("Content-Length", "0")
+        end = (self._before + data).find(b"\r\n\r\n")
+        if end < 0 or not length.isdigit():
+            return
+        rest = (self._before + data)[end + 4 :]
+        self._body_left = max(int(length) - len(rest), 0)
+        self._keep(rest[int(length) :])
+
+    def _keep(self, rest: bytes) -> None:
+        self._early += rest
+        if len(self._early) > _EARLY_LIMIT and self.transport is not None:
+            self.transport.pause_reading()
 
     def release(self) -> tuple[asyncio.Transport, bytes]:
         """Let go of the connection: the transport and what was read of it beyond the request. aiohttp forgets it."""
-        transport, tail = self.transport, self._message_tail
+        transport, early = self.transport, self._early
         assert transport is not None
-        self.transport, self._message_tail = None, b""
-        if self._reading_paused or self._buffer_paused:
-            transport.resume_reading()
+        self.transport, self._early = None, b""
+        transport.resume_reading()
         self.connection_lost(None)
-        return transport, tail
+        return transport, early
 
 
 class _Server(web.Server):

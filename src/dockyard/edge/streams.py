@@ -16,7 +16,7 @@ import select
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from aiohttp import web
 
@@ -30,7 +30,7 @@ RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
 
 
-class Closable(AsyncIterator[Any], Protocol):
+class Closable(Protocol):
     """The engine's iterators: they are closed as generators are."""
 
     async def aclose(self) -> None: ...
