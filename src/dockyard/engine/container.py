@@ -43,8 +43,8 @@ class Container:
     """One container. Attributes without an underscore are for reading by `edge`; only the engine changes them."""
 
     __slots__ = (
-        "_waiters", "desired", "directory", "exec_ids", "handle", "id", "lock", "name", "pause_before_restart",
-        "pending", "removed", "restarting", "spec", "status", "watcher", "written",
+        "_waiters", "cleaner", "desired", "directory", "dirty", "exec_ids", "handle", "hold", "id", "lock", "name",
+        "pause_before_restart", "pending", "removed", "restarting", "spec", "status", "watcher", "written",
     )  # fmt: skip
 
     def __init__(self, row: ContainerRow, directory: Path) -> None:
@@ -57,12 +57,15 @@ class Container:
         self.lock = asyncio.Lock()  # held by whoever changes the container; never by readers
         self.handle: ContainerHandle | None = None
         self.watcher: asyncio.Task[None] | None = None  # ends once the exit has been dealt with
+        self.cleaner: asyncio.Task[None] | None = None  # writes the exit down, then clears the run-time directory
         self.restarting: asyncio.Task[None] | None = None  # sleeps before the policy starts it again
         self.pause_before_restart = 0  # ns, the last one
         self.pending: list[Pending] = []
         self.exec_ids: list[str] = []
         self.removed = False
+        self.hold = False  # a client restarts it: its exit does not take it away, even with `--rm`
         self.written: asyncio.Task[None] | None = None  # the latest write of status
+        self.dirty = False  # that write has not looked at the status yet
         self._waiters: dict[str, list[asyncio.Future[WaitResult]]] = {}
 
     # --- what was asked ---

@@ -36,7 +36,7 @@ class Query(Struct):
     tail: int | None = None
 
 
-class _Line(Struct):
+class _Line(Struct, gc=False):
     log: str = ""
     stream: str = "stdout"
 
@@ -70,8 +70,9 @@ class Encoder:
         if len(self._wanted) == 2 and not self._raw:
             # The common case, a million times: everything, framed.
             head, size = _HEADS.get, _SIZE
-            texts = [(line.stream, line.log.encode()) for line in lines]
-            return b"".join([head(name, _STDOUT) + size(len(text)) + text for name, text in texts])
+            return b"".join(
+                [head(line.stream, _STDOUT) + size(len(text := line.log.encode())) + text for line in lines]
+            )
         return self._join([(line.stream, line.log) for line in lines if line.stream in self._wanted])
 
     def _join(self, texts: list[tuple[str, str]]) -> bytes:

@@ -1,0 +1,143 @@
+"""What the modules about containers share: the services below and beside them, and the way status gets to disk.
+
+Owns: `Context` (built once), what is asked of images, networks and snapshots (as protocols, so that each can be
+replaced), `StatusWriter`, names of attributes in container events. Does not own: any use case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from dockyard.engine.container import Container, Registry
+from dockyard.engine.events import Events
+from dockyard.engine.volumes import Volumes
+from dockyard.model.container import ContainerConfig, EndpointSettings, PortBinding
+from dockyard.model.errors import DockyardError
+from dockyard.runtime.bundle import Bundler
+from dockyard.runtime.client import Runtime
+from dockyard.runtime.launch import Rootfs
+from dockyard.store.containers import ContainerStore
+from dockyard.store.journal.follow import Watcher
+from dockyard.store.layout import Layout
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Image(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def config(self) -> ContainerConfig: ...
+    @property
+    def chain_id(self) -> str | None: ...
+
+
+class Images(Protocol):
+    def get(self, ref: str) -> Image:
+        """NotFound "No such image: REF"."""
+
+
+class NetworkPlan(Protocol):
+    """What a start got: the plan for the runtime, the endpoints and published ports to show."""
+
+    @property
+    def plan(self) -> Mapping[str, Any] | None: ...
+    @property
+    def endpoints(self) -> dict[str, EndpointSettings]: ...
+    @property
+    def ports(self) -> dict[str, list[PortBinding] | None]: ...
+
+
+class Networks(Protocol):
+    async def allocate(self, container: Container) -> NetworkPlan: ...
+    async def release(self, container_id: str) -> None: ...
+    async def restore(self, running: list[Container]) -> None: ...
+
+
+class Snapshots(Protocol):
+    async def prepare(self, container_id: str, chain_id: str | None) -> None: ...
+    def rootfs(self, container_id: str) -> Rootfs: ...
+    async def remove(self, container_id: str) -> None: ...
+    async def usage(self, container_id: str) -> int: ...
+
+
+@dataclass(slots=True)
+class Context:
+    """The services of one engine."""
+
+    layout: Layout
+    store: ContainerStore
+    runtime: Runtime
+    bundler: Bundler
+    snapshots: Snapshots
+    images: Images
+    networks: Networks
+    volumes: Volumes
+    events: Events
+    clock: Callable[[], int]  # wall clock, ns since the epoch
+    runtimes: frozenset[str] = frozenset({"dockyard"})  # names that `--runtime` may give
+    registry: Registry = field(default_factory=Registry)
+    watcher: Watcher = field(default_factory=Watcher)
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    closing: bool = False
+
+    def spawn(self, work: Coroutine[Any, Any, T], what: str) -> asyncio.Task[T]:
+        """Run `work` beside everything; its failure is logged with `what` unless somebody awaits it first."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(lambda done: self._reap(done, what))
+        return task
+
+    def _reap(self, task: asyncio.Task[Any], what: str) -> None:
+        self.tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, DockyardError):
+            log.warning("%s: %s", what, error)
+        else:
+            log.error("%s", what, exc_info=error)
+
+    async def finish(self, work: Coroutine[Any, Any, T], what: str) -> T:
+        """Do `work` to its end even if whoever waits for it goes away: a half-made change helps nobody."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda done: self._reap(done, what))
+            raise
+
+    def publish(self, container: Container, action: str, **attributes: str) -> None:
+        """A container's event, with what Docker tells about the container: labels, image, name."""
+        about = {**container.labels, "image": container.image_ref, "name": container.name, **attributes}
+        self.events.publish("container", action, container.id, about)
+
+    def save_soon(self, container: Container, delay: float = 0) -> asyncio.Task[None]:
+        """Write status and desired state as they will be in `delay` s, or when the disk is ready; changes in between
+        share a write. What a crash loses of it is found again where the runtime keeps its state (`restoring`)."""
+        running = container.written
+        if running is not None and not running.done() and container.dirty:
+            return running  # it has not begun to write yet
+        container.dirty = True
+        work = self._save(container, running, delay)
+        container.written = self.spawn(work, f"container {container.id}: saving its status")
+        return container.written
+
+    async def save(self, container: Container) -> None:
+        """Write them now; returns when they are on disk. SystemFailure if the disk refuses."""
+        await self.store.save_status(container.id, container.status, container.desired)
+
+    async def _save(self, container: Container, before: asyncio.Task[None] | None, delay: float) -> None:
+        if before is not None and not before.done():
+            await asyncio.wait({before})
+        if delay:
+            await asyncio.sleep(delay)
+        container.dirty = False
+        if not container.removed:
+            await self.store.save_status(container.id, container.status, container.desired)

@@ -1,0 +1,292 @@
+"""Make a container: the client's request and its image merged, checked, and written as one row.
+
+Owns: the merge rules, defaults of a host configuration, which mounts a container gets, the order of steps and their
+undoing. Does not own: what is allowed between settings (`validation`), mount notations (`model.mounts`), starting.
+
+Order: everything is checked before anything is made; then volumes and the writable layer; the row comes last, so that
+a crash leaves orphans for the sweep and never a row without its ground.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from typing import Any, Final, cast
+
+from msgspec.structs import replace
+
+from dockyard.engine import names, validation
+from dockyard.engine.container import Container
+from dockyard.engine.context import Context, Image
+from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig, PortBinding
+from dockyard.model.errors import DockyardError, InvalidArgument, SystemFailure
+from dockyard.model.lifecycle import Desired, Status
+from dockyard.model.mounts import MountPoint, image_volume, parse_bind, parse_mount, parse_tmpfs
+from dockyard.runtime.bundle.mounts import DEFAULT_SHM_SIZE
+from dockyard.store.containers import ContainerRow, ContainerSpec, NameTaken
+
+_RANGE: Final = re.compile(r"([0-9]+)-([0-9]+)/(tcp|udp|sctp)\Z")
+
+
+async def create(
+    context: Context,
+    config: ContainerConfig,
+    host: HostConfig,
+    networks: dict[str, EndpointSettings],
+    *,
+    name: str,
+    platform: str,
+) -> tuple[Container, list[str]]:
+    """See `Containers.create`."""
+    if not config.image:
+        raise InvalidArgument("No image specified")
+    container_id = names.new_id()
+    name = _take_name(context, name, container_id)
+    try:
+        image = await find_image(context, config.image)
+        spec, warnings = _specify(context, config, host, networks, image)
+        container = await _make(context, container_id, name, spec)
+    except BaseException:
+        context.registry.release(name)
+        raise
+    context.publish(container, "create")
+    return container, warnings
+
+
+async def find_image(context: Context, ref: str) -> Image:
+    found: Any = context.images.get(ref)
+    return cast(Image, await found if inspect.isawaitable(found) else found)
+
+
+def _take_name(context: Context, name: str, container_id: str) -> str:
+    """Reserve the wanted name, or a made-up one. Conflict naming the holder."""
+    if name:
+        name = names.check_name(name)
+        holder = context.registry.holder(name)
+        if holder is not None:
+            raise names.name_conflict(name, holder)
+    else:
+        name = names.make_name(lambda candidate: context.registry.holder(candidate) is not None)
+    context.registry.reserve(name, container_id)
+    return name
+
+
+# --- the specification ---
+
+
+def _specify(
+    context: Context, config: ContainerConfig, host: HostConfig, networks: dict[str, EndpointSettings], image: Image
+) -> tuple[ContainerSpec, list[str]]:
+    merged = merge(config, image.config)
+    host = _with_defaults(context, host)
+    command = [*(merged.entrypoint or []), *(merged.cmd or [])]
+    if not command:
+        raise InvalidArgument("No command specified")
+    warnings = validation.validate(merged, host, cpus=os.cpu_count() or 1, runtimes=context.runtimes)
+    context.bundler.validate(merged, host)
+    spec = ContainerSpec(
+        created_at=context.clock(),
+        config=merged,
+        host=host,
+        image_id=image.id,
+        image_ref=config.image,
+        path=command[0],
+        args=command[1:],
+        chain_id=image.chain_id,
+        networks=_networks(host, networks),
+        mounts=mount_points(context, merged, host),
+        log_driver=host.log_config.type,
+        log_options=host.log_config.config or {},
+    )
+    return spec, warnings
+
+
+def merge(config: ContainerConfig, image: ContainerConfig) -> ContainerConfig:
+    """What a client asked for, over what the image brings along (Docker's rules).
+
+    A given entrypoint drops the image's command; environment, labels, exposed ports and volumes are joined, the
+    client's value wins; anything else is the image's where the client gave nothing.
+    """
+    merged: ContainerConfig = replace(config)
+    merged.env = _merge_env(config.env, image.env)
+    merged.labels = {**(image.labels or {}), **(config.labels or {})}
+    merged.exposed_ports = _expand_ports({**(image.exposed_ports or {}), **(config.exposed_ports or {})}) or None
+    merged.volumes = {**(image.volumes or {}), **(config.volumes or {})} or None
+    merged.user = config.user or image.user
+    merged.working_dir = config.working_dir or image.working_dir
+    merged.stop_signal = config.stop_signal or image.stop_signal
+    merged.shell = config.shell or image.shell
+    if config.stop_timeout is None:
+        merged.stop_timeout = image.stop_timeout
+    if not config.entrypoint:
+        if not config.cmd:
+            merged.cmd, merged.args_escaped = image.cmd, image.args_escaped
+        if config.entrypoint is None:
+            merged.entrypoint = image.entrypoint
+    if merged.entrypoint == [""]:  # `--entrypoint ""` means none at all, not the image's
+        merged.entrypoint = []
+    merged.healthcheck = _merge_health(config, image)
+    return merged
+
+
+def _merge_env(given: list[str] | None, inherited: list[str] | None) -> list[str]:
+    keys = {variable.partition("=")[0] for variable in given or ()}
+    return [*(given or ()), *(v for v in inherited or () if v.partition("=")[0] not in keys)]
+
+
+def _merge_health(config: ContainerConfig, image: ContainerConfig) -> Any:
+    if image.healthcheck is None or config.healthcheck is None:
+        return config.healthcheck or image.healthcheck
+    mine, theirs = config.healthcheck, image.healthcheck
+    return replace(
+        mine,
+        test=mine.test or theirs.test,
+        interval=mine.interval or theirs.interval,
+        timeout=mine.timeout or theirs.timeout,
+        retries=mine.retries or theirs.retries,
+        start_period=mine.start_period or theirs.start_period,
+        start_interval=mine.start_interval or theirs.start_interval,
+    )
+
+
+def _expand_ports(ports: dict[str, Any]) -> dict[str, Any]:
+    """Every port by itself and with its protocol: "80" → "80/tcp", "8000-8001/udp" → two."""
+    expanded: dict[str, Any] = {}
+    for key, value in ports.items():
+        key = key if "/" in key else f"{key}/tcp"
+        match = _RANGE.match(key)
+        if match and int(match[1]) <= int(match[2]) <= 65535:
+            expanded.update({f"{port}/{match[3]}": value for port in range(int(match[1]), int(match[2]) + 1)})
+        else:
+            expanded[key] = value
+    return expanded
+
+
+def _with_defaults(context: Context, host: HostConfig) -> HostConfig:
+    """The host configuration with Docker's defaults filled in, and names of other containers as ids."""
+    host = replace(host)
+    if host.network_mode in ("", "default"):
+        host.network_mode = "bridge"
+    host.network_mode = _by_id(context, host.network_mode, "network")
+    host.pid_mode = _by_id(context, host.pid_mode, "PID")
+    host.ipc_mode = _by_id(context, host.ipc_mode or "private", "IPC")
+    host.cgroupns_mode = host.cgroupns_mode or ("host" if host.privileged else "private")
+    host.shm_size = host.shm_size or DEFAULT_SHM_SIZE
+    host.log_config = replace(host.log_config, type=host.log_config.type or "json-file")
+    if not host.restart_policy.name:
+        host.restart_policy = replace(host.restart_policy, name="no")
+    host.runtime = host.runtime or "dockyard"
+    if host.port_bindings:
+        host.port_bindings = cast(dict[str, list[PortBinding] | None], _expand_ports(host.port_bindings))
+    if host.memory and not host.memory_swap:
+        host.memory_swap = host.memory * 2  # Docker's default: as much swap as memory
+    return host
+
+
+def _by_id(context: Context, mode: str, kind: str) -> str:
+    """`container:NAME` with the name replaced by the id, so that it survives a rename.
+
+    Not NotFound when there is none: clients take a 404 at creation for a missing image.
+    """
+    if not mode.startswith("container:") or mode == "container:":
+        return mode
+    ref = mode.removeprefix("container:")
+    other = context.registry.find(ref)
+    if other is None:
+        raise InvalidArgument(f"cannot join {kind} namespace of container: No such container: {ref}")
+    if kind == "IPC" and other.host.ipc_mode not in ("shareable", "host"):
+        hint = "hint: use IpcMode:shareable for the donor container"
+        raise InvalidArgument(f"container {ref}: non-shareable IPC ({hint})")
+    return f"container:{other.id}"
+
+
+def _networks(host: HostConfig, asked: dict[str, EndpointSettings]) -> dict[str, EndpointSettings]:
+    """The networks to join at start. Clients may repeat the network mode's name as an endpoint, or leave it out."""
+    mode = host.network_mode
+    if mode.startswith("container:"):
+        return {}
+    wanted = {("bridge" if name == "default" else name): endpoint for name, endpoint in asked.items()}
+    if mode in ("host", "none"):
+        if others := [name for name in wanted if name != mode]:
+            raise InvalidArgument(
+                f"conflicting options: cannot attach both user-defined and non-user-defined network-modes: {others[0]}"
+            )
+        return {mode: wanted.get(mode) or EndpointSettings()}
+    return {mode: wanted.pop(mode, None) or EndpointSettings(), **wanted}
+
+
+def mount_points(context: Context, config: ContainerConfig, host: HostConfig) -> list[MountPoint]:
+    """Everything to be mounted, checked, each target once. Raises InvalidArgument in Docker's words.
+
+    Order of precedence: `-v`, `--mount`, `--tmpfs`; then `--volumes-from`; then the image's volumes.
+    """
+    points: dict[str, MountPoint] = {}
+    for spec in host.binds or ():
+        _add(points, parse_bind(spec))
+    for mount in host.mounts or ():
+        point = parse_mount(mount)
+        if point.type == "bind" and not point.create_source and not os.path.lexists(point.source):
+            raise InvalidArgument(
+                f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
+            )
+        _add(points, point)
+    for target, options in (host.tmpfs or {}).items():
+        _add(points, parse_tmpfs(target, options))
+    for ref in host.volumes_from or ():
+        for point in _volumes_from(context, ref):
+            points.setdefault(point.destination, point)
+    for target in config.volumes or {}:
+        volume = image_volume(target)
+        if volume is not None:
+            points.setdefault(volume.destination, volume)
+    return list(points.values())
+
+
+def _add(points: dict[str, MountPoint], point: MountPoint) -> None:
+    if point.destination in points:
+        raise InvalidArgument(f"Duplicate mount point: {point.destination}")
+    points[point.destination] = point
+
+
+def _volumes_from(context: Context, spec: str) -> list[MountPoint]:
+    ref, _, mode = spec.partition(":")
+    if mode not in ("", "ro", "rw", "z", "Z"):
+        raise InvalidArgument(f"invalid mode for volumes-from: {mode}")
+    other = context.registry.find(ref)
+    if other is None:
+        raise InvalidArgument(f"No such container: {ref}")
+    return [replace(p, rw=p.rw and mode != "ro", mode=mode or p.mode) for p in other.mounts if p.type != "tmpfs"]
+
+
+# --- making it ---
+
+
+async def _make(context: Context, container_id: str, name: str, spec: ContainerSpec) -> Container:
+    """Volumes, directory, writable layer, row; undone in reverse if one fails."""
+    directory = context.layout.container(container_id)
+    new_volumes: list[str] = []
+    prepared = False
+    try:
+        for point in spec.mounts:
+            if point.type == "volume" and context.volumes.resolve(point):
+                new_volumes.append(point.name)
+        directory.mkdir(mode=0o710)
+        prepared = True
+        await context.snapshots.prepare(container_id, spec.chain_id)
+        row = ContainerRow(container_id, name, spec, Status(), Desired())
+        await context.store.insert(row)
+    except BaseException as error:
+        if prepared:
+            await context.snapshots.remove(container_id)
+            context.layout.discard(directory)
+        for volume in new_volumes:
+            context.volumes.remove(volume)
+        if isinstance(error, NameTaken):
+            raise names.name_conflict(name, container_id) from error
+        if isinstance(error, OSError) and not isinstance(error, DockyardError):
+            raise SystemFailure(f"container {container_id}: {error.strerror}: {error.filename}") from error
+        raise
+    container = Container(row, directory)
+    context.registry.add(container)
+    return container

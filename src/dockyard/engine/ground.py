@@ -1,0 +1,262 @@
+"""What a start needs on disk and as values: a container's files, its bundle, its launch.
+
+Owns: turning a container into `BundleInput` and `Launch`, writing the files of /etc, making missing bind sources.
+Does not own: the order of a start and its undoing (`starting`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dockyard.engine import etcfiles
+from dockyard.engine.container import Container
+from dockyard.engine.context import Context
+from dockyard.engine.validation import log_limits
+from dockyard.model.container import EndpointSettings
+from dockyard.model.errors import Conflict, InvalidArgument, NotFound, SystemFailure
+from dockyard.model.lifecycle import State
+from dockyard.model.mounts import MountPoint
+from dockyard.runtime.bundle import BundleInput, BundleMount
+from dockyard.runtime.launch import Launch, LogSpec
+
+_ETC = ("/etc/resolv.conf", "/etc/hostname", "/etc/hosts")
+
+
+def default_hostname(container_id: str, network_mode: str, uts_mode: str) -> str:
+    """The hostname of a container that was given none."""
+    return socket.gethostname() if "host" in (network_mode, uts_mode) else container_id[:12]
+
+
+def peer(context: Context, mode: str, kind: str) -> Container | None:
+    """The running container that a `container:ID` mode names; None for any other mode.
+
+    NotFound, or Conflict if it does not run: its namespaces are not there.
+    """
+    if not mode.startswith("container:"):
+        return None
+    other_id = mode.removeprefix("container:")
+    other = context.registry.find(other_id)
+    if other is None:
+        raise NotFound(f"No such container: {other_id}")
+    if other.state is State.RESTARTING:
+        raise Conflict(f"cannot join {kind} namespace of container: container {other.id} is restarting, "
+                       "wait until the container is running")  # fmt: skip
+    if not other.running:
+        state = f"container /{other.name} is {other.state.value}"
+        raise Conflict(f"cannot join {kind} namespace of a non running container: {state}")
+    return other
+
+
+def _joins(context: Context, container: Container) -> dict[str, str]:
+    host = container.host
+    joins = {}
+    for kind, mode, name in (
+        ("network", host.network_mode, "net"),
+        ("pid", host.pid_mode, "pid"),
+        ("ipc", host.ipc_mode, "ipc"),
+    ):
+        other = peer(context, mode, name if kind == "network" else kind)
+        if other is not None:
+            joins[kind] = f"/proc/{other.status.pid}/ns/{name}"
+    return joins
+
+
+def _shm_source(context: Context, container: Container) -> str:
+    """What lies at /dev/shm: the host's, another container's, one that others may join, or ("") a private one."""
+    mode = container.host.ipc_mode
+    if mode == "host":
+        return "/dev/shm"
+    if mode == "shareable":
+        return str(context.layout.run_container(container.id) / "shm")
+    other = peer(context, mode, "ipc")
+    if other is None:
+        return ""
+    return _shm_source(context, other)
+
+
+def bundle_input(context: Context, container: Container) -> BundleInput:
+    """The container as the bundler wants it. NotFound or Conflict when a container it joins is not there."""
+    network_peer = peer(context, container.host.network_mode, "network")
+    named = network_peer or container
+    return BundleInput(
+        id=container.id,
+        name=container.name,
+        config=container.config,
+        host=container.host,
+        args=[container.path, *container.args],
+        hostname=named.config.hostname,
+        domainname=named.config.domainname,
+        mounts=_bundle_mounts(container, network_peer),
+        joins=_joins(context, container),
+        shm_source=_shm_source(context, container),
+    )
+
+
+def _bundle_mounts(container: Container, network_peer: Container | None) -> list[BundleMount]:
+    mounts = [_bundle_mount(point) for point in container.mounts]
+    taken = {mount.destination for mount in mounts}
+    files = network_peer or container  # who shares a network shares its names
+    sources = (files.resolv_path, files.hostname_path, files.hosts_path)
+    mounts += [
+        BundleMount(destination=target, source=str(source), read_only=container.host.readonly_rootfs)
+        for target, source in zip(_ETC, sources, strict=True)
+        if target not in taken
+    ]
+    return mounts
+
+
+def _bundle_mount(point: MountPoint) -> BundleMount:
+    if point.type == "tmpfs":
+        return BundleMount(destination=point.destination, type="tmpfs", options=point.mode, read_only=not point.rw)
+    return BundleMount(
+        destination=point.destination,
+        source=point.source,
+        read_only=not point.rw,
+        propagation=point.propagation,
+        non_recursive=point.bind is not None and point.bind.non_recursive,
+        read_only_non_recursive=point.bind is not None and point.bind.read_only_non_recursive,
+    )
+
+
+def make_sources(mounts: Iterable[MountPoint]) -> None:
+    """Make missing bind sources of `-v`, as directories. InvalidArgument for one that `--mount` names."""
+    for point in mounts:
+        if point.type == "tmpfs" or os.path.lexists(point.source):
+            continue
+        if point.type == "bind" and not point.create_source:
+            raise InvalidArgument(
+                f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
+            )
+        try:
+            os.makedirs(point.source, 0o755, exist_ok=True)
+        except OSError as error:
+            raise SystemFailure(f"error while creating mount source path '{point.source}': {error.strerror}") from error
+
+
+def write_files(context: Context, container: Container, endpoints: Mapping[str, EndpointSettings]) -> None:
+    """The state directory and the three files of /etc. SystemFailure naming the file."""
+    host = container.host
+    state_dir = context.layout.run_container(container.id)
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if host.ipc_mode == "shareable":
+            shm = state_dir / "shm"
+            shm.mkdir(exist_ok=True)
+            shm.chmod(0o1777)
+        if host.network_mode.startswith("container:"):
+            return  # that container's files are mounted
+        shared = host.network_mode == "host"
+        container.hostname_path.write_text(f"{container.config.hostname}\n")
+        container.hosts_path.write_text(_hosts(context, container, endpoints))
+        container.resolv_path.write_text(
+            etcfiles.resolv_text(
+                _read("/etc/resolv.conf"), host.dns or (), host.dns_search or (), host.dns_options or (),
+                keep_local=shared,
+            )
+        )  # fmt: skip
+    except OSError as error:
+        raise SystemFailure(f"container {container.id}: {error.strerror}: {error.filename}") from error
+
+
+def _hosts(context: Context, container: Container, endpoints: Mapping[str, EndpointSettings]) -> str:
+    host, config = container.host, container.config
+    gateway = next((endpoint.gateway for endpoint in endpoints.values() if endpoint.gateway), "")
+    extra = etcfiles.parse_extra_hosts(host.extra_hosts or (), gateway)
+    if host.network_mode == "host":
+        return etcfiles.hosts_text((), extra, _read("/etc/hosts"))
+    names = etcfiles.own_names(config.hostname, config.domainname)
+    own: list[tuple[str, list[str]]] = list(_links(context, container))
+    own += [(endpoint.ip_address, names) for endpoint in endpoints.values() if endpoint.ip_address]
+    return etcfiles.hosts_text(own, extra)
+
+
+def _links(context: Context, container: Container) -> Iterable[tuple[str, list[str]]]:
+    """(address, names) of each container of `--link`. Conflict for one that does not run."""
+    for link in container.host.links or ():
+        ref, _, alias = link.partition(":")
+        other = context.registry.get(ref)
+        alias = alias.rpartition("/")[2] or other.name
+        if not other.running:
+            raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{container.name}/{alias}")
+        address = next((e.ip_address for e in other.status.endpoints.values() if e.ip_address), "")
+        if address:
+            yield address, list(dict.fromkeys((alias, other.config.hostname, other.name)))
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def launch(
+    context: Context, container: Container, config: dict[str, Any], network: Mapping[str, Any] | None
+) -> Launch:
+    """All that the runtime needs. `config`: the bundle's; `network`: the plan, None where nothing is to be set up."""
+    settings = container.config
+    return Launch(
+        id=container.id,
+        config=config,
+        rootfs=context.snapshots.rootfs(container.id),
+        stdio={
+            "tty": settings.tty,
+            "open_stdin": settings.open_stdin,
+            "stdin_once": settings.stdin_once,
+            "console_size": console_size(container.host.console_size),
+        },
+        log=_log_spec(container),
+        network=dict(network) if network is not None else None,
+        state_dir=str(context.layout.run_container(container.id)),
+    )
+
+
+def console_size(size: list[int] | None) -> list[int] | None:
+    """[height, width], or None where a client gave none or zeros."""
+    return size if size and len(size) == 2 and all(size) else None
+
+
+def _log_spec(container: Container) -> LogSpec | None:
+    if container.spec.log_driver != "json-file":
+        return None
+    options = container.spec.log_options
+    max_size, max_file = log_limits(options)
+    attrs = log_attributes(container)
+    return LogSpec(driver="json-file", path=container.log_path, max_size=max_size, max_file=max_file, attrs=attrs)
+
+
+def log_attributes(container: Container) -> dict[str, str]:
+    """The `attrs` of every log record: labels and variables that the log options name, and the tag."""
+    options = container.spec.log_options
+    environment = dict(v.partition("=")[::2] for v in container.config.env or () if "=" in v)
+    attributes = {}
+    for source, names, pattern in (
+        (container.labels, options.get("labels", ""), options.get("labels-regex", "")),
+        (environment, options.get("env", ""), options.get("env-regex", "")),
+    ):
+        wanted = {name for name in names.split(",") if name}
+        for name, value in source.items():
+            if name in wanted or (pattern and re.search(pattern, name)):
+                attributes[name] = value
+    if tag := options.get("tag", ""):
+        attributes["tag"] = _tag(tag, container)
+    return attributes
+
+
+def _tag(template: str, container: Container) -> str:
+    """The fields of a log tag: {{.ID}}, {{.FullID}}, {{.Name}}, {{.ImageID}}, {{.ImageFullID}}, {{.ImageName}}."""
+    fields = {
+        "ID": container.id[:12],
+        "FullID": container.id,
+        "Name": container.name,
+        "ImageID": container.image_id.removeprefix("sha256:")[:12],
+        "ImageFullID": container.image_id,
+        "ImageName": container.image_ref,
+        "DaemonName": "dockyard",
+    }
+    return re.sub(r"\{\{\s*\.(\w+)\s*\}\}", lambda match: fields.get(match[1], ""), template)

@@ -1,0 +1,131 @@
+"""Take containers away.
+
+Owns: the order of a removal (the row first, then what it named), pruning. Does not own: ending a running one
+(`stopping`).
+"""
+
+from __future__ import annotations
+
+import logging
+
+from dockyard.engine import exits, stopping
+from dockyard.engine.container import Container
+from dockyard.engine.context import Context
+from dockyard.model.errors import DockyardError, InvalidArgument, NotFound
+from dockyard.model.lifecycle import Event, State
+from dockyard.proto.filters import Filters
+from dockyard.proto.times import parse_moment
+
+log = logging.getLogger(__name__)
+
+PRUNE_FILTERS = frozenset({"until", "label", "label!"})
+
+
+async def remove(context: Context, container: Container, ref: str, *, force: bool, volumes: bool) -> None:
+    """See `Containers.remove`."""
+    event = Event.FORCE_REMOVE if force else Event.REMOVE
+    if container.state is State.REMOVING:
+        container.check(event, ref)
+    async with container.lock:
+        if container.removed:
+            raise NotFound(f"No such container: {ref}")
+        container.check(event, ref)
+        container.desired.running, container.desired.stopped_by_user = False, True
+        exits.cancel_restart(container)
+        handle = container.handle
+        if handle is not None:
+            gone = container.add_waiter("next-exit")
+            try:
+                await stopping.kill_now(context, container, handle, gone)
+            finally:
+                gone.cancel()
+        await _take_away(context, container, volumes=volumes)
+
+
+async def remove_ended(context: Context, container: Container) -> None:
+    """Remove a `--rm` container that has ended, unless somebody did, or started it again."""
+    async with container.lock:
+        if container.removed or container.running or container.state is State.RESTARTING:
+            return
+        await _take_away(context, container, volumes=True)
+
+
+async def _take_away(context: Context, container: Container, *, volumes: bool) -> None:
+    before = container.status.state
+    container.status.state = State.REMOVING
+    try:
+        await exits.released(container)
+        await context.store.delete(container.id)
+    except BaseException:
+        container.status.state = before
+        raise
+    container.removed = True
+    context.registry.discard(container)
+    container.drop_pending()
+    await _clean(context, container, volumes=volumes)
+    context.publish(container, "destroy")
+    container.wake("removed", "not-running", "next-exit")
+
+
+async def _clean(context: Context, container: Container, *, volumes: bool) -> None:
+    """What the row named. What cannot be taken away now is taken by the sweep of the next start."""
+    exits.remove_state_dir(context, container)
+    try:
+        await context.snapshots.remove(container.id)
+        context.layout.discard(container.directory)
+        if volumes:
+            _remove_volumes(context, container)
+    except (DockyardError, OSError) as error:
+        log.warning("container %s: left for the sweep: %s", container.id, error)
+
+
+def _remove_volumes(context: Context, container: Container) -> None:
+    """Its anonymous volumes that no other container uses."""
+    mine = {point.name for point in container.mounts if point.type == "volume" and point.anonymous}
+    if not mine:
+        return
+    used = {point.name for other in context.registry for point in other.mounts if point.type == "volume"}
+    for name in mine - used:
+        try:
+            context.volumes.remove(name)
+        except NotFound:
+            continue
+
+
+async def prune(context: Context, filters: Filters) -> tuple[list[str], int]:
+    """Remove all that do not run; their ids and the bytes that this gave back."""
+    filters.check(PRUNE_FILTERS)
+    until = _until(context, filters)
+    removed, space = [], 0
+    for container in context.registry:
+        if container.state not in (State.CREATED, State.EXITED, State.DEAD) or container.lock.locked():
+            continue
+        if container.created_at >= until or not _labels_match(container, filters):
+            continue
+        try:
+            size = await context.snapshots.usage(container.id)
+            await remove(context, container, container.id, force=False, volumes=False)
+        except DockyardError as error:
+            log.warning("prune: container %s stays: %s", container.id, error)
+            continue
+        removed.append(container.id)
+        space += size
+    if removed or filters:
+        context.events.publish("container", "prune", "", {"reclaimed": str(space)})
+    return removed, space
+
+
+def _until(context: Context, filters: Filters) -> int:
+    values = filters.get("until")
+    if not values:
+        return context.clock() + 1
+    if len(values) > 1:
+        raise InvalidArgument("more than one until filter specified")
+    try:
+        return parse_moment(values[0], context.clock())
+    except ValueError as error:
+        raise InvalidArgument(str(error)) from None
+
+
+def _labels_match(container: Container, filters: Filters) -> bool:
+    return filters.labels(container.labels) and filters.not_labels(container.labels)

@@ -1,0 +1,130 @@
+"""Start a container, by a client or by its restart policy.
+
+Owns: the order of a start, its undoing when a step fails, and what the failure leaves to see. Does not own: what the
+runtime is given (`ground`), what happens at the exit (`exits`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from dockyard.engine import exits, ground
+from dockyard.engine.attaching import prune_pending
+from dockyard.engine.container import Container
+from dockyard.engine.context import Context
+from dockyard.model.container import EndpointSettings
+from dockyard.model.errors import DockyardError, ErrorKind, NotFound
+from dockyard.model.lifecycle import Event, State
+from dockyard.runtime.client import ContainerHandle, StartFailed
+
+SHORT_RUN: Final = 0.02  # seconds; a start is written this much later, so that a short run is written once, at its end
+
+
+async def start(context: Context, container: Container, ref: str) -> None:
+    """See `Containers.start`."""
+    async with container.lock:
+        if container.removed:
+            raise NotFound(f"No such container: {ref}")
+        container.check(Event.START, ref)
+        exits.cancel_restart(container)
+        container.desired.running, container.desired.stopped_by_user = True, False
+        container.status.restart_count = 0
+        container.pause_before_restart = 0
+        await run(context, container)
+    if container.host.restart_policy.name != "no":
+        await context.save(container)  # a promise to start it again must survive what ends the daemon
+
+
+async def run(context: Context, container: Container) -> None:
+    """Start it now; the caller holds its lock. On failure everything is undone and the error is kept to be seen."""
+    await exits.settled(container)
+    try:
+        handle = await _launch(context, container)
+    except BaseException as error:
+        await _failed(context, container, error)
+        raise
+    _started(context, container, handle)
+
+
+async def _launch(context: Context, container: Container) -> ContainerHandle:
+    ground.make_sources(container.mounts)
+    plan, endpoints = None, dict(container.spec.networks)
+    container.status.ports = {}
+    if not container.host.network_mode.startswith("container:"):
+        allocated = await context.networks.allocate(container)
+        plan, endpoints = allocated.plan, allocated.endpoints
+        container.status.ports = allocated.ports
+    else:
+        endpoints = {}
+    container.status.endpoints = endpoints
+    _tell_networks(context, container, "connect", endpoints)
+    ground.write_files(context, container, endpoints)
+    bundle = context.bundler.make(ground.bundle_input(context, container))
+    launch = ground.launch(context, container, bundle.config, plan)
+    prune_pending(container)
+    attached, container.pending = container.pending, []
+    try:
+        return await context.runtime.launch(launch, seccomp=bundle.seccomp, attached=attached)
+    except StartFailed as error:
+        raise _translated(error) from error
+
+
+def _translated(error: StartFailed) -> StartFailed:
+    """In the words of Docker, which clients search for the exit code they end with."""
+    stage = "failed to create task for container: OCI runtime create failed: unable to start container process"
+    failure = StartFailed(f"{stage}: {error}: unknown", error.exit_code)
+    if error.exit_code not in (126, 127):
+        failure.kind = ErrorKind.SYSTEM
+    return failure
+
+
+def _started(context: Context, container: Container, handle: ContainerHandle) -> None:
+    status = container.status
+    status.state = State.RUNNING
+    status.pid, status.start_time = handle.started["pid"], handle.started["start_time"]
+    status.started_at = handle.started["started_at"]
+    status.finished_at = 0
+    status.exit_code, status.error, status.oom_killed = 0, "", False
+    context.publish(container, "start")
+    exits.watch(context, container, handle)
+    context.save_soon(container, delay=SHORT_RUN)
+
+
+async def _failed(context: Context, container: Container, error: BaseException) -> None:
+    """Nothing of the attempt stays but the error and the exit code."""
+    container.drop_pending()
+    await context.networks.release(container.id)
+    exits.remove_state_dir(context, container)
+    status = container.status
+    _tell_networks(context, container, "disconnect", status.endpoints)
+    status.endpoints, status.ports = {}, {}
+    status.pid = status.start_time = 0
+    status.error = str(error) if isinstance(error, DockyardError) else type(error).__name__
+    status.exit_code = error.exit_code if isinstance(error, StartFailed) else 128
+    status.state = State.EXITED if status.started_at else State.CREATED
+    container.desired.running = False
+    container.wake("next-exit", "not-running")
+    context.save_soon(container)
+    if container.host.auto_remove:
+        exits.remove_soon(context, container)
+
+
+def _tell_networks(
+    context: Context, container: Container, action: str, endpoints: Mapping[str, EndpointSettings]
+) -> None:
+    for name, endpoint in endpoints.items():
+        attributes = {"container": container.id, "name": name, "type": name if name in ("host", "none") else "bridge"}
+        context.events.publish("network", action, endpoint.network_id, attributes)
+
+
+async def restart_later(context: Context, container: Container, pause: int) -> None:
+    """Wait `pause` ns, then start it again unless somebody has decided otherwise meanwhile."""
+    await asyncio.sleep(pause / 1e9)
+    async with container.lock:
+        container.restarting = None
+        if container.removed or container.state is not State.RESTARTING or context.closing:
+            return
+        container.status.restart_count += 1
+        await run(context, container)

@@ -1,0 +1,200 @@
+"""Signals, stop, pause.
+
+Owns: how a container is asked to end, and made to when it does not. Does not own: what happens at the end (`exits`).
+
+A stop holds no lock while it waits, so that a forced removal or a kill need not wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal as signals
+from typing import Final
+
+from dockyard.engine import exits, starting
+from dockyard.engine.container import Container, WaitResult
+from dockyard.engine.context import Context
+from dockyard.engine.signals import parse_signal
+from dockyard.model.errors import Conflict, DockyardError, NotFound, NotModified, SystemFailure
+from dockyard.model.lifecycle import Event, State
+from dockyard.runtime.client import ContainerHandle
+
+DEFAULT_TIMEOUT: Final = 10  # seconds
+KILL_PATIENCE: Final = 30  # seconds for a process to go after SIGKILL
+
+
+async def stop(context: Context, container: Container, ref: str, signal: str, timeout: int | None) -> None:
+    """See `Containers.stop`."""
+    number = parse_signal(signal or container.config.stop_signal or "SIGTERM")
+    if timeout is None:
+        timeout = container.config.stop_timeout
+    if timeout is None:
+        timeout = DEFAULT_TIMEOUT
+    async with container.lock:
+        container.check(Event.STOP, ref)
+        container.desired.running, container.desired.stopped_by_user = False, True
+        handle = container.handle
+        if handle is None:
+            _end_restarting(context, container)
+            await _remember(context, container)
+            return
+        gone = container.add_waiter("next-exit")
+        await _send(context, container, handle, number)
+    try:
+        await _await_end(context, container, handle, gone, timeout)
+    finally:
+        gone.cancel()
+    await exits.settled(container)
+    context.publish(container, "stop")
+    await _remember(context, container)
+
+
+def _end_restarting(context: Context, container: Container) -> None:
+    """A container that was to be started again stays down."""
+    exits.cancel_restart(container)
+    container.status.state = State.EXITED
+    container.wake("not-running")
+    context.publish(container, "stop")
+
+
+async def _remember(context: Context, container: Container) -> None:
+    """That a client stopped it has to be known after a restart of the daemon, if its policy asks."""
+    if container.host.restart_policy.name != "no" and not container.removed:
+        await context.save(container)
+
+
+async def _await_end(
+    context: Context, container: Container, handle: ContainerHandle, gone: asyncio.Future[WaitResult], timeout: int
+) -> None:
+    try:
+        await asyncio.wait_for(asyncio.shield(gone), timeout if timeout >= 0 else None)
+        return
+    except TimeoutError:
+        pass
+    await kill_now(context, container, handle, gone)
+
+
+async def kill_now(
+    context: Context, container: Container, handle: ContainerHandle, gone: asyncio.Future[WaitResult]
+) -> None:
+    """SIGKILL, and wait until it has gone. SystemFailure if it does not within 30 s (a process stuck in the kernel)."""
+    await _send(context, container, handle, signals.SIGKILL)
+    try:
+        await asyncio.wait_for(asyncio.shield(gone), KILL_PATIENCE)
+    except TimeoutError:
+        raise SystemFailure(
+            f"container {container.id} PID {container.status.pid} is zombie and can not be killed"
+        ) from None
+
+
+async def _send(context: Context, container: Container, handle: ContainerHandle, number: int) -> None:
+    """Deliver a signal; a frozen container is thawed so that it can act on it. One that has just ended is fine."""
+    try:
+        await handle.kill(number)
+    except SystemFailure:
+        if container.handle is handle and not handle.exit.done():
+            # It may be on its way out: the exit is told when its log is complete.
+            await asyncio.wait({handle.exit}, timeout=2)
+            if not handle.exit.done():
+                raise
+        return
+    context.publish(container, "kill", signal=str(int(number)))
+    if container.state is State.PAUSED and _ends(container, number):
+        await _thaw(context, container, handle)
+
+
+def _ends(container: Container, number: int) -> bool:
+    """Whether this signal is meant to end it."""
+    return number == signals.SIGKILL or number == parse_signal(container.config.stop_signal or "SIGTERM")
+
+
+async def _thaw(context: Context, container: Container, handle: ContainerHandle) -> None:
+    try:
+        await handle.resume()
+    except DockyardError:
+        return  # it has ended meanwhile
+    if container.state is State.PAUSED:
+        container.status.state = State.RUNNING
+        context.publish(container, "unpause")
+
+
+async def kill(context: Context, container: Container, ref: str, signal: str) -> None:
+    """See `Containers.kill`."""
+    number = parse_signal(signal or "KILL")
+    if container.handle is None:
+        async with container.lock:  # a start may be under way
+            container.check(Event.KILL, ref)
+    container.check(Event.KILL, ref)
+    ends = _ends(container, number)
+    if ends:
+        container.desired.running, container.desired.stopped_by_user = False, True
+    handle = container.handle
+    if handle is None:
+        _end_restarting(context, container)
+    elif number == signals.SIGKILL:
+        gone = container.add_waiter("next-exit")
+        try:
+            await kill_now(context, container, handle, gone)
+        finally:
+            gone.cancel()
+    else:
+        await _send(context, container, handle, number)
+    if ends:
+        await _remember(context, container)
+
+
+async def restart(context: Context, container: Container, ref: str, signal: str, timeout: int | None) -> None:
+    """See `Containers.restart`."""
+    container.check(Event.RESTART, ref)
+    container.hold = True
+    try:
+        await _stop_and_start(context, container, ref, signal, timeout)
+    finally:
+        container.hold = False
+        if container.host.auto_remove and not container.running and container.status.started_at:
+            exits.remove_soon(context, container)
+    context.publish(container, "restart")
+
+
+async def _stop_and_start(context: Context, container: Container, ref: str, signal: str, timeout: int | None) -> None:
+    try:
+        await stop(context, container, ref, signal, timeout)
+    except NotModified:
+        pass
+    try:
+        await starting.start(context, container, ref)
+    except NotModified:
+        pass  # somebody else has started it in between
+
+
+async def pause(context: Context, container: Container, ref: str) -> None:
+    """See `Containers.pause`."""
+    async with container.lock:
+        container.check(Event.PAUSE, ref)
+        handle = _handle(container)
+        await handle.pause()
+        if container.handle is handle:
+            container.status.state = State.PAUSED
+    context.publish(container, "pause")
+    context.save_soon(container)
+
+
+async def unpause(context: Context, container: Container, ref: str) -> None:
+    """See `Containers.unpause`."""
+    async with container.lock:
+        container.check(Event.UNPAUSE, ref)
+        handle = _handle(container)
+        await handle.resume()
+        if container.handle is handle:
+            container.status.state = State.RUNNING
+    context.publish(container, "unpause")
+    context.save_soon(container)
+
+
+def _handle(container: Container) -> ContainerHandle:
+    """The live connection. NotFound once removed, Conflict if it has just ended."""
+    if container.removed:
+        raise NotFound(f"No such container: {container.id}")
+    if container.handle is None:
+        raise Conflict(f"container {container.id} is not running")
+    return container.handle

@@ -1,0 +1,292 @@
+"""What is wrong with a container's settings before anything is made.
+
+Owns: the rules between settings, with Docker's texts. Pure but for the number of CPUs, which is an argument.
+Does not own: mounts (`model.mounts`), security options, capabilities and ulimits (`runtime.bundle`), names.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Collection
+from typing import Final
+
+from dockyard.engine.signals import parse_signal
+from dockyard.model.container import ContainerConfig, HealthConfig, HostConfig
+from dockyard.model.errors import InvalidArgument
+
+MIB: Final = 1 << 20
+MILLISECOND: Final = 1_000_000  # ns
+_PORT: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?\Z")
+_HOST_PORT: Final = re.compile(r"([0-9]{0,5})(?:-([0-9]{1,5}))?\Z")
+LOG_OPTIONS: Final = {
+    "json-file": frozenset({"max-size", "max-file", "labels", "labels-regex", "env", "env-regex", "tag", "compress"}),
+    "none": frozenset[str](),
+}
+_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKmMgGtT]?)[iI]?[bB]?\Z")
+_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def validate(config: ContainerConfig, host: HostConfig, *, cpus: int, runtimes: Collection[str]) -> list[str]:
+    """Refuse what cannot be; returns warnings about what will have no effect. Raises InvalidArgument."""
+    _check_config(config)
+    _check_modes(host, runtimes)
+    _check_conflicts(config, host)
+    _check_network_mode(config, host)
+    _check_restart(host)
+    _check_ports(config, host)
+    _check_resources(host, cpus)
+    _check_log(host)
+    return _warnings(config, host)
+
+
+def _refuse(text: str) -> InvalidArgument:
+    return InvalidArgument(text)
+
+
+def _check_config(config: ContainerConfig) -> None:
+    if config.working_dir and not config.working_dir.startswith("/"):
+        raise _refuse(f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path")
+    for variable in config.env or ():
+        if variable.startswith("=") or not variable:
+            raise _refuse(f"invalid environment variable: {variable}")
+        if "\0" in variable:
+            raise _refuse("invalid environment variable: it contains a NUL byte")
+    if len(config.hostname.encode()) > 64:
+        raise _refuse(f"invalid hostname: {config.hostname}: longer than 64 bytes")
+    if len(config.domainname.encode()) > 64:
+        raise _refuse(f"invalid domainname: {config.domainname}: longer than 64 bytes")
+    if config.stop_signal:
+        parse_signal(config.stop_signal)
+    for word in (*(config.entrypoint or ()), *(config.cmd or ())):
+        if "\0" in word:
+            raise _refuse("invalid command: it contains a NUL byte")
+    if config.healthcheck is not None:
+        _check_health(config.healthcheck)
+
+
+def _check_health(health: HealthConfig) -> None:
+    for value, name in (
+        (health.interval, "Interval"),
+        (health.timeout, "Timeout"),
+        (health.start_period, "StartPeriod"),
+        (health.start_interval, "StartInterval"),
+    ):
+        if value != 0 and value < MILLISECOND:
+            raise _refuse(f"{name} in Healthcheck cannot be less than 1ms")
+    if health.retries < 0:
+        raise _refuse("Retries in Healthcheck cannot be negative")
+
+
+def _is_container(mode: str) -> bool:
+    return mode.startswith("container:") and len(mode) > len("container:")
+
+
+def _check_modes(host: HostConfig, runtimes: Collection[str]) -> None:
+    if host.ipc_mode not in ("", "none", "private", "host", "shareable") and not _is_container(host.ipc_mode):
+        raise _refuse(f"invalid IPC mode: {host.ipc_mode}")
+    if host.pid_mode not in ("", "host") and not _is_container(host.pid_mode):
+        raise _refuse(f"invalid PID mode: {host.pid_mode}")
+    if host.uts_mode not in ("", "host"):
+        raise _refuse(f"invalid UTS mode: {host.uts_mode}")
+    if host.cgroupns_mode not in ("", "private", "host"):
+        raise _refuse(f"invalid cgroup namespace mode: {host.cgroupns_mode}")
+    if host.userns_mode not in ("", "host"):
+        raise _refuse(f"invalid user namespace mode: {host.userns_mode}")
+    if host.isolation not in ("", "default"):
+        raise _refuse(f"invalid isolation ({host.isolation}): only 'default' is supported on linux")
+    if host.network_mode.startswith("container:") and not _is_container(host.network_mode):
+        raise _refuse("Invalid network mode: invalid container format container:<name|id>")
+    if host.runtime and host.runtime not in runtimes:
+        raise _refuse(f"unknown or invalid runtime name: {host.runtime}")
+    if host.storage_opt:
+        raise _refuse("--storage-opt is not supported by this storage driver")
+    if host.device_requests:
+        capabilities = [c for request in host.device_requests for c in request.capabilities or ()]
+        driver = host.device_requests[0].driver
+        raise _refuse(f'could not select device driver "{driver}" with capabilities: {capabilities}')
+    if len(host.console_size or (0, 0)) != 2:
+        raise _refuse("invalid console size: it has a height and a width")
+
+
+def _check_conflicts(config: ContainerConfig, host: HostConfig) -> None:
+    if host.uts_mode == "host" and config.hostname:
+        raise _refuse("conflicting options: hostname and the UTS mode")
+    if host.auto_remove and host.restart_policy.name not in ("", "no"):
+        raise _refuse("can't create 'AutoRemove' container with restart policy")
+    if host.oom_score_adj < -1000 or host.oom_score_adj > 1000:
+        raise _refuse(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
+    if host.shm_size < 0:
+        raise _refuse("SHM size can not be less than 0")
+    own_network = host.network_mode != "host"
+    for name in host.sysctls or ():
+        if name.startswith("net.") and not own_network:
+            raise _refuse(f"sysctl '{name}' not allowed in host network namespace")
+    for entry in host.extra_hosts or ():
+        _check_extra_host(entry)
+    for server in host.dns or ():
+        _check_address(server, f"bad nameserver address: {server}")
+
+
+def _check_extra_host(entry: str) -> None:
+    name, separator, address = entry.partition(":")
+    if not separator:
+        name, separator, address = entry.partition("=")
+    if not name or not address:
+        raise _refuse(f'bad format for add-host: "{entry}"')
+    if address != "host-gateway":
+        _check_address(address.strip("[]"), f'invalid IP address in add-host: "{address}"')
+
+
+def _check_address(address: str, problem: str) -> None:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise _refuse(problem) from None
+
+
+def _check_network_mode(config: ContainerConfig, host: HostConfig) -> None:
+    if host.network_mode == "host" and host.links:
+        raise _refuse(
+            "conflicting options: host type networking can't be used with links. "
+            "This would result in undefined behavior"
+        )
+    if not host.network_mode.startswith("container:"):
+        return
+    if host.links:
+        raise _refuse(
+            "conflicting options: container type network can't be used with links. "
+            "This would result in undefined behavior"
+        )
+    for given, problem in (
+        (config.hostname, "hostname and the network mode"),
+        (host.dns, "dns and the network mode"),
+        (host.extra_hosts, "custom host-to-IP mapping and the network mode"),
+        (config.mac_address, "mac-address and the network mode"),
+        (host.port_bindings or host.publish_all_ports, "port publishing and the container type network mode"),
+        (config.exposed_ports, "port exposing and the container type network mode"),
+    ):
+        if given:
+            raise _refuse(f"conflicting options: {problem}")
+
+
+def _check_restart(host: HostConfig) -> None:
+    policy = host.restart_policy
+    if policy.name not in ("", "no", "always", "unless-stopped", "on-failure"):
+        raise _refuse(
+            f"invalid restart policy: unknown policy '{policy.name}'; "
+            "use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+        )
+    if policy.maximum_retry_count < 0:
+        raise _refuse("invalid restart policy: maximum retry count cannot be negative")
+    if policy.maximum_retry_count and policy.name != "on-failure":
+        raise _refuse("invalid restart policy: maximum retry count can only be used with 'on-failure'")
+
+
+def _check_ports(config: ContainerConfig, host: HostConfig) -> None:
+    for port in (*(config.exposed_ports or ()), *(host.port_bindings or ())):
+        match = _PORT.match(port)
+        if not match or not 0 < int(match[1]) < 65536 or int(match[2] or 1) > 65535:
+            raise _refuse(f"invalid port specification: {port!r}".replace("'", '"'))
+    for port, bindings in (host.port_bindings or {}).items():
+        for binding in bindings or ():
+            match = _HOST_PORT.match(binding.host_port)
+            if not match or int(match[1] or 0) > 65535 or int(match[2] or 0) > 65535:
+                raise _refuse(f'invalid port specification: "{binding.host_port}" for {port}')
+            if binding.host_ip:
+                _check_address(binding.host_ip.strip("[]"), f"invalid IP address: {binding.host_ip}")
+
+
+def _check_resources(host: HostConfig, cpus: int) -> None:
+    _check_memory(host)
+    if host.nano_cpus:
+        if host.cpu_period:
+            raise _refuse("conflicting options: Nano CPUs and CPU Period cannot both be set")
+        if host.cpu_quota:
+            raise _refuse("conflicting options: Nano CPUs and CPU Quota cannot both be set")
+        if not 10_000_000 <= host.nano_cpus <= cpus * 1_000_000_000:
+            raise _refuse(
+                f"range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
+            )
+    if host.cpu_period and not 1000 <= host.cpu_period <= 1_000_000:
+        raise _refuse("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+    if 0 < host.cpu_quota < 1000:
+        raise _refuse("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    if host.cpu_shares < 0:
+        raise _refuse(f"invalid CPU shares ({host.cpu_shares}): value must be a positive integer")
+    if host.blkio_weight and not 10 <= host.blkio_weight <= 1000:
+        raise _refuse("range of blkio weight is from 10 to 1000")
+    for name, text in (("CPU", host.cpuset_cpus), ("memory node", host.cpuset_mems)):
+        if text and not re.fullmatch(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*", text):
+            raise _refuse(f"Invalid value {text} for cpuset {name}s")
+    for cpu in re.findall(r"[0-9]+", host.cpuset_cpus):
+        if int(cpu) >= cpus:
+            raise _refuse(f"Requested CPUs are not available - requested {host.cpuset_cpus}, available: 0-{cpus - 1}")
+
+
+def _check_memory(host: HostConfig) -> None:
+    if host.memory and host.memory < 6 * MIB:
+        raise _refuse("Minimum memory limit allowed is 6MB")
+    if host.memory > 0 and 0 < host.memory_swap < host.memory:
+        raise _refuse("Minimum memoryswap limit should be larger than memory limit, see usage")
+    if host.memory == 0 and host.memory_swap > 0:
+        raise _refuse("You should always set the Memory limit when using Memoryswap limit, see usage")
+    if host.memory_swap < -1:
+        raise _refuse(f"invalid memory-swap limit: {host.memory_swap}")
+    swappiness = host.memory_swappiness
+    if swappiness is not None and not -1 <= swappiness <= 100:
+        raise _refuse(f"invalid value: {swappiness}, valid memory swappiness range is 0-100")
+    if host.memory_reservation and host.memory_reservation < 6 * MIB:
+        raise _refuse("Minimum memory reservation allowed is 6MB")
+    if host.memory and host.memory < host.memory_reservation:
+        raise _refuse("Minimum memory limit can not be less than memory reservation limit, see usage")
+
+
+def _check_log(host: HostConfig) -> None:
+    driver = host.log_config.type
+    if driver and driver not in LOG_OPTIONS:
+        raise _refuse(f"logger: no log driver named '{driver}' is registered")
+    options = host.log_config.config or {}
+    for name in options:
+        if name not in LOG_OPTIONS[driver or "json-file"]:
+            raise _refuse(f"unknown log opt '{name}' for {driver or 'json-file'} log driver")
+    log_limits(options)
+    for name in ("labels-regex", "env-regex"):
+        try:
+            re.compile(options.get(name, ""))
+        except re.error as error:
+            raise _refuse(f"invalid {name} log option: {error}") from None
+
+
+def log_limits(options: dict[str, str]) -> tuple[int, int]:
+    """(max_size in bytes, 0: unlimited; max_file) of json-file options. Raises InvalidArgument."""
+    text = options.get("max-size", "")
+    max_size = 0
+    if text and text != "-1":
+        match = _SIZE.match(text)
+        if not match or float(match[1]) <= 0:
+            raise _refuse(f"invalid size: '{text}'")
+        max_size = int(float(match[1]) * _UNITS[match[2].lower()])
+    text = options.get("max-file", "1")
+    if not text.isdigit() or int(text) < 1:
+        raise _refuse("max-file cannot be less than 1")
+    if "max-file" in options and not max_size and int(text) > 1:
+        raise _refuse("max-file option can only be used together with max-size")
+    if options.get("compress", "false").lower() in ("true", "1") and (int(text) == 1 or not max_size):
+        raise _refuse("compress cannot be true when max-file is less than 2 or max-size is not set")
+    return max_size, int(text)
+
+
+def _warnings(config: ContainerConfig, host: HostConfig) -> list[str]:
+    warnings = []
+    if host.network_mode == "host" and (host.port_bindings or host.publish_all_ports):
+        warnings.append("Published ports are discarded when using host network mode")
+    if host.network_mode == "none" and (host.port_bindings or host.publish_all_ports):
+        warnings.append("Published ports are discarded when the container has no network")
+    if host.kernel_memory_tcp:
+        warnings.append("Kernel memory TCP limits have no effect and are discarded")
+    if host.log_config.config and host.log_config.config.get("compress", "").lower() in ("true", "1"):
+        warnings.append("Rotated log files are not compressed")
+    if config.healthcheck is not None and config.healthcheck.test and config.healthcheck.test[0] != "NONE":
+        warnings.append("Health checks are kept with the container but are not run by this engine yet")
+    return warnings
