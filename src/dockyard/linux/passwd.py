@@ -58,7 +58,7 @@ def resolve_user(spec: bytes, group_add: Sequence[bytes], read_passwd: Reader, r
     if gid not in groups:
         groups.insert(0, gid)
     groups += [_find_group(name, group) for name in group_add]
-    return User(uid, gid, tuple(dict.fromkeys(groups)), _home(uid, passwd))
+    return User(uid, gid, tuple(dict.fromkeys(groups)), home_of(uid, passwd))
 
 
 def read_etc_file(path: bytes) -> bytes:
@@ -118,8 +118,8 @@ def _find_group(name: bytes, group: bytes) -> int:
     raise LookupFailed(f"unable to find group {_text(name)}: no matching entries in group file")
 
 
-def _home(uid: int, passwd: bytes) -> bytes:
-    """HOME is that of the first entry with this uid, whatever the name asked for; "/" without one."""
+def home_of(uid: int, passwd: bytes) -> bytes:
+    """HOME: that of the first entry with this uid, whatever the name asked for; "/" without one."""
     for _, entry_uid, _, home in _users(passwd):
         if entry_uid == uid:
             return home or b"/"

@@ -26,8 +26,9 @@ class Job:
     """What a child needs; filled by the parent before the fork."""
 
     __slots__ = (
-        "cgroup", "config", "console_size", "gate", "hierarchies", "init", "joins", "network", "new_network", "pidfd",
-        "process", "rootfs", "seccomp", "sources", "stdio", "step", "sync", "target", "terminal", "unshare_cgroup",
+        "cgroup", "config", "console_size", "detached", "gate", "hierarchies", "init", "joins", "network",
+        "new_network", "pidfd", "preserved", "process", "rootfs", "seccomp", "sources", "stdio", "step", "sync",
+        "target", "terminal", "unshare_cgroup",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -49,6 +50,8 @@ class Job:
         self.init = False  # PID 1 is a reaper, the program its child
         self.gate = -1  # a FIFO to read one byte from before execve
         self.pidfd = -1  # of the container's first process: exec joins its namespaces
+        self.detached = False  # it outlives its parent (the OCI command), instead of being killed with it
+        self.preserved = 0  # descriptors above 2 that the program is given
         self.step = "clone"  # what is being done, for the report of a failure
         self.sync: socket.socket
 
@@ -86,7 +89,8 @@ def _report(sync: socket.socket, code: int, text: str) -> None:
 def _init(job: Job) -> None:
     config, spec = job.config, job.process
     calls.prctl(abi.PR_SET_DUMPABLE, 0)
-    calls.prctl(abi.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if not job.detached:
+        calls.prctl(abi.PR_SET_PDEATHSIG, signal.SIGKILL)
     program.seal()
     os.umask(0)
     os.setsid()
@@ -157,7 +161,7 @@ def _become(job: Job, slave: int, uid: int, gid: int, groups: list[int], home: b
     spec = job.process
     job.step = "becoming the program"
     _install_stdio(job, slave, uid)
-    calls.close_range_cloexec(3)
+    calls.close_range_cloexec(3 + job.preserved)
     try:
         calls.join_session_keyring(b"_ses.container")
     except OSError:
@@ -167,10 +171,11 @@ def _become(job: Job, slave: int, uid: int, gid: int, groups: list[int], home: b
     os.umask((spec.get("user") or {}).get("umask", 0o022))
     environ = program.environment(spec, home)
     if job.gate >= 0:
+        program.check(spec.get("args") or [], environ)  # what can be found out is told now: nobody listens later
         job.sync.send(b"C")
         if not os.read(job.gate, 1):
             os._exit(1)
-    calls.prctl(abi.PR_SET_PDEATHSIG, signal.SIGKILL if job.pidfd < 0 else 0)
+    calls.prctl(abi.PR_SET_PDEATHSIG, 0 if job.detached or job.pidfd >= 0 else signal.SIGKILL)
     if job.init:
         _split_off(job.sync, slave >= 0)
     elif slave >= 0:

@@ -91,7 +91,8 @@ def resolve_user(process: dict[str, Any]) -> tuple[int, int, list[int], bytes]:
     spec = user.get("username")
     if spec is None:
         groups = [int(g) for g in user.get("additionalGids") or []]
-        return int(user.get("uid") or 0), int(user.get("gid") or 0), groups, b""
+        uid = int(user.get("uid") or 0)
+        return uid, int(user.get("gid") or 0), groups, _home_of(uid)
     try:
         found = passwd.resolve_user(
             spec.encode(),
@@ -102,6 +103,13 @@ def resolve_user(process: dict[str, Any]) -> tuple[int, int, list[int], bytes]:
     except passwd.LookupFailed as error:
         raise ProgramFailed(str(error), NOT_EXECUTABLE) from error
     return found.uid, found.gid, list(found.groups), found.home
+
+
+def _home_of(uid: int) -> bytes:
+    try:
+        return passwd.home_of(uid, _read_passwd())
+    except passwd.LookupFailed as error:
+        raise ProgramFailed(str(error), NOT_EXECUTABLE) from error
 
 
 def _read_passwd() -> bytes:
@@ -191,6 +199,26 @@ def execute(args: list[str], environ: dict[bytes, bytes]) -> None:
     if denied:
         raise ProgramFailed(f'exec: "{name}": permission denied', NOT_EXECUTABLE)
     raise ProgramFailed(f'exec: "{name}": executable file not found in $PATH', NOT_FOUND)
+
+
+def check(args: list[str], environ: dict[bytes, bytes]) -> None:
+    """Raise now what `execute` would for a program that is not there or not executable."""
+    if not args or not args[0]:
+        raise ProgramFailed("no command specified")
+    name, code = args[0], NOT_FOUND
+    path = name.encode("utf-8", "surrogateescape")
+    directories = [b""] if b"/" in path else [d or b"." for d in environ.get(b"PATH", _DEFAULT_PATH).split(b":")]
+    for directory in directories:
+        candidate = directory + b"/" + path if directory else path
+        if os.path.isfile(candidate):
+            if os.access(candidate, os.X_OK, effective_ids=True):
+                return
+            code = NOT_EXECUTABLE
+    if code == NOT_EXECUTABLE:
+        raise ProgramFailed(f'exec: "{name}": permission denied', code)
+    if "/" in name:
+        raise ProgramFailed(f'exec: "{name}": stat {name}: no such file or directory', code)
+    raise ProgramFailed(f'exec: "{name}": executable file not found in $PATH', code)
 
 
 def _try(path: bytes, argv: list[bytes], environ: dict[bytes, bytes], name: str) -> None:

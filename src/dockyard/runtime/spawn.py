@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from dockyard.linux import abi, mounts, process
@@ -58,14 +59,27 @@ class Spawned:
 
 
 def spawn_container(
-    launch: dict[str, Any], stdio: tuple[int, int, int] | None, seccomp: bytes | None, gate: int = -1
+    launch: dict[str, Any],
+    stdio: tuple[int, int, int] | None,
+    seccomp: bytes | None,
+    gate: int = -1,
+    *,
+    detached: bool = False,
+    preserved: int = 0,
+    on_created: Callable[[int], None] | None = None,
 ) -> Spawned:
     """Make the container of a `Launch`. Raises SpawnFailed.
+
+    `detached`: it outlives the calling process. `preserved`: so many inherited descriptors from 3 on stay open.
+    `on_created(pid)` is called when the namespaces exist and the root has not been changed yet (OCI hooks); what it
+    raises ends the container.
 
     Afterwards further children of the calling process are born in the container's pid namespace.
     """
     config = launch["config"]
     job = _container_job(launch, stdio, seccomp, gate)
+    job.detached = detached
+    job.preserved = preserved
     opened: list[int] = []
     try:
         flags = _namespaces(config, job, opened)
@@ -75,7 +89,7 @@ def spawn_container(
         job.cgroup = cgroup
         try:
             job.hierarchies = cgroup.hierarchies() if cgroup else []
-            return _clone_container(job, flags, launch.get("network"))
+            return _clone_container(job, flags, launch.get("network"), on_created)
         except BaseException:
             if cgroup:
                 _forget(cgroup)
@@ -169,7 +183,9 @@ def _make_cgroup(config: dict[str, Any]) -> Cgroup | None:
     return cgroup
 
 
-def _clone_container(job: Job, flags: int, plan: network.NetworkPlan | None) -> Spawned:
+def _clone_container(
+    job: Job, flags: int, plan: network.NetworkPlan | None, on_created: Callable[[int], None] | None
+) -> Spawned:
     ours, job.sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         pid, pidfd = process.clone(flags)
@@ -187,6 +203,8 @@ def _clone_container(job: Job, flags: int, plan: network.NetworkPlan | None) -> 
         if plan is not None:
             network.attach_host(plan, pid)
             attached = True
+        if on_created is not None:
+            on_created(pid)
         _tell(ours, b"N")
         await_program(spawned)
     except BaseException:
@@ -210,9 +228,14 @@ def spawn_exec(
     cgroup: Cgroup | None,
     stdio: tuple[int, int, int] | None,
     seccomp: bytes | None,
+    preserved: int = 0,
 ) -> Spawned:
-    """Run a further process in the container whose first process is `init_pidfd`. Raises SpawnFailed."""
+    """Run a further process in the container whose first process is `init_pidfd`. Raises SpawnFailed.
+
+    Children of the calling process must be born in the container's pid namespace already.
+    """
     job = Job()
+    job.preserved = preserved
     job.process = spec
     job.cgroup = cgroup
     job.seccomp = seccomp
