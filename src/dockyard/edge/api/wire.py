@@ -19,7 +19,7 @@ import types
 import typing
 from collections.abc import Hashable
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 from msgspec import NODEFAULT, UNSET, Struct, structs
@@ -69,6 +69,7 @@ _OMIT_EMPTY: dict[type[Struct], tuple[str, ...]] = {
 _OMIT_DEFAULTS = frozenset({container.EndpointIPAMConfig})
 # Fields that take one string for a list of one (Go's strslice).
 _ONE_OR_MANY = frozenset({"Cmd", "Entrypoint", "Shell"})
+_INT64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]  # what Go's fields hold
 _AT = re.compile(r"(?P<problem>.*?)(?: - at `(?P<path>(?:key in )?\$.*)`)?\Z", re.DOTALL)
 _JSON_KINDS = {"str": "string", "int": "integer", "bool": "boolean", "float": "number", "array": "array"}
 
@@ -126,8 +127,10 @@ def _wire_annotation(hint: Any, strict: bool) -> Any:
     """The same annotation with every snake_case struct in it replaced by its twin."""
     if _is_plain_struct(hint):
         return _twin(hint, strict)
+    if hint is int:
+        return _INT64
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if not arguments or origin is typing.Literal:
+    if not arguments or origin in (typing.Literal, typing.Annotated):
         return hint
     replaced = tuple(_wire_annotation(argument, strict) for argument in arguments)
     if origin is types.UnionType or origin is typing.Union:
@@ -161,11 +164,13 @@ def decode(data: bytes, target: type[T]) -> T:
 def _decode_leniently(data: bytes, target: Any) -> Any:
     annotation = _wire_annotation(target, False)
     try:
-        document = json.loads(data, object_pairs_hook=_Pairs, parse_constant=_refuse_constant)
+        document = json.loads(data.decode("utf-8", "replace"), object_pairs_hook=_Pairs, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise InvalidArgument(_syntax_problem(error, data)) from None
-    except (UnicodeDecodeError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         raise InvalidArgument("invalid JSON: the body is not JSON") from None
+    if document is None and _is_plain_struct(target):
+        document = _Pairs()
     try:
         return msgspec.convert(_straighten(document, annotation), annotation)
     except msgspec.ValidationError as error:
