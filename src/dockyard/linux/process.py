@@ -55,7 +55,8 @@ def clone(flags: int = 0, cgroup: int = -1) -> tuple[int, int]:
     born in (CLONE_INTO_CGROUP).
     """
     pidfd = ctypes.c_int(-1)
-    arguments = _CloneArgs(flags | abi.CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, signal.SIGCHLD)
+    death = 0 if flags & abi.CLONE_PARENT else signal.SIGCHLD  # a sibling takes over ours
+    arguments = _CloneArgs(flags | abi.CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, death)
     if cgroup >= 0:
         arguments.flags |= abi.CLONE_INTO_CGROUP
         arguments.cgroup = cgroup

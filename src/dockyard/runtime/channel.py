@@ -29,6 +29,19 @@ def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) 
 
 def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """The next message and its descriptors (close-on-exec), None at the end. BlockingIOError if there is none yet."""
+    received = receive_raw(sock)
+    if received is None:
+        return None
+    data, fds = received
+    message = json.loads(data)
+    if not isinstance(message, dict):
+        close_all(fds)
+        raise OSError(74, "a message is not an object")
+    return message, fds
+
+
+def receive_raw(sock: socket.socket) -> tuple[bytes, list[int]] | None:
+    """As `receive`, the message not yet decoded."""
     data, ancillary, flags, _ = sock.recvmsg(_SIZE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
     fds: list[int] = []
     for level, kind, payload in ancillary:
@@ -40,11 +53,7 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         close_all(fds)
         raise OSError(90, "a message was cut off")
-    message = json.loads(data)
-    if not isinstance(message, dict):
-        close_all(fds)
-        raise OSError(74, "a message is not an object")
-    return message, fds
+    return data, fds
 
 
 def close_all(fds: Sequence[int]) -> None:

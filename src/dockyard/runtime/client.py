@@ -216,7 +216,9 @@ class ContainerHandle:
         data = channel.seal(msgspec.json.encode(spec))
         fds = [data] if stream is None else [data, stream.fileno()]
         try:
-            answer = await self.link.request("exec", fds)
+            answer = await self.link.request(
+                "exec", fds, id=spec["id"], tty=bool(spec["process"].get("terminal")), open_stdin=spec["open_stdin"]
+            )
         finally:
             os.close(data)
             if stream is not None:
@@ -341,10 +343,20 @@ class Runtime:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         data = channel.seal(msgspec.json.encode(launch))
         fds = [theirs.fileno(), data]
-        message: dict[str, Any] = {"op": "launch", "seccomp": seccomp is not None, "gated": gated}
+        stdio = launch["stdio"]
+        message: dict[str, Any] = {
+            "op": "launch",
+            "state_dir": launch["state_dir"],
+            "tty": stdio["tty"],
+            "open_stdin": stdio["open_stdin"],
+            "stdin_once": stdio["stdin_once"],
+            "log": launch["log"],
+            "gated": gated,
+            "seccomp": seccomp is not None,
+            "attached": [list(wants) for _, *wants in attached],
+        }
         if seccomp is not None:
             fds.append(self._program(seccomp))
-        message["attached"] = [list(wants) for _, *wants in attached]
         fds.extend(stream.fileno() for stream, *_ in attached)
         try:
             await self._ask_zygote(message, fds)

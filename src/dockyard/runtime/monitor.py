@@ -1,14 +1,14 @@
 """The process beside each container: parent of its first process, keeper of its streams, witness of its exit.
 
-Owns: making the container (through `runtime.spawn`), its streams and log, the processes exec'd into it, the socket
-`monitor.sock` and the records `state.json` and `exit.json` in the container's run directory, and taking the container's
-kernel objects away when it has ended. Outlives the daemon and the zygote; when it dies itself, the kernel kills the
-container's first process (PDEATHSIG).
+Owns: the container's streams and log, the processes exec'd into it, the socket `monitor.sock` and the record
+`exit.json` in the container's run directory, and taking the container's kernel objects away when it has ended. Outlives
+the daemon and the zygote; when it dies itself, the kernel kills the container's first process (PDEATHSIG).
 Does not own: decisions. It is told what to run, and reports.
 
 Requests come as messages {"op", "seq", …} and are answered {"seq", …} or {"seq", "error", "code"}; events have no seq:
 {"event": "exit", …ExitRecord}, {"event": "exec-exit", "id", "code", …}. Standard library only: it is a fork of the
-zygote and shares its pages; nothing here may grow with the container's age.
+zygote and shares its pages, so what takes memory is left to children that end (`runtime.setup`, the exec'd processes)
+and nothing here may grow with the container's age.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import select
 import signal
 import socket
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from dockyard.linux import abi, calls, process, pty
-from dockyard.runtime import channel, network, spawn
-from dockyard.runtime.cgroups import Cgroup
+from dockyard.runtime import channel, network, setup, spawn
+from dockyard.runtime.cgroups import Cgroup, open_cgroup
 from dockyard.runtime.streams import Streams
 from dockyard.store.journal.writer import LogWriter
 
-_REFUSED = -1  # the code of a failure that is no fault of the request
 _LINGER = 30.0  # s; how long a client may take to fetch the rest of the output of a container that has ended
 _GRACE = 0.2  # s; how long a stranger may go on writing into the pipes of a process that has ended
 
@@ -51,16 +51,18 @@ class _Process:
 class Monitor:
     """The monitor of one container."""
 
-    def __init__(self, launch: dict[str, Any], seccomp: bytes | None) -> None:
+    def __init__(self, options: dict[str, Any], launch: int, seccomp: int) -> None:
+        """`options`: see `main`. `launch`: memfd, read by the setup process. `seccomp`: memfd or -1, kept for execs."""
+        self._options = options
         self._launch = launch
         self._seccomp = seccomp
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
-        self._directory = os.open(launch["state_dir"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._directory = os.open(options["state_dir"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._listener: socket.socket | None = None
         self._connections: dict[int, socket.socket] = {}
         self._execs: dict[str, _Process] = {}
-        self._ports: list[socket.socket] = []
+        self._ports: list[int] = []  # sockets that hold the published ports
         self._log: LogWriter | None = None
         self._cgroup: Cgroup | None = None
         self._terminal = -1
@@ -69,7 +71,10 @@ class Monitor:
         self._ended = False
         self._deadline = 0.0
         self._streams: Streams
-        self._spawned: spawn.Spawned
+        self._pid = 0
+        self._pidfd = -1
+        self._sync: socket.socket | None = None  # with a gate: the first process's reports
+        self._networked = False
         self._started: dict[str, Any] = {}
         self._frozen = False
         self._lingering: list[Streams] = []  # of processes that have ended, with clients that still fetch
@@ -102,39 +107,28 @@ class Monitor:
 
     # start ----------------------------------------------------------------------------------------------------------
 
-    def start(self, control: socket.socket, attached: list[tuple[int, list[bool]]], gated: bool) -> None:
+    def start(self, control: socket.socket, attached: list[tuple[int, list[bool]]]) -> None:
         """Make the container; report on `control`. Raises SpawnFailed, everything undone."""
-        launch = self._launch
         self._listener = channel.listen(self._directory, "monitor.sock")
-        plan = launch["network"]
+        if self._options["log"] is not None:
+            self._log = LogWriter(self._options["log"])
+        self._streams = Streams(self, time.time_ns, self._log, stdin_once=self._options["stdin_once"])
+        theirs, ours = (None, None) if self._options["tty"] else make_pipes(self._options["open_stdin"])
         try:
-            if plan is not None:
-                self._ports = network.bind_ports(plan)
-            if launch["log"] is not None:
-                self._log = LogWriter(launch["log"])
-            self._spawn(attached, gated)
-        except network.PortUnavailable as error:
-            raise spawn.SpawnFailed(str(error), _REFUSED) from error
-        except OSError as error:
-            raise spawn.SpawnFailed(spawn.describe(error)) from error
-        self._started = {
-            "pid": self._spawned.pid,
-            "start_time": process.start_time(self._spawned.pid),
-            "started_at": time.time_ns(),
-        }
-        state = {
-            **self._started,
-            "monitor": os.getpid(),
-            "monitor_start_time": process.start_time(os.getpid()),
-            "cgroup": self._cgroup.path if self._cgroup else "",
-            "network": plan,
-            "id": launch["id"],
-        }
-        channel.write_record(self._directory, "state.json", state)
-        channel.send(control, {"event": "started", **self._started, "monitor": state["monitor"]})
+            self._set_up(theirs)
+        finally:
+            if theirs is not None:
+                channel.close_all(theirs)
+        for fd, (stdin, stdout, stderr) in attached:
+            self._streams.attach(socket.socket(fileno=fd), stdin=stdin, stdout=stdout, stderr=stderr)
+        if ours is not None:
+            self._streams.use_pipes(*ours)
+        else:
+            self._streams.use_terminal(self._terminal)
+        channel.send(control, {"event": "started", **self._started})
         self.watch(self._listener.fileno(), select.EPOLLIN, self._accept)
         self._serve(control)
-        self.watch(self._spawned.pidfd, select.EPOLLIN, lambda _events: self._on_exit())
+        self.watch(self._pidfd, select.EPOLLIN, lambda _events: self._on_exit())
 
     def leave_daemon_streams(self) -> None:
         """The daemon's stdout and stderr are not ours to hold open; what goes wrong here goes into monitor.log."""
@@ -144,30 +138,45 @@ class Monitor:
         os.dup2(errors, 2)
         os.close(errors)
 
-    def _spawn(self, attached: list[tuple[int, list[bool]]], gated: bool) -> None:
-        launch = self._launch
-        stdio = launch["stdio"]
-        self._streams = Streams(self, time.time_ns, self._log, stdin_once=stdio["stdin_once"])
-        if gated:
+    def _set_up(self, stdio: tuple[int, int, int] | None) -> None:
+        """Fork the process that makes the container and take over what it hands us."""
+        if self._options["gated"]:
             os.mkfifo("exec.fifo", 0o600, dir_fd=self._directory)
             self._gate = os.open("exec.fifo", os.O_RDWR | os.O_CLOEXEC, dir_fd=self._directory)
-        if stdio["tty"]:
-            self._spawned = spawn.spawn_container(launch, None, self._seccomp, self._gate)
-            self._terminal, self._slave = self._spawned.master, self._spawned.slave
-            self._attach_all(attached)
-            self._streams.use_terminal(self._terminal)
-        else:
-            theirs, ours = make_pipes(stdio["open_stdin"])
+        report, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid, pidfd = process.clone()
+        if pid == 0:
+            report.close()
+            setup.run(theirs, self._launch, self._seccomp, self._directory, stdio, self._gate)
+        os.close(pidfd)
+        theirs.close()
+        os.close(self._launch)
+        received = channel.receive(report)
+        report.close()
+        os.waitpid(pid, 0)
+        if received is None:
+            raise spawn.SpawnFailed("the process that makes the container was killed", setup.REFUSED)
+        state, fds = received
+        if "error" in state:
+            raise spawn.SpawnFailed(state["error"], state["code"])
+        self._take_over(state, fds)
+
+    def _take_over(self, state: dict[str, Any], fds: list[int]) -> None:
+        self._pid = state["pid"]
+        self._pidfd = os.pidfd_open(self._pid)  # our child, not reaped: nobody else can have this number
+        if state["terminal"]:
+            self._terminal, self._slave = fds.pop(0), fds.pop(0)
+        if self._gate >= 0:
+            self._sync = socket.socket(fileno=fds.pop(0))
+        self._ports = fds
+        self._networked = state["networked"]
+        self._cgroup = open_cgroup(state["cgroup"]) if state["cgroup"] else None
+        self._started = {key: state[key] for key in ("pid", "start_time", "started_at")}
+        if state["own_pids"]:
             try:
-                self._spawned = spawn.spawn_container(launch, theirs, self._seccomp, self._gate)
-            except BaseException:
-                channel.close_all([fd for fd in ours if fd >= 0])
-                raise
-            finally:
-                channel.close_all(theirs)
-            self._attach_all(attached)
-            self._streams.use_pipes(*ours)
-        self._cgroup = self._spawned.cgroup
+                spawn.enter_pid_namespace(self._pidfd)
+            except ProcessLookupError:
+                pass  # it has ended already: there will be no exec
 
     def _attach_all(self, attached: list[tuple[int, list[bool]]]) -> None:
         for fd, (stdin, stdout, stderr) in attached:
@@ -175,8 +184,6 @@ class Monitor:
 
     def undo(self) -> None:
         """After a failed start: let go of what `start` had made."""
-        for port in self._ports:
-            port.close()
         if self._log is not None:
             self._log.close()
         if self._listener is not None:
@@ -186,8 +193,8 @@ class Monitor:
 
     def _on_exit(self) -> None:
         """The container's first process has ended: everything of the container goes, then the record is written."""
-        self.unwatch(self._spawned.pidfd)
-        _, status = os.waitpid(self._spawned.pid, 0)
+        self.unwatch(self._pidfd)
+        _, status = os.waitpid(self._pid, 0)
         finished = time.time_ns()
         self._reap()
         code = os.waitstatus_to_exitcode(status)
@@ -198,11 +205,9 @@ class Monitor:
         self._finish_streams(self._streams)
         for exec_process in list(self._execs.values()):
             self._on_exec_exit(exec_process)
-        plan = self._launch["network"]
-        if plan is not None:
-            network.detach_host(plan)
-        for port in self._ports:
-            port.close()
+        if self._networked:
+            self._detach_network()
+        channel.close_all(self._ports)
         if self._cgroup is not None:
             record["oom_killed"] = self._cgroup.oom_kills() > 0
             try:
@@ -220,6 +225,16 @@ class Monitor:
             self._listener.close()
         self._ended = True
         self._deadline = time.monotonic() + _LINGER
+
+    def _detach_network(self) -> None:
+        """The plan was the setup process's to read; state.json has it. A container that ends has memory to spend."""
+        fd = os.open("state.json", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
+        try:
+            network.detach_host(json.loads(os.read(fd, os.fstat(fd).st_size))["network"])
+        except OSError:
+            traceback.print_exc()  # the container has ended all the same; the daemon's next start sweeps
+        finally:
+            os.close(fd)
 
     def _finish_streams(self, streams: Streams) -> None:
         """Read the rest. Only a process outside the container's own pid namespace can still hold the pipes open."""
@@ -307,11 +322,13 @@ class Monitor:
         os.write(self._gate, b"g")
         os.close(self._gate)
         self._gate = -1
-        spawn.await_program(self._spawned)
+        assert self._sync is not None
+        spawned = spawn.Spawned(self._pid, self._pidfd, self._sync, self._cgroup)
+        spawn.await_program(spawned)
         return {}
 
     def _kill(self, message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
-        target = self._execs[message["exec"]].pidfd if message.get("exec") else self._spawned.pidfd
+        target = self._execs[message["exec"]].pidfd if message.get("exec") else self._pidfd
         process.pidfd_send_signal(target, message["signal"])
         return {}
 
@@ -338,39 +355,30 @@ class Monitor:
         return {}
 
     def _pids(self, _message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
-        return {"pids": self._cgroup.pids() if self._cgroup else [self._spawned.pid]}
+        return {"pids": self._cgroup.pids() if self._cgroup else [self._pid]}
 
     def _exec(self, message: dict[str, Any], fds: list[int], connection: socket.socket) -> dict[str, Any]:
-        """Descriptors: the spec in a memfd, then the client's stream if there is one."""
-        spec = json.loads(channel.unseal(fds[0]))
+        """Descriptors: the spec in a memfd (for the child to read), then the client's stream if there is one."""
         stream = socket.socket(fileno=fds[1]) if len(fds) > 1 else None
-        seccomp = None if spec.get("privileged") else self._seccomp
         streams = Streams(self, time.time_ns, None, stdin_once=True)
-        pidfd, cgroup = self._spawned.pidfd, self._cgroup
+        theirs, ours = (None, None) if message["tty"] else make_pipes(message["open_stdin"])
         try:
-            if spec["process"].get("terminal"):
-                spawned = spawn.spawn_exec(spec["process"], pidfd, cgroup, None, seccomp)
-                os.close(spawned.slave)
-            else:
-                theirs, ours = make_pipes(spec["open_stdin"])
-                try:
-                    spawned = spawn.spawn_exec(spec["process"], pidfd, cgroup, theirs, seccomp)
-                except BaseException:
-                    channel.close_all([fd for fd in ours if fd >= 0])
-                    raise
-                finally:
-                    channel.close_all(theirs)
+            spawned = spawn.spawn_sealed_exec(fds[0], self._pidfd, self._cgroup, theirs, self._seccomp)
         except BaseException:
+            channel.close_all([fd for fd in ours or () if fd >= 0])
             if stream is not None:
                 stream.close()
             raise
+        finally:
+            channel.close_all([fds[0], *(theirs or ())])
         if stream is not None:
-            streams.attach(stream, stdin=spec["open_stdin"], stdout=True, stderr=True)
-        if spawned.master >= 0:
+            streams.attach(stream, stdin=message["open_stdin"], stdout=True, stderr=True)
+        if ours is None:
+            os.close(spawned.slave)
             streams.use_terminal(spawned.master)
         else:
             streams.use_pipes(*ours)
-        running = _Process(spec["id"], spawned, streams, connection)
+        running = _Process(message["id"], spawned, streams, connection)
         self._execs[running.id] = running
         self.watch(spawned.pidfd, select.EPOLLIN, lambda _events: self._on_exec_exit(running))
         return {"pid": spawned.pid}
@@ -417,21 +425,22 @@ def make_pipes(open_stdin: bool) -> tuple[tuple[int, int, int], tuple[int, int, 
 
 
 def main(message: dict[str, Any], fds: list[int]) -> NoReturn:
-    """The zygote's child. `fds`: control socket, launch in a memfd, seccomp program in a memfd (if message["seccomp"]),
-    then the streams of message["attached"]."""
+    """The zygote's child. `message`: {"state_dir", "tty", "open_stdin", "stdin_once", "gated", "seccomp": bool,
+    "log": LogSpec | None, "attached": [[stdin, stdout, stderr], …]}. `fds`: control socket, Launch in a memfd, the
+    seccomp program in a memfd if there is one, the streams of those attached."""
     gc.disable()
     os.setsid()
     calls.prctl(abi.PR_SET_NAME, b"dockyard-mon")
     calls.prctl(abi.PR_SET_CHILD_SUBREAPER, 1)
     calls.prctl(abi.PR_SET_DUMPABLE, 0)
     control = socket.socket(fileno=fds.pop(0))
-    launch = json.loads(channel.unseal(fds.pop(0)))
-    seccomp = channel.unseal(fds.pop(0)) if message.get("seccomp") else None
-    attached = list(zip(fds, message.get("attached") or [], strict=True))
-    monitor = Monitor(launch, seccomp)
+    launch = fds.pop(0)
+    seccomp = fds.pop(0) if message["seccomp"] else -1
+    attached = list(zip(fds, message["attached"], strict=True))
+    monitor = Monitor(message, launch, seccomp)
     monitor.leave_daemon_streams()
     try:
-        monitor.start(control, attached, bool(message.get("gated")))
+        monitor.start(control, attached)
     except spawn.SpawnFailed as failed:
         monitor.undo()
         channel.send(control, {"event": "failed", "error": failed.message, "code": failed.code})

@@ -8,6 +8,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import struct
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dockyard.linux import abi, mounts, process
-from dockyard.runtime import network
+from dockyard.runtime import channel, network
 from dockyard.runtime.cgroups import Cgroup, open_cgroup
 from dockyard.runtime.init import Job, run_exec, run_init
 
@@ -26,7 +27,7 @@ def _device(kind: str, major: int, minor: int, access: str = "rwm") -> dict[str,
     return {"allow": True, "type": kind, "major": major, "minor": minor, "access": access}
 
 
-_DEFAULT_DEVICES = (  # what every container may use, as with the other OCI runtimes: mknod of all, the default nodes, ptys
+_DEFAULT_DEVICES = (  # what every container may use, as with the other OCI runtimes: mknod of all, default nodes, ptys
     _device("c", -1, -1, "m"),
     _device("b", -1, -1, "m"),
     *(_device("c", 1, minor) for minor in (3, 5, 7, 8, 9)),
@@ -65,12 +66,14 @@ def spawn_container(
     gate: int = -1,
     *,
     detached: bool = False,
+    sibling: bool = False,
     preserved: int = 0,
     on_created: Callable[[int], None] | None = None,
 ) -> Spawned:
     """Make the container of a `Launch`. Raises SpawnFailed.
 
-    `detached`: it outlives the calling process. `preserved`: so many inherited descriptors from 3 on stay open.
+    `detached`: it outlives the calling process. `sibling`: its first process becomes a child of the caller's parent.
+    `preserved`: so many inherited descriptors from 3 on stay open.
     `on_created(pid)` is called when the namespaces exist and the root has not been changed yet (OCI hooks); what it
     raises ends the container.
 
@@ -82,7 +85,7 @@ def spawn_container(
     job.preserved = preserved
     opened: list[int] = []
     try:
-        flags = _namespaces(config, job, opened)
+        flags = _namespaces(config, job, opened) | (abi.CLONE_PARENT if sibling else 0)
         _open_sources(config, job)
         opened.extend(job.sources.values())
         cgroup = _make_cgroup(config)
@@ -234,7 +237,36 @@ def spawn_exec(
 
     Children of the calling process must be born in the container's pid namespace already.
     """
+    return _clone_exec(lambda sync: _exec_job(spec, init_pidfd, cgroup, stdio, seccomp, preserved, sync), cgroup)
+
+
+def spawn_sealed_exec(
+    spec: int, init_pidfd: int, cgroup: Cgroup | None, stdio: tuple[int, int, int] | None, seccomp: int
+) -> Spawned:
+    """As `spawn_exec`, for a caller whose memory is to stay as it is.
+
+    `spec`: an ExecSpec in a memfd, `seccomp`: a program in a memfd or -1. Both are read by the child.
+    """
+
+    def job(sync: socket.socket) -> Job:
+        wanted = json.loads(channel.unseal(spec))
+        program = None if seccomp < 0 or wanted.get("privileged") else channel.unseal(seccomp)
+        return _exec_job(wanted["process"], init_pidfd, cgroup, stdio, program, 0, sync)
+
+    return _clone_exec(job, cgroup)
+
+
+def _exec_job(
+    spec: dict[str, Any],
+    init_pidfd: int,
+    cgroup: Cgroup | None,
+    stdio: tuple[int, int, int] | None,
+    seccomp: bytes | None,
+    preserved: int,
+    sync: socket.socket,
+) -> Job:
     job = Job()
+    job.sync = sync
     job.preserved = preserved
     job.process = spec
     job.cgroup = cgroup
@@ -244,17 +276,22 @@ def spawn_exec(
     size = spec.get("consoleSize")
     job.console_size = [size["height"], size["width"]] if size else None
     job.pidfd = init_pidfd
-    ours, job.sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return job
+
+
+def _clone_exec(make_job: Callable[[socket.socket], Job], cgroup: Cgroup | None) -> Spawned:
+    """Fork; the child makes its job and runs it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         pid, pidfd = process.clone()
     except OSError as error:
         ours.close()
-        job.sync.close()
+        theirs.close()
         raise SpawnFailed(f"the container is ending: {error.strerror}") from error
     if pid == 0:
         ours.close()
-        run_exec(job)
-    job.sync.close()
+        run_exec(make_job(theirs))
+    theirs.close()
     spawned = Spawned(pid, pidfd, ours, cgroup)
     try:
         await_program(spawned)
@@ -262,6 +299,11 @@ def spawn_exec(
         abandon(spawned)
         raise
     return spawned
+
+
+def enter_pid_namespace(pidfd: int) -> None:
+    """Let the caller's children be born in the pid namespace of the process `pidfd`."""
+    process.setns(pidfd, abi.CLONE_NEWPID)
 
 
 def await_program(spawned: Spawned) -> None:

@@ -7,14 +7,13 @@ Executed fresh by the daemon as `python -I -S` out of detached read-only clones 
 directories (`runtime.client`), so that nothing of it can be overwritten from a container (S1). Standard library only.
 
 Requests, one message each, never answered by the zygote itself:
-{"op": "launch", "seccomp": bool, "gated": bool, "attached": [[stdin, stdout, stderr], …]} with the descriptors of
-`monitor.main`; {"op": "call"} with the descriptors of `worker.main`.
+{"op": "launch", …} for `monitor.main`, {"op": "call"} for `worker.main`, with the descriptors of each.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
+import json
 import os
 import signal
 import socket
@@ -30,19 +29,20 @@ def serve(control: socket.socket, site_paths: list[str]) -> None:
     gc.collect()
     gc.freeze()
     while True:
-        received = channel.receive(control)
+        received = channel.receive_raw(control)
         if received is None:
             return
-        message, fds = received
+        data, fds = received
         pid, pidfd = process.clone()
         if pid == 0:
-            _child(control, message, fds, site_paths)
+            _child(control, data, fds, site_paths)
         os.close(pidfd)
         channel.close_all(fds)
 
 
-def _child(control: socket.socket, message: dict[str, object], fds: list[int], site_paths: list[str]) -> None:
+def _child(control: socket.socket, data: bytes, fds: list[int], site_paths: list[str]) -> None:
     try:
+        message = json.loads(data)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         control.close()
         if message["op"] == "launch":
@@ -70,10 +70,6 @@ def _settle() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, 0)
     except OSError:
         pass  # not allowed to leave what the daemon was given
-    # one arena for all of malloc, and memory given back early: every monitor pays for what stays
-    libc = ctypes.PyDLL(None)
-    libc.mallopt(-1, 64 * 1024)  # M_TRIM_THRESHOLD
-    libc.mallopt(-3, 64 * 1024)  # M_MMAP_THRESHOLD
 
 
 def main() -> None:
