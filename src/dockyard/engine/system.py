@@ -45,6 +45,7 @@ class Settings:
     """How the daemon was set up, as far as clients are told."""
 
     data_root: str
+    storage_driver: str = "overlay"
     debug: bool = False
     labels: list[str] = field(default_factory=list)
     log_driver: str = "json-file"

@@ -166,7 +166,7 @@ def test_inspect_and_list_are_as_described() -> None:
     container.host.log_config.type, container.host.memory_swappiness = "json-file", 60
     container.status.ports = {"80/tcp": [model.PortBinding("0.0.0.0", "8080")], "81/tcp": None}
     container.status.endpoints = {"bridge": model.EndpointSettings(ip_address="172.30.0.2", network_id="n")}
-    body = json.loads(wire.encode(inspect_body(container, (1, 50), None)))
+    body = json.loads(wire.encode(inspect_body(container, (1, 50), "overlay", None)))
     assert problems(body, definition("ContainerInspectResponse"), unknown=False) == []
     assert body["NetworkSettings"]["Ports"] == {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}], "81/tcp": None}
     assert (body["Created"], body["Name"]) == ("2023-11-14T22:13:20.5Z", "/web")
@@ -182,7 +182,7 @@ def test_inspect_and_list_are_as_described() -> None:
 def test_aliases_of_old_versions() -> None:
     container = make_container()
     container.spec.networks = {"front": model.EndpointSettings(aliases=["x"])}
-    old = json.loads(wire.encode(inspect_body(container, (1, 44), None)))
-    new = json.loads(wire.encode(inspect_body(container, (1, 45), None)))
+    old = json.loads(wire.encode(inspect_body(container, (1, 44), "overlay", None)))
+    new = json.loads(wire.encode(inspect_body(container, (1, 45), "overlay", None)))
     assert old["NetworkSettings"]["Networks"]["front"]["Aliases"] == ["x", "c" * 12]
     assert new["NetworkSettings"]["Networks"]["front"]["Aliases"] == ["x"]

@@ -16,7 +16,6 @@ from dockyard.model.lifecycle import State, Status, status_text
 from dockyard.model.mounts import MountPoint
 from dockyard.proto.times import SECOND, format_rfc3339
 
-DRIVER = "overlay"
 _BUILT_IN_NETWORKS = ("bridge", "host", "none", "default")
 _SHORT_ID = 12
 
@@ -24,10 +23,9 @@ Version = tuple[int, int]
 Ports = Mapping[str, list[PortBinding] | None]
 
 
-def inspect_body(container: Container, version: Version, sizes: Sizes | None) -> dict[str, Any]:
-    """ContainerInspectResponse."""
+def inspect_body(container: Container, version: Version, driver: str, sizes: Sizes | None) -> dict[str, Any]:
+    """ContainerInspectResponse. `driver`: the snapshots' name."""
     status = container.status
-    config = wire.outgoing(container.config)
     body: dict[str, Any] = {
         "Id": container.id,
         "Created": format_rfc3339(container.created_at),
@@ -41,16 +39,16 @@ def inspect_body(container: Container, version: Version, sizes: Sizes | None) ->
         "LogPath": container.log_path,
         "Name": f"/{container.name}",
         "RestartCount": status.restart_count,
-        "Driver": DRIVER,
+        "Driver": driver,
         "Platform": container.spec.platform,
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": list(container.exec_ids) or None,
-        "HostConfig": wire.outgoing(container.host),
-        "GraphDriver": {"Name": DRIVER, "Data": None},
+        "HostConfig": _host_config(container),
+        "GraphDriver": {"Name": driver, "Data": None},
         "Mounts": [_mount(mount) for mount in container.mounts],
-        "Config": config,
+        "Config": wire.outgoing(container.config),
         "NetworkSettings": _network_settings(container, version),
     }
     if sizes is not None:
@@ -80,6 +78,12 @@ def summary_body(container: Container, version: Version, now: int, sizes: Sizes 
     }
     if sizes is not None:
         body["SizeRw"], body["SizeRootFs"] = sizes.rw, sizes.root_fs
+    return body
+
+
+def _host_config(container: Container) -> Any:
+    body: Any = wire.outgoing(container.host)
+    body.console_size = body.console_size or [0, 0]  # never null in Docker
     return body
 
 

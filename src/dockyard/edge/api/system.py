@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from dockyard.edge.api.bodies import DRIVER, summary_body
+from dockyard.edge.api.bodies import summary_body
 from dockyard.edge.routing import Call, Route
 from dockyard.engine.system import System
 from dockyard.proto.times import format_rfc3339
@@ -69,10 +69,11 @@ def _python() -> str:
 
 async def info(call: Call) -> web.StreamResponse:
     system = call.engine.system
-    images = await call.engine.images.list()
+    old = {"BridgeNfIptables": True, "BridgeNfIp6tables": True} if call.version < (1, 50) else {}
     return call.json(
         {
-            **_counts(system, len(images)),
+            **_counts(system, call.engine.images.count()),
+            **old,
             **_limits(system),
             **_process(system),
             **_host(system),
@@ -153,12 +154,8 @@ def _proxy(name: str) -> str:
 def _settings(system: System) -> dict[str, Any]:
     settings = system.settings
     return {
-        "Driver": DRIVER,
-        "DriverStatus": [
-            ["Backing Filesystem", system.host.backing_filesystem],
-            ["Supports d_type", "true"],
-            ["Native Overlay Diff", "true"],
-        ],
+        "Driver": settings.storage_driver,
+        "DriverStatus": [["Backing Filesystem", system.host.backing_filesystem]],
         "DockerRootDir": settings.data_root,
         "Debug": settings.debug,
         "LoggingDriver": settings.log_driver,
