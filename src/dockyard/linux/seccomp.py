@@ -25,7 +25,7 @@ FLAGS: Final = {
 }
 
 # enum scmp_compare of seccomp.h
-_OPERATORS: Final = {
+OPERATORS: Final = {
     "SCMP_CMP_NE": 1,
     "SCMP_CMP_LT": 2,
     "SCMP_CMP_LE": 3,
@@ -35,7 +35,7 @@ _OPERATORS: Final = {
     "SCMP_CMP_MASKED_EQ": 7,
 }
 # SECCOMP_RET_* of linux/seccomp.h; the low 16 bits of ERRNO and TRACE are data.
-_ACTIONS: Final = {
+ACTIONS: Final = {
     "SCMP_ACT_KILL": 0x00000000,
     "SCMP_ACT_KILL_THREAD": 0x00000000,
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
@@ -47,7 +47,7 @@ _ACTIONS: Final = {
 }
 _WITH_DATA: Final = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
 # OCI architecture -> AUDIT_ARCH_* (linux/audit.h), which is also libseccomp's token; x32 alone has a token of its own.
-_ARCHITECTURES: Final = {
+ARCHITECTURES: Final = {
     "SCMP_ARCH_X86": 0x40000003,
     "SCMP_ARCH_X86_64": 0xC000003E,
     "SCMP_ARCH_X32": 0x4000003E,
@@ -206,7 +206,7 @@ class _Compiler:
     def _newer_calls(self, architectures: Sequence[int]) -> bytes:
         """Instructions that go before libseccomp's: return ENOSYS for numbers beyond the newest that the profile
         names. Only where the default is an errno other than that."""
-        if self._default & 0xFFFF0000 != _ACTIONS["SCMP_ACT_ERRNO"] or self._default & 0xFFFF == _ENOSYS:
+        if self._default & 0xFFFF0000 != ACTIONS["SCMP_ACT_ERRNO"] or self._default & 0xFFFF == _ENOSYS:
             return b""
         newest = {token: self._newest(token) for token in architectures}
         return enosys_prefix({token: number for token, number in newest.items() if number > 0})
@@ -227,12 +227,12 @@ def enosys_prefix(newest: Mapping[int, int]) -> bytes:
     by bit 30 of the number, so its numbers have a limit of their own there.
     """
     load, jeq, jgt, jge, ret, ja = 0x20, 0x15, 0x25, 0x35, 0x06, 0x05
-    x86_64 = _ARCHITECTURES["SCMP_ARCH_X86_64"]
+    x86_64 = ARCHITECTURES["SCMP_ARCH_X86_64"]
 
     def op(code: int, k: int, jt: int = 0, jf: int = 0) -> bytes:
         return struct.pack("=HBBI", code, jt, jf, k)
 
-    enosys = op(ret, _ACTIONS["SCMP_ACT_ERRNO"] | _ENOSYS)
+    enosys = op(ret, ACTIONS["SCMP_ACT_ERRNO"] | _ENOSYS)
     program = b""
     for token, number in newest.items():
         if token == _X32:
@@ -279,18 +279,18 @@ def syscall_number(architecture: str, name: str) -> int:
 
 
 def _action(name: Any, errno_ret: Any, field: str) -> int:
-    if name not in _ACTIONS:
+    if name not in ACTIONS:
         raise SeccompError(f"linux.seccomp.{field}: unknown or unsupported action {name!r}")
-    value = _ACTIONS[name]
+    value = ACTIONS[name]
     if name in _WITH_DATA:
         value |= (1 if errno_ret is None else int(errno_ret)) & 0xFFFF  # EPERM
     return value
 
 
 def _architecture(name: Any) -> int:
-    if name not in _ARCHITECTURES:
+    if name not in ARCHITECTURES:
         raise SeccompError(f"linux.seccomp.architectures: unknown architecture {name!r}")
-    return _ARCHITECTURES[name]
+    return ARCHITECTURES[name]
 
 
 def _argument_groups(args: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
@@ -306,10 +306,10 @@ def _comparisons(args: Sequence[Mapping[str, Any]], field: str) -> ctypes.Array[
     array = (_Compare * len(args))()
     for slot, arg in zip(array, args, strict=True):
         index, operator = arg.get("index"), arg.get("op")
-        if operator not in _OPERATORS:
+        if operator not in OPERATORS:
             raise SeccompError(f"linux.seccomp.{field}.args.op: unknown operator {operator!r}")
         if not isinstance(index, int) or not 0 <= index <= 5:
             raise SeccompError(f"linux.seccomp.{field}.args.index: {index!r} is not 0 to 5")
-        slot.arg, slot.op = index, _OPERATORS[operator]
+        slot.arg, slot.op = index, OPERATORS[operator]
         slot.datum_a, slot.datum_b = int(arg.get("value", 0)), int(arg.get("valueTwo") or 0)
     return array

@@ -1,0 +1,99 @@
+"""`dockyard-runtime`: our runtime as an OCI command, with runc's grammar.
+
+Owns: the entry point, global options, the log, how errors are told: one line on stderr and, with --log, a record in the
+log (text or JSON), exit code 1. Does not own: the commands (`runtime.oci.commands`).
+
+It runs the same `runtime.spawn` and `runtime.init` as the daemon's monitors, but no monitor: streams are the caller's,
+and who reaps orphans (conmon, a containerd shim) waits for the container. Standard library only, so that the commands
+that enter a container can run under `python -I -S`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Final, NoReturn
+
+from dockyard.runtime.oci import protection
+from dockyard.runtime.oci.arguments import Arguments, Option, parse
+from dockyard.runtime.oci.commands import COMMANDS
+from dockyard.runtime.oci.errors import OciError
+
+VERSION: Final = "0.1.0"
+_ROOT: Final = "/run/dockyard-runtime"
+_GLOBAL: Final = (
+    Option(("root",)),
+    Option(("log",)),
+    Option(("log-format",)),
+    Option(("debug",), value=False),
+    Option(("systemd-cgroup",), value=False),
+    Option(("rootless",)),
+    Option(("criu",)),
+    Option(("version", "v"), value=False),
+    Option(("help", "h"), value=False),
+)
+
+
+def main() -> NoReturn:
+    """The console script. Ends the process."""
+    if protection.protected():
+        protection.settle()
+    arguments = Arguments({}, [])
+    try:
+        arguments = parse(sys.argv[1:], _GLOBAL, "dockyard-runtime")
+        code = _dispatch(arguments)
+    except OciError as error:
+        code = _tell(arguments, error.message, error.code)
+    except OSError as error:
+        code = _tell(arguments, f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    except KeyboardInterrupt:
+        code = 130
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _dispatch(arguments: Arguments) -> int:
+    if arguments.flag("version"):
+        print(f"dockyard-runtime version {VERSION}\nspec: 1.2.0")
+        return 0
+    if arguments.flag("help") or not arguments.rest or arguments.rest[0] == "help":
+        _help()
+        return 0
+    if arguments.flag("systemd-cgroup"):
+        raise OciError("--systemd-cgroup is not supported: control groups are made in the file system")
+    if arguments.text("log-format", "text") not in ("text", "json"):
+        raise OciError(f"--log-format: {arguments.text('log-format')!r} is neither text nor json")
+    name, *words = arguments.rest
+    command = COMMANDS.get(name)
+    if command is None:
+        raise OciError(f"unknown command {name!r}")
+    given = parse(words, command.options, name)
+    if command.enters and not protection.protected():
+        protection.execute_copy(sys.argv[1:])
+    return command.run(arguments.text("root", _ROOT), given)
+
+
+def _help() -> None:
+    print("usage: dockyard-runtime [--root DIR] [--log FILE] [--log-format text|json] COMMAND [OPTIONS] [ID] …\n")
+    for name, command in COMMANDS.items():
+        options = " ".join(f"--{option.names[0]}" for option in command.options)
+        print(f"  {name:<9} {command.usage}{f' ({options})' if options else ''}")
+
+
+def _tell(arguments: Arguments, message: str, code: int) -> int:
+    line = message.replace("\n", " ")
+    print(f"dockyard-runtime: {line}", file=sys.stderr, flush=True)
+    if arguments.text("log"):
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        if arguments.text("log-format") == "json":
+            record = json.dumps({"level": "error", "msg": line, "time": now})
+        else:
+            record = f"time={json.dumps(now)} level=error msg={json.dumps(line)}"
+        try:
+            with open(arguments.text("log"), "a", encoding="utf-8") as file:
+                file.write(record + "\n")
+        except OSError as error:
+            print(f"dockyard-runtime: --log: {error.strerror}", file=sys.stderr)
+    return code

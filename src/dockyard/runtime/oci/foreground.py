@@ -1,0 +1,87 @@
+"""A container or exec in the foreground: signals handed on, a terminal carried over, the exit code returned.
+
+Owns: waiting for one process and, with a terminal, relaying between ours and the container's.
+Does not own: making the process (`runtime.oci.launching`).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import termios
+import tty
+from types import FrameType
+from typing import Any
+
+from dockyard.linux import process, pty
+from dockyard.runtime.spawn import Spawned
+
+_KEPT = {signal.SIGCHLD, signal.SIGURG, signal.SIGKILL, signal.SIGSTOP, signal.SIGWINCH, signal.SIGPIPE}
+
+
+def follow(spawned: Spawned) -> int:
+    """Wait for the process; its exit code, 128+N for signal N. All signals but a few are handed on to it."""
+
+    def hand_on(number: int, _frame: FrameType | None) -> None:
+        try:
+            process.pidfd_send_signal(spawned.pidfd, number)
+        except ProcessLookupError:
+            pass
+
+    for number in set(signal.Signals) - _KEPT:
+        signal.signal(number, hand_on)
+    if spawned.master >= 0:
+        os.close(spawned.slave)
+        _relay(spawned)
+    _, status = os.waitpid(spawned.pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _relay(spawned: Spawned) -> None:
+    """Between stdin/stdout and the terminal, until the other side is closed."""
+    before = _raw(0)
+    master = spawned.master
+    signal.signal(signal.SIGWINCH, lambda _number, _frame: _copy_size(master))
+    _copy_size(master)
+    inputs = [0, master]
+    try:
+        while True:
+            ready, _, _ = select.select(inputs, [], [])
+            if master in ready and not _pass(master, 1):
+                return
+            if 0 in ready and not _pass(0, master):
+                inputs.remove(0)
+    finally:
+        if before is not None:
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
+        os.close(master)
+
+
+def _pass(source: int, target: int) -> bool:
+    """One read and its writes; False at the end of either."""
+    try:
+        data = os.read(source, 32768)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(target, view) :]
+    except OSError:  # EIO: nobody has the terminal open any more
+        return False
+    return bool(data)
+
+
+def _raw(fd: int) -> list[Any] | None:
+    if not os.isatty(fd):
+        return None
+    before: list[Any] = termios.tcgetattr(fd)
+    tty.setraw(fd)
+    return before
+
+
+def _copy_size(master: int) -> None:
+    try:
+        columns, lines = os.get_terminal_size(0)
+        pty.set_size(master, lines, columns)
+    except OSError:
+        pass  # ours is no terminal

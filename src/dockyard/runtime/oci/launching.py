@@ -1,0 +1,261 @@
+"""create, start, exec, kill and delete of the OCI command.
+
+Owns: the life of a container that has no monitor: its first process is a child of this command and, when this ends, of
+whoever reaps orphans (conmon, a containerd shim). A FIFO holds it between create and start.
+Does not own: namespaces, mounts and exec (`runtime.spawn`, `runtime.init`), the command line (`runtime.oci.commands`).
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+import time
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from dockyard.linux import abi, process, seccomp
+from dockyard.runtime import spawn
+from dockyard.runtime.launch import Launch
+from dockyard.runtime.oci import hooks
+from dockyard.runtime.oci.configuration import load_bundle
+from dockyard.runtime.oci.containers import CREATED, STOPPED, Container, is_fifo, write_whole
+from dockyard.runtime.oci.errors import OciError
+
+_STDIO = (0, 1, 2)
+
+
+class Wanted(NamedTuple):
+    """Options that create, run and exec share."""
+
+    pid_file: str = ""
+    console_socket: str = ""
+    preserved: int = 0
+    foreground: bool = False  # somebody follows the process here; a terminal then needs no console socket
+
+
+def create(root: str, identity: str, bundle: str, wanted: Wanted) -> tuple[Container, spawn.Spawned]:
+    """Make a container that waits for `start`. Raises OciError; then nothing of it is left."""
+    bundle = os.path.abspath(bundle)
+    config = load_bundle(bundle)
+    _check_terminal(config["process"], wanted)
+    container = Container(root, identity)
+    container.make_directory()
+    try:
+        return container, _create(container, config, bundle, wanted)
+    except BaseException:
+        container.forget()
+        raise
+
+
+def _create(container: Container, config: dict[str, Any], bundle: str, wanted: Wanted) -> spawn.Spawned:
+    linux = config["linux"]
+    linux["cgroupsPath"] = linux.get("cgroupsPath") or f"/dockyard-runtime/{container.id}"
+    program = _compile(container, config)
+    write_whole(container.file("config.json"), json.dumps(config).encode())
+    os.mkfifo(container.file("exec.fifo"), 0o600)
+    gate = os.open(container.file("exec.fifo"), os.O_RDWR | os.O_CLOEXEC)
+    os.mkdir(container.file("root"), 0o700)
+    launch: Launch = {
+        "id": container.id,
+        "config": config,
+        "rootfs": {"type": "directory", "path": config["root"]["path"]},
+        "stdio": {"tty": False, "open_stdin": True, "stdin_once": False, "console_size": None},
+        "log": None,
+        "network": None,
+        "state_dir": container.file("root"),
+    }
+
+    own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+    def on_created(pid: int) -> None:
+        process.setns(own_pids, abi.CLONE_NEWPID)  # hooks are not born in the container's
+        _save(container, config, bundle, pid)
+        state = {**container.document(), "status": "creating"}
+        for name in ("prestart", "createRuntime"):
+            hooks.run_hooks(config, name, state, bundle)
+
+    terminal = bool(config["process"].get("terminal"))
+    try:
+        spawned = spawn.spawn_container(
+            dict(launch),
+            None if terminal else _STDIO,
+            program,
+            gate,
+            detached=True,
+            preserved=wanted.preserved,
+            on_created=on_created,
+        )
+    except spawn.SpawnFailed as failed:
+        raise OciError(failed.message) from None
+    finally:
+        os.close(gate)
+        os.close(own_pids)
+    try:
+        _hand_over(spawned, wanted)
+    except BaseException:
+        destroy(container)
+        raise
+    return spawned
+
+
+def _compile(container: Container, config: dict[str, Any]) -> bytes | None:
+    """Compile linux.seccomp and keep the program for execs."""
+    profile = config["linux"].get("seccomp")
+    if not profile:
+        return None
+    try:
+        program = seccomp.compile(profile)
+        config["process"]["seccompFlags"] = seccomp.flags_of(profile)
+    except seccomp.SeccompError as error:
+        raise OciError(str(error)) from None
+    write_whole(container.file("seccomp.bpf"), program)
+    return program
+
+
+def _save(container: Container, config: dict[str, Any], bundle: str, pid: int) -> None:
+    container.save(
+        {
+            "ociVersion": config["ociVersion"],
+            "id": container.id,
+            "pid": pid,
+            "start_time": process.start_time(pid),
+            "bundle": bundle,
+            "rootfs": config["root"]["path"],
+            "created": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            "cgroup": config["linux"]["cgroupsPath"],
+            "annotations": config.get("annotations") or {},
+        }
+    )
+
+
+def start(container: Container) -> None:
+    """Let a created container execute its program. Raises OciError."""
+    status = container.status()
+    if status == STOPPED:
+        raise OciError(f"cannot start a container that has stopped: {container.id}")
+    if status != CREATED:
+        raise OciError(f"cannot start an already running container: {container.id}")
+    fifo = container.file("exec.fifo")
+    if not is_fifo(fifo):
+        raise OciError(f"{fifo} is not a FIFO")
+    try:
+        fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        raise OciError(f"cannot start a container that has stopped: {container.id}") from None
+    os.unlink(fifo)
+    os.write(fd, b"s")
+    os.close(fd)
+    hooks.run_hooks(container.config, "poststart", container.document(), container.state["bundle"])
+
+
+def execute(container: Container, spec: dict[str, Any], wanted: Wanted) -> spawn.Spawned:
+    """Run a further process in a running container. Raises OciError."""
+    if container.status() == STOPPED:
+        raise OciError(f"cannot exec in a stopped container: {container.id}")
+    _check_terminal(spec, wanted)
+    flags = container.config["process"].get("seccompFlags")
+    if flags is not None:
+        spec["seccompFlags"] = flags
+    pidfd = container.open_process()
+    try:
+        process.setns(pidfd, abi.CLONE_NEWPID)  # the child is born in it
+        stdio = None if spec.get("terminal") else _STDIO
+        program = container.seccomp()
+        spawned = spawn.spawn_exec(spec, pidfd, container.cgroup(), stdio, program, wanted.preserved)
+    except spawn.SpawnFailed as failed:
+        raise OciError(failed.message, failed.code if failed.code in (126, 127) else 255) from None
+    except OSError as error:
+        raise OciError(f"cannot exec in container {container.id}: {spawn.describe(error)}") from None
+    finally:
+        os.close(pidfd)
+    _hand_over(spawned, wanted)
+    return spawned
+
+
+def kill(container: Container, number: int, everyone: bool) -> None:
+    """Signal the first process, or every process in the control group. Raises OciError if it does not run."""
+    cgroup = container.cgroup()
+    if everyone and cgroup is not None:
+        for pid in cgroup.pids():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+        return
+    if container.status() == STOPPED:
+        raise OciError(f"container not running: {container.id}")
+    pidfd = container.open_process()
+    try:
+        process.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        raise OciError(f"container not running: {container.id}") from None
+    finally:
+        os.close(pidfd)
+
+
+def delete(container: Container, force: bool) -> None:
+    """Take a stopped (or created) container away; `force`: any. Raises OciError."""
+    status = container.status()
+    if status not in (STOPPED, CREATED) and not force:
+        raise OciError(f"cannot delete container {container.id} that is not stopped: {status}")
+    destroy(container)
+
+
+def destroy(container: Container) -> None:
+    """End every process of the container, remove what is its own, run poststop hooks. Raises what those fail with."""
+    config = container.config if os.path.exists(container.file("config.json")) else {}
+    state = {**container.document(), "status": STOPPED, "pid": 0}
+    _end(container)
+    container.forget()
+    hooks.run_hooks(config, "poststop", state, state["bundle"] or "/")
+
+
+def _end(container: Container) -> None:
+    if container.status() != STOPPED:
+        kill(container, 9, everyone=False)
+    cgroup = container.cgroup()
+    if cgroup is None:
+        return
+    cgroup.kill()
+    for attempt in range(200):
+        try:
+            cgroup.remove()
+            break
+        except OSError:
+            if attempt == 199:
+                raise OciError(f"cannot remove the control group {cgroup.path}: processes live in it") from None
+            time.sleep(0.01)
+    for _ in range(500):
+        if container.status() == STOPPED:
+            return
+        time.sleep(0.01)
+
+
+def _check_terminal(spec: dict[str, Any], wanted: Wanted) -> None:
+    if spec.get("terminal") and not wanted.console_socket and not wanted.foreground:
+        raise OciError("process.terminal: a detached container with a terminal needs --console-socket")
+    if wanted.console_socket and not spec.get("terminal"):
+        raise OciError("--console-socket: process.terminal is not set")
+
+
+def _hand_over(spawned: spawn.Spawned, wanted: Wanted) -> None:
+    """The terminal's master to the console socket; the pid into the pid file."""
+    if wanted.console_socket and spawned.master >= 0:
+        _send_terminal(wanted.console_socket, spawned.master)
+        os.close(spawned.master)
+        os.close(spawned.slave)
+        spawned.master = spawned.slave = -1
+    if wanted.pid_file:
+        write_whole(os.path.abspath(wanted.pid_file), str(spawned.pid).encode(), 0o644)
+
+
+def _send_terminal(path: str, master: int) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(path)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [master]))]
+            sock.sendmsg([b"/dev/ptmx"], rights)
+        except OSError as error:
+            raise OciError(f"--console-socket: {path}: {error.strerror}") from None
