@@ -6,8 +6,8 @@ all of that took: the monitor stays as lean as the zygote forked it.
 Does not own: the container's life (`runtime.monitor`).
 
 The report is one message: {"pid", "start_time", "started_at", "cgroup", "own_pids", "terminal", "networked"} with
-descriptors (terminal master and slave; sync socket when gated; the sockets of the ports), or {"error", "code"}. Standard
-library only.
+descriptors (terminal master and slave; sync socket when gated; the sockets of the ports), or {"error", "code"}.
+Standard library only.
 """
 
 from __future__ import annotations
