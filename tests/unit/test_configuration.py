@@ -1,0 +1,107 @@
+"""dockyardd's flags and file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dockyard.configuration import OPTIONS, Configuration, attributes, combine, load, parse_arguments, parse_file
+from dockyard.engine.system import check_kernel, engine_id, read_cgroups
+from dockyard.model.container import Ulimit
+from dockyard.model.errors import InvalidArgument, SystemFailure
+
+
+def test_every_option_is_an_attribute_and_no_name_stands_twice() -> None:
+    assert {option.target for option in OPTIONS} == set(attributes())
+    flags = [flag for option in OPTIONS for flag in option.flags]
+    assert len(flags) == len(set(flags))
+
+
+def test_flags_as_dockerd_spells_them() -> None:
+    given = parse_arguments(
+        ["-H", "unix:///a", "--host=unix:///b", "-D", "--icc=false", "--add-runtime", "runc=/usr/bin/runc", "-lwarn",
+         "--default-ulimit", "nofile=10:20", "--log-opt", "max-size=1m", "--mtu", "1400", "-b", "br9", "--label", "a=b"]
+    ).given  # fmt: skip
+    configuration = combine(given, {}, "x")
+    assert configuration.hosts == ["unix:///a", "unix:///b"]
+    assert (configuration.debug, configuration.icc, configuration.mtu) == (True, False, 1400)
+    assert configuration.runtimes == {"runc": "/usr/bin/runc"}
+    assert configuration.default_ulimits == [Ulimit("nofile", 10, 20)]
+    assert (configuration.log_opts, configuration.bridge, configuration.labels) == ({"max-size": "1m"}, "br9", ["a=b"])
+
+
+def test_the_file_has_dockers_keys() -> None:
+    read = parse_file(
+        '{"hosts": ["unix:///a"], "data-root": "/d", "default-ulimits": {"nofile": {"Name": "nofile", "Soft": 1, '
+        '"Hard": 2}}, "runtimes": {"runc": {"path": "/r"}}, "log-opts": {"a": "b"}, "live-restore": true}',
+        "f",
+    )
+    configuration = combine({}, read, "f")
+    assert (configuration.data_root, configuration.runtimes) == ("/d", {"runc": "/r"})
+    assert configuration.default_ulimits == [Ulimit("nofile", 1, 2)]
+
+
+def test_a_key_in_both_places_is_refused_by_name() -> None:
+    with pytest.raises(InvalidArgument, match=r"both as a flag and in the configuration file: bip: \(from flag: 1, "):
+        combine({"bip": "1"}, {"bip": "2"}, "f")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"hostz": []}', "don't match any configuration option: hostz"),
+        ('{"hosts": "unix:///a"}', "hosts: a list of strings is expected"),
+        ('{"mtu": "9"}', "mtu: a whole number is expected"),
+        ('{"debug": 1}', "debug: true or false is expected"),
+        ("[]", "a JSON object is expected"),
+        ("{", "file f: "),
+    ],
+)
+def test_files_that_are_wrong(text: str, problem: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        parse_file(text, "f")
+    assert problem in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"log_level": "loud"}, {"labels": ["x"]}, {"default_runtime": "nope"}, {"data_root": "relative"},
+     {"bridge": "none", "bip": "10.0.0.1/24"}],
+)  # fmt: skip
+def test_values_that_cannot_be(given: dict[str, object]) -> None:
+    with pytest.raises(InvalidArgument):
+        combine(given, {}, "f")
+
+
+def test_a_missing_file_matters_only_if_it_was_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="does not exist"):
+        load(parse_arguments(["--config-file", str(tmp_path / "nope.json")]))
+    (tmp_path / "empty.json").write_text("")
+    assert load(parse_arguments(["--config-file", str(tmp_path / "empty.json")])) == Configuration()
+
+
+def test_s46_only_an_explicit_false_opens_tcp() -> None:
+    assert not combine({}, {}, "f").open_tcp_forced
+    assert combine(parse_arguments(["--tls=false"]).given, {}, "f").open_tcp_forced
+
+
+def test_old_kernels_are_refused_by_name() -> None:
+    with pytest.raises(SystemFailure, match=r"Linux 5\.13\.9-arch1 is too old: Dockyard needs 5\.14 or newer"):
+        check_kernel("5.13.9-arch1")
+    check_kernel("5.14.0-427.el9.x86_64")
+    check_kernel("6.1.0-rc1+")
+
+
+def test_cgroup_facts(tmp_path: Path) -> None:
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").touch()
+    facts = read_cgroups(str(tmp_path))
+    assert (facts.version, facts.memory_limit, facts.swap_limit, facts.pids_limit) == (1, True, False, False)
+    (tmp_path / "cgroup.controllers").write_text("cpu pids\n")
+    facts = read_cgroups(str(tmp_path))
+    assert (facts.version, facts.cpu_quota, facts.memory_limit, facts.pids_limit) == (2, True, False, True)
+
+
+def test_the_engines_id_belongs_to_its_data_root() -> None:
+    assert engine_id("/a") == engine_id("/a/") != engine_id("/b")
