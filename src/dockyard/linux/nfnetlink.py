@@ -22,7 +22,6 @@ from dockyard.linux.netlink import (
     NETLINK_NETFILTER,
     NLM_F_ACK,
     NLM_F_CREATE,
-    NLM_F_EXCL,
     Message,
     Netlink,
     Watch,
@@ -33,13 +32,14 @@ from dockyard.linux.netlink import (
 
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _NFTABLES = 10 << 8  # NFNL_SUBSYS_NFTABLES
-_NEWTABLE, _DELTABLE, _NEWCHAIN, _DELCHAIN = 0, 2, 3, 5
+_DELTABLE, _NEWCHAIN = 2, 3
 _NEWSETELEM, _GETSETELEM, _DELSETELEM = 12, 13, 14
 _AF_IPV4 = 2
 _NFNLGRP_NFTABLES = 7
 
 _NESTED = 0x8000
 _TABLE_NAME = 1
+_CHAIN_TABLE, _CHAIN_HOOK = 1, 4
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _LIST_ELEM = 1
 _ELEM_KEY, _ELEM_DATA, _ELEM_USERDATA = 1, 2, 6
@@ -72,8 +72,9 @@ class Elements:
         self._netlink.close()
 
     def add(self, table: str, elements: Sequence[Element]) -> None:
-        """All or none. EEXIST if a key is there with other data, ENOENT if the table or map is not there."""
-        self._transaction(table, elements, _NEWSETELEM, NLM_F_CREATE | NLM_F_EXCL, "add port elements")
+        """All or none; what is there already stays. EEXIST or EBUSY if a key is there with other data, ENOENT if the table or map
+        is not there."""
+        self._transaction(table, elements, _NEWSETELEM, NLM_F_CREATE, "add port elements")
 
     def delete(self, table: str, elements: Sequence[Element]) -> None:
         """All or none: ENOENT if one is not there."""
@@ -143,7 +144,7 @@ class SharedElements(Elements):
 
 
 class TableWatch:
-    """Hears when tables and base chains come and go, whoever does it."""
+    """Hears when tables are deleted and base chains made or changed, whoever does it."""
 
     def __init__(self) -> None:
         self._watch = Watch(NETLINK_NETFILTER, [_NFNLGRP_NFTABLES])
@@ -154,17 +155,31 @@ class TableWatch:
     def close(self) -> None:
         self._watch.close()
 
-    def changed(self) -> set[str]:
-        """Names of tables that were made or deleted, or had a chain made or deleted; {"*"}: news were lost."""
+    def read(self) -> TableChanges:
+        """Names of tables; {"*"}: news were lost."""
         heard = self._watch.read()
         if heard is None:
-            return {"*"}
-        wanted = {_NFTABLES | kind for kind in (_NEWTABLE, _DELTABLE, _NEWCHAIN, _DELCHAIN)}
-        return {_table_name(body) for kind, body in heard if kind in wanted}
+            return TableChanges({"*"}, {"*"})
+        changes = TableChanges(set(), set())
+        for kind, body in heard:
+            if kind == _NFTABLES | _DELTABLE:
+                changes.deleted.add(_string(attributes(body, _HEADER.size), _TABLE_NAME))
+            elif kind == _NFTABLES | _NEWCHAIN:
+                own = attributes(body, _HEADER.size)
+                if _CHAIN_HOOK in own:
+                    changes.hooked.add(_string(own, _CHAIN_TABLE))
+        return changes
 
 
-def _table_name(body: bytes) -> str:
-    return attributes(body, _HEADER.size).get(_TABLE_NAME, b"").rstrip(b"\0").decode(errors="replace")
+class TableChanges(NamedTuple):
+    """Tables that were deleted, and tables with a base chain that was made or changed (its policy, for one)."""
+
+    deleted: set[str]
+    hooked: set[str]
+
+
+def _string(own: dict[int, bytes], kind: int) -> str:
+    return own.get(kind, b"").rstrip(b"\0").decode(errors="replace")
 
 
 def _by_map(elements: Iterable[Element]) -> list[tuple[str, list[Element]]]:

@@ -143,8 +143,9 @@ def _set_up_bridge(netlink: Netlink, bridge: BridgeSetup, messages: list[str]) -
     else:
         _write(f"ipv6/conf/{name}/accept_ra", "0")
     if bridge["owned"] and link is not None:
-        netlink.batch([rtnetlink.set_link(index, up=True, mac=bridge["mac"])])
         _remove_other_addresses(netlink, index, bridge["address"])
+    if link is not None:  # said explicitly, a bridge's MAC no longer follows its ports
+        netlink.batch([rtnetlink.set_link(index, up=True, mac=bridge["mac"] if bridge["owned"] else link.mac)])
     ip, _, prefix = bridge["address"].partition("/")
     netlink.batch([rtnetlink.add_address(index, ip, int(prefix))])
     _write(f"ipv4/conf/{name}/route_localnet", "1")

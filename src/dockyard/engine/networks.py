@@ -1,0 +1,497 @@
+"""Networks: which there are, what a container gets from them at its start, and keeping the host in order for them.
+
+Owns: the three default networks, addresses and ports of running containers (in memory; the containers' rows are their
+record), bringing bridge and rules up and back when somebody flushed them. Does not own: the arithmetic
+(`proto.netplan`), carrying out a plan (`runtime.network`, in the container's monitor), the host's side
+(`runtime.network_host`, in a worker), rows (`store.networks`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from msgspec.structs import replace
+
+from dockyard.engine.bridges import BridgeOptions, choose_bridge, host_resolvers
+from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig, PortBinding
+from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, NotFound, NotServed, SystemFailure
+from dockyard.proto import netplan
+from dockyard.proto.filters import Filters
+from dockyard.runtime import network, network_host, network_rules
+from dockyard.runtime.network_watch import FirewallWatch
+from dockyard.store.networks import NetworkRow, NetworkStore
+
+log = logging.getLogger(__name__)
+
+Call = Callable[[str, dict[str, Any]], Awaitable[Any]]
+Bindings = list[netplan.Binding]  # `list` is a method's name below
+Members = list[tuple[Any, EndpointSettings]]  # (Requester, what it got)
+Setups = list[network_host.BridgeSetup]
+PREDEFINED = ("bridge", "host", "none")
+_DRIVERS = {"none": "null", "host": "host", "bridge": "bridge"}
+_HOST = "dockyard.runtime.network_host"
+
+
+class Requester(Protocol):
+    """What is asked of a container: `engine.container.Container` is one."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def config(self) -> ContainerConfig: ...
+    @property
+    def host(self) -> HostConfig: ...
+    @property
+    def spec(self) -> Any:
+        """`.networks`: the endpoints asked for, by network name."""
+
+    @property
+    def endpoints(self) -> dict[str, EndpointSettings]:
+        """What it got, while it runs."""
+
+    @property
+    def ports(self) -> dict[str, list[PortBinding] | None]: ...
+
+
+@dataclass(slots=True)
+class Allocation:
+    """What a container got: the plan for `Launch.network` (None: nothing to set up), and what to show of it."""
+
+    container: Requester
+    plan: network.NetworkPlan | None
+    endpoints: dict[str, EndpointSettings]
+    ports: dict[str, list[PortBinding] | None]
+    bindings: list[netplan.Binding]
+
+
+class Networks:
+    """All networks of one engine. `start` before anything else, `close` at the end."""
+
+    def __init__(
+        self,
+        store: NetworkStore,
+        options: BridgeOptions,
+        call: Call,
+        *,
+        clock: Callable[[], int],
+    ) -> None:
+        """`call`: `Runtime.call`. `clock`: wall clock in ns."""
+        self._store = store
+        self._options = options
+        self._call = call
+        self._clock = clock
+        self._rows: dict[str, NetworkRow] = {}  # by name
+        self._pool: netplan.AddressPool | None = None
+        self._ports = netplan.Ports(netplan.dynamic_ports(_sysctl("ip_local_port_range"), _reserved_ports()))
+        self._allocations: dict[str, Allocation] = {}  # by container id
+        self._notes: list[str] = []
+        self._watch: FirewallWatch | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self._refresh_again = False
+
+    # --- the engine's life -------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Make the default networks, and the host ready for them. InvalidArgument for bad options, SystemFailure."""
+        self._rows = {row.name: row for row in await self._store.load()}
+        survey = await self._call(f"{_HOST}:survey", {})
+        for name in ("none", "host"):
+            if name not in self._rows:
+                await self._save(self._new_row(name))
+        if self._options.name == "none":
+            self._rows.pop("bridge", None)
+            return
+        known = self._rows.get("bridge")
+        wanted = choose_bridge(self._options, known or self._new_row("bridge"), known is None, survey, host_resolvers())
+        if wanted != known:
+            await self._save(wanted)
+        self._pool = netplan.AddressPool(wanted.subnet, wanted.gateway)
+        await self._set_up()
+        self._watch = FirewallWatch(asyncio.get_running_loop(), self._table, self._refresh_soon)
+
+    async def close(self) -> None:
+        """Leave the host as it was found if no container needs its bridge; leave everything otherwise."""
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
+        if self._pool is None or any(a.plan and a.plan["interfaces"] for a in self._allocations.values()):
+            return
+        await self._call(f"{_HOST}:tear_down", {"table": self._table, "bridges": self._bridges()})
+
+    async def restore(self, running: Iterable[Requester]) -> None:
+        """After a restart of the daemon: take over what running containers hold, sweep what nobody holds."""
+        for container in running:
+            self._allocations[container.id] = self._readopt(container)
+        await self.sweep()
+        if any(allocation.bindings for allocation in self._allocations.values()):
+            await self._set_up()  # rules may have been flushed meanwhile
+
+    async def sweep(self) -> dict[str, list[str]]:
+        """Remove veths and port elements of containers that are gone: {"veths", "ports"} as text."""
+        if self._pool is None:
+            return {"veths": [], "ports": []}
+        bridges = [bridge["name"] for bridge in self._bridges()]
+        arguments = {"table": self._table, "bridges": bridges, "live": list(self._allocations)}
+        swept: dict[str, list[str]] = await self._call(f"{_HOST}:sweep", arguments)
+        for kind, names in swept.items():
+            if names:
+                log.warning("swept %s of containers that are gone: %s", kind, ", ".join(names))
+        return swept
+
+    def firewall_notes(self) -> list[str]:
+        """What stands in other people's firewalls for us, for `info`."""
+        return list(self._notes)
+
+    @property
+    def gateway(self) -> str:
+        """The default bridge's address on the host (`host-gateway`); "" without a default bridge."""
+        row = self._rows.get("bridge")
+        return row.gateway if row else ""
+
+    # --- networks ----------------------------------------------------------------------------------------------------
+
+    def get(self, ref: str) -> NetworkRow:
+        """By name, id or unambiguous beginning of an id. NotFound "network REF not found"."""
+        if ref in self._rows:
+            return self._rows[ref]
+        found = [row for row in self._rows.values() if ref and row.id.startswith(ref)]
+        if len(found) > 1 and all(row.id != ref for row in found):
+            raise InvalidArgument(f"network {ref} is ambiguous ({len(found)} matches found based on ID prefix)")
+        if not found:
+            raise NotFound(f"network {ref} not found")
+        return found[0]
+
+    def list(self, filters: Filters | None = None) -> list[NetworkRow]:
+        """Those that pass driver, id, label, name, scope, type (custom, builtin) and dangling."""
+        wanted = filters or Filters()
+        return [row for row in self._rows.values() if self._passes(row, wanted)]
+
+    def members(self, row: NetworkRow) -> Members:
+        """The running containers on a network, and what each got there."""
+        return [
+            (allocation.container, allocation.endpoints[row.name])
+            for allocation in self._allocations.values()
+            if row.name in allocation.endpoints
+        ]
+
+    async def create(self, name: str) -> NetworkRow:
+        """Networks of users are not served yet. Forbidden for the name of a predefined one."""
+        if name in PREDEFINED:
+            raise Forbidden(f"operation is not permitted on predefined {name} network ")
+        raise NotServed(f"network {name}: creating networks is not implemented yet")
+
+    async def remove(self, ref: str) -> None:
+        """Forbidden for a predefined network: there are no others yet."""
+        row = self.get(ref)
+        raise Forbidden(f"{row.name} is a pre-defined network and cannot be removed")
+
+    def _passes(self, row: NetworkRow, filters: Filters) -> bool:
+        for value in filters.get("type"):
+            if value not in ("custom", "builtin"):
+                raise InvalidArgument(f"invalid filter: 'type'='{value}'")
+        builtin = "builtin" if row.name in PREDEFINED else "custom"
+        dangling = filters.boolean("dangling")
+        return (
+            filters.exact("driver", row.driver)
+            and filters.prefix("id", row.id)
+            and filters.labels(row.labels)
+            and filters.regex("name", row.name)
+            and filters.exact("scope", "local")
+            and filters.exact("type", builtin)
+            and (dangling is None or dangling == (builtin == "custom" and not self.members(row)))
+        )
+
+    # --- containers --------------------------------------------------------------------------------------------------
+
+    def check(self, host: HostConfig, asked: dict[str, EndpointSettings]) -> None:
+        """What no predefined network grants, in Docker's words. InvalidArgument; NotFound for an unknown network."""
+        for name, endpoint in asked.items():
+            row = self.get(name)
+            wanted = endpoint.ipam_config
+            problems = []
+            if wanted is not None and (wanted.ipv4_address or wanted.ipv6_address):
+                problems.append("user specified IP address is supported on user defined networks only")
+            if endpoint.aliases:
+                problems.append("network-scoped alias is supported only for containers in user defined networks")
+            if problems:
+                reasons = "\n".join(problems)
+                raise InvalidArgument(f"invalid config for network {row.name}: invalid endpoint settings:\n{reasons}")
+        if host.network_mode not in ("", "default", *PREDEFINED) and ":" not in host.network_mode:
+            self.get(host.network_mode)
+
+    async def allocate(self, container: Requester) -> Allocation:
+        """Addresses and ports for a start. In memory only: what it got is kept with the container's row.
+
+        SystemFailure in Docker's words when a port is taken or no address is left. Ends with `release`.
+        """
+        await self.release(container.id)
+        mode = container.host.network_mode
+        if mode in ("", "default"):
+            mode = "bridge" if self._pool is not None else "none"
+        if mode.startswith("container:"):
+            return self._keep(Allocation(container, None, {}, {}, []))
+        if container.config.network_disabled:
+            return self._keep(Allocation(container, self._plan(container, ""), {}, {}, []))
+        row = self.get(mode)
+        asked: dict[str, EndpointSettings] = container.spec.networks
+        self.check(container.host, asked)
+        endpoint = replace(asked.get(row.name) or EndpointSettings(), network_id=row.id, endpoint_id=_new_id())
+        if row.driver == "bridge":
+            allocation = self._on_bridge(container, row, endpoint)
+        else:
+            plan = self._plan(container, endpoint.endpoint_id) if row.driver == "null" else None
+            allocation = Allocation(container, plan, {row.name: endpoint}, {}, [])
+        return self._keep(allocation)
+
+    async def release(self, container_id: str) -> None:
+        """Give back what a container had; nothing if it had nothing."""
+        allocation = self._allocations.pop(container_id, None)
+        if allocation is None:
+            return
+        self._give_back(allocation)
+
+    def _keep(self, allocation: Allocation) -> Allocation:
+        self._allocations[allocation.container.id] = allocation
+        return allocation
+
+    def _on_bridge(self, container: Requester, row: NetworkRow, endpoint: EndpointSettings) -> Allocation:
+        assert self._pool is not None
+        if len(self._pool) >= netplan.BRIDGE_PORTS:
+            raise SystemFailure(
+                f"network {row.name} is full: bridge {row.bridge} has {netplan.BRIDGE_PORTS} ports, "
+                "and a Linux bridge has no more"
+            )
+        loop = asyncio.get_running_loop()
+        try:
+            address = self._pool.allocate(loop.time(), _link_exists)
+        except netplan.Exhausted:
+            raise SystemFailure(
+                f"no available IPv4 addresses on this network's address pools: {row.name} ({row.id})"
+            ) from None
+        try:
+            bindings = self._publish(container, endpoint.endpoint_id)
+            mac = endpoint.mac_address or container.config.mac_address or netplan.mac_of(address)
+            endpoint = replace(
+                endpoint,
+                mac_address=_checked_mac(mac),
+                gateway=row.gateway,
+                ip_address=address,
+                ip_prefix_len=self._pool.prefix,
+            )
+        except BaseException:
+            self._pool.release(address, "", loop.time())
+            raise
+        plan = self._plan(container, endpoint.endpoint_id)
+        plan["interfaces"].append(_interface(container.id, row, endpoint))
+        plan["ports"] += [_port(binding, address) for binding in bindings]
+        return Allocation(container, plan, {row.name: endpoint}, _shown_ports(container, bindings), bindings)
+
+    def _publish(self, container: Requester, endpoint_id: str) -> Bindings:
+        host = container.host
+        asked = {
+            port: [(binding.host_ip, binding.host_port) for binding in bindings or ()]
+            for port, bindings in (host.port_bindings or {}).items()
+        }
+        requests = netplan.port_requests(
+            asked, container.config.exposed_ports or (), host.publish_all_ports, self._options.default_ip
+        )
+        try:
+            return self._ports.allocate(requests, _is_free)
+        except netplan.PortTaken as taken:
+            raise SystemFailure(
+                f"driver failed programming external connectivity on endpoint {container.name} ({endpoint_id}): {taken}"
+            ) from None
+
+    def _plan(self, container: Requester, endpoint_id: str) -> network.NetworkPlan:
+        return network.NetworkPlan(
+            container=container.id,
+            name=container.name,
+            endpoint=endpoint_id,
+            table=self._table,
+            interfaces=[],
+            ports=[],
+        )
+
+    def _give_back(self, allocation: Allocation) -> None:
+        self._ports.release(allocation.bindings)
+        if self._pool is None or allocation.plan is None:
+            return
+        for interface in allocation.plan["interfaces"]:
+            self._pool.release(interface["ip"], interface["veth"], asyncio.get_running_loop().time())
+
+    def _readopt(self, container: Requester) -> Allocation:
+        """The allocation of a container that runs, from what its row says that it got."""
+        allocation = Allocation(container, None, dict(container.endpoints), dict(container.ports), [])
+        row, endpoint = self._rows.get("bridge"), container.endpoints.get("bridge")
+        if row is None or endpoint is None or self._pool is None or not endpoint.ip_address:
+            return allocation
+        try:
+            self._pool.take(endpoint.ip_address)
+        except netplan.AddressTaken:
+            log.warning("container %s has the address %s beside another", container.id, endpoint.ip_address)
+        plan = self._plan(container, endpoint.endpoint_id)
+        plan["interfaces"].append(_interface(container.id, row, endpoint))
+        allocation.bindings = [self._ports.take(binding) for binding in _bindings(container.ports)]
+        plan["ports"] += [_port(binding, endpoint.ip_address) for binding in allocation.bindings]
+        allocation.plan = plan
+        return allocation
+
+    # --- the host ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _table(self) -> str:
+        return network_rules.table_name(self._options.name)
+
+    def _bridges(self) -> Setups:
+        return [
+            network_host.BridgeSetup(
+                name=row.bridge,
+                address=f"{row.gateway}/{row.subnet.partition('/')[2]}",
+                subnet=row.subnet,
+                mac=netplan.mac_of(row.gateway),
+                mtu=row.mtu,
+                icc=row.icc,
+                masquerade=row.masquerade,
+                owned=row.owned,
+            )
+            for row in self._rows.values()
+            if row.driver == "bridge"
+        ]
+
+    async def _set_up(self) -> None:
+        plans = [allocation.plan for allocation in self._allocations.values() if allocation.bindings]
+        arguments = {"table": self._table, "bridges": self._bridges(), "plans": plans}
+        report: network_host.HostReport = await self._call(f"{_HOST}:set_up", arguments)
+        notes = [note["text"] for note in report["notes"]]
+        for text in [*report["messages"], *(note for note in notes if note not in self._notes)]:
+            log.info("network: %s", text)
+        self._notes = notes
+
+    def _refresh_soon(self) -> None:
+        """Somebody changed firewalls: look after ours, once for all changes that come together."""
+        self._refresh_again = True
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
+
+    async def _refresh(self) -> None:
+        while self._refresh_again:
+            self._refresh_again = False
+            await asyncio.sleep(0.02)
+            before = set(self._allocations)
+            try:
+                await self._set_up()
+                if before - set(self._allocations):
+                    await self.sweep()  # ports that were brought back for a container that ended meanwhile
+            except DockyardError as error:
+                log.error("network: %s", error)
+
+    # --- rows --------------------------------------------------------------------------------------------------------
+
+    def _new_row(self, name: str) -> NetworkRow:
+        return NetworkRow(id=_new_id(), name=name, driver=_DRIVERS[name], created_at=self._clock())
+
+    async def _save(self, row: NetworkRow) -> None:
+        await self._store.save(row)
+        self._rows[row.name] = row
+
+
+def _new_id() -> str:
+    return secrets.token_hex(32)
+
+
+def _interface(container_id: str, row: NetworkRow, endpoint: EndpointSettings) -> network.Interface:
+    return network.Interface(
+        name="eth0",
+        veth=network_host.veth_name(container_id),
+        bridge=row.bridge,
+        bridge_mac=row.options.get("mac") or netplan.mac_of(row.gateway),
+        mac=endpoint.mac_address,
+        ip=endpoint.ip_address,
+        prefix=endpoint.ip_prefix_len,
+        gateway=endpoint.gateway,
+        mtu=row.mtu,
+        isolated=not row.icc,
+    )
+
+
+def _port(binding: netplan.Binding, address: str) -> network.Port:
+    return network.Port(
+        proto=binding.proto, host_ip=binding.host_ip, host_port=binding.host_port, ip=address, port=binding.port
+    )
+
+
+def _shown_ports(container: Requester, bindings: Sequence[netplan.Binding]) -> dict[str, list[PortBinding] | None]:
+    """`NetworkSettings.Ports`: every exposed port, None where it is not published."""
+    shown: dict[str, list[PortBinding] | None] = {}
+    for binding in bindings:
+        entry = shown.setdefault(f"{binding.port}/{binding.proto}", [])
+        assert entry is not None
+        entry.append(PortBinding(host_ip=binding.host_ip, host_port=str(binding.host_port)))
+    for port in container.config.exposed_ports or ():
+        shown.setdefault(port, None)
+    return shown
+
+
+def _bindings(ports: dict[str, list[PortBinding] | None]) -> list[netplan.Binding]:
+    return [
+        netplan.Binding(name.partition("/")[2], binding.host_ip, int(binding.host_port), int(name.partition("/")[0]))
+        for name, bindings in ports.items()
+        for binding in bindings or ()
+    ]
+
+
+def _checked_mac(mac: str) -> str:
+    """Six bytes, not a group address; lower case with colons."""
+    try:
+        raw = bytes.fromhex(mac.replace(":", "").replace("-", ""))
+    except ValueError:
+        raw = b""
+    if len(raw) != 6 or raw[0] & 1:
+        raise InvalidArgument(f"invalid MAC address: {mac}")
+    return raw.hex(":")
+
+
+def _link_exists(name: str) -> bool:
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
+def _is_free(proto: str, ip: str, port: int) -> bool:
+    """Whether the host lets a port be bound now; the monitor's binding decides."""
+    kind = socket.SOCK_DGRAM if proto == "udp" else socket.SOCK_STREAM
+    family = socket.AF_INET6 if ipaddress.ip_address(ip).version == 6 else socket.AF_INET
+    with socket.socket(family, kind) as probe:
+        if kind == socket.SOCK_STREAM:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((ip, port))
+        except OSError:
+            return False
+    return True
+
+
+def _sysctl(name: str) -> str:
+    with open(f"/proc/sys/net/ipv4/{name}") as file:
+        return file.read()
+
+
+def _reserved_ports() -> str:
+    try:
+        return _sysctl("ip_local_reserved_ports")
+    except OSError:
+        return ""
