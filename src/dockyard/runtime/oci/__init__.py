@@ -5,23 +5,22 @@ log (text or JSON), exit code 1. Does not own: the commands (`runtime.oci.comman
 
 It runs the same `runtime.spawn` and `runtime.init` as the daemon's monitors, but no monitor: streams are the caller's,
 and who reaps orphans (conmon, a containerd shim) waits for the container. Standard library only, so that the commands
-that enter a container can run under `python -I -S`.
+that enter a container can run under `python -I -S`. What a command needs is imported when it is known: the first
+process only becomes the protected copy.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import time
 from typing import Final, NoReturn
 
 from dockyard.runtime.oci import protection
 from dockyard.runtime.oci.arguments import Arguments, Option, parse
-from dockyard.runtime.oci.commands import COMMANDS
 from dockyard.runtime.oci.errors import OciError
 
 VERSION: Final = "0.1.0"
+_ENTERING: Final = ("create", "exec", "run")  # commands that go onto a container's ground
 _ROOT: Final = "/run/dockyard-runtime"
 _GLOBAL: Final = (
     Option(("root",)),
@@ -66,16 +65,20 @@ def _dispatch(arguments: Arguments) -> int:
     if arguments.text("log-format", "text") not in ("text", "json"):
         raise OciError(f"--log-format: {arguments.text('log-format')!r} is neither text nor json")
     name, *words = arguments.rest
+    if name in _ENTERING and not protection.protected():
+        protection.execute_copy(sys.argv[1:])
+    from dockyard.runtime.oci.commands import COMMANDS
+
     command = COMMANDS.get(name)
     if command is None:
         raise OciError(f"unknown command {name!r}")
     given = parse(words, command.options, name)
-    if command.enters and not protection.protected():
-        protection.execute_copy(sys.argv[1:])
     return command.run(arguments.text("root", _ROOT), given)
 
 
 def _help() -> None:
+    from dockyard.runtime.oci.commands import COMMANDS
+
     print("usage: dockyard-runtime [--root DIR] [--log FILE] [--log-format text|json] COMMAND [OPTIONS] [ID] …\n")
     for name, command in COMMANDS.items():
         options = " ".join(f"--{option.names[0]}" for option in command.options)
@@ -86,6 +89,9 @@ def _tell(arguments: Arguments, message: str, code: int) -> int:
     line = message.replace("\n", " ")
     print(f"dockyard-runtime: {line}", file=sys.stderr, flush=True)
     if arguments.text("log"):
+        import json
+        import time
+
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         if arguments.text("log-format") == "json":
             record = json.dumps({"level": "error", "msg": line, "time": now})

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -23,12 +22,11 @@ from dockyard.runtime.oci.launching import Wanted
 
 
 class Command(NamedTuple):
-    """`run(root, arguments)` returns the exit code. `enters`: it goes onto a container's ground."""
+    """`run(root, arguments)` returns the exit code."""
 
     run: Callable[[str, Arguments], int]
     options: Sequence[Option]
     usage: str
-    enters: bool = False
 
 
 def _one_id(arguments: Arguments) -> str:
@@ -193,6 +191,8 @@ def _print_table(documents: list[dict[str, Any]]) -> None:
 def _ps(root: str, arguments: Arguments) -> int:
     if not arguments.rest:
         raise OciError("ps: a container ID is needed")
+    import subprocess
+
     container = Container.load(root, arguments.rest[0])
     cgroup = container.cgroup()
     pids = cgroup.pids() if cgroup else []
@@ -287,9 +287,9 @@ _EXEC = (
 _FORMAT = Option(("format", "f"))
 
 COMMANDS: dict[str, Command] = {
-    "create": Command(_create, _MAKING, "make a container that waits for start", enters=True),
+    "create": Command(_create, _MAKING, "make a container that waits for start"),
     "delete": Command(_delete, (Option(("force", "f"), value=False),), "take a stopped container away"),
-    "exec": Command(_exec, _EXEC, "run a further process in a container", enters=True),
+    "exec": Command(_exec, _EXEC, "run a further process in a container"),
     "features": Command(_features, (), "print what is supported, as JSON"),
     "kill": Command(_kill, (Option(("all", "a"), value=False),), "send a signal (default SIGTERM)"),
     "list": Command(_list, (_FORMAT, Option(("quiet", "q"), value=False)), "list the containers of --root"),
@@ -300,7 +300,6 @@ COMMANDS: dict[str, Command] = {
         _run,
         (*_MAKING, Option(("detach", "d"), value=False), Option(("keep",), value=False)),
         "make a container, start it, wait for its end",
-        enters=True,
     ),
     "spec": Command(_spec, (_BUNDLE, Option(("rootless",), value=False)), "write a config.json to begin with"),
     "start": Command(_start, (), "let a created container execute its program"),

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import stat
 from typing import Any, Final
 
@@ -18,7 +16,7 @@ from dockyard.runtime.cgroups import Cgroup, open_cgroup
 from dockyard.runtime.oci.configuration import read_json
 from dockyard.runtime.oci.errors import OciError
 
-_ID: Final = re.compile(r"[A-Za-z0-9_+.-]{1,1024}")
+_ID: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+.-")
 CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 
 
@@ -27,7 +25,7 @@ class Container:
 
     def __init__(self, root: str, identity: str) -> None:
         """Raises OciError for an ID that is no plain name."""
-        if not _ID.fullmatch(identity) or identity in (".", ".."):
+        if not identity or not _ID.issuperset(identity) or identity in (".", "..") or len(identity) > 255:
             raise OciError(f"invalid container ID format: {identity!r}")
         self.id = identity
         self.directory = os.path.join(root, identity)
@@ -131,7 +129,13 @@ class Container:
         return document
 
     def forget(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
+        for name in os.listdir(self.directory):
+            path = self.file(name)
+            if os.path.isdir(path) and not os.path.islink(path):
+                os.rmdir(path)  # "root": the mount point, empty outside the container
+            else:
+                os.unlink(path)
+        os.rmdir(self.directory)
 
 
 def write_whole(path: str, data: bytes, mode: int = 0o600) -> None:

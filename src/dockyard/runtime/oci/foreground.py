@@ -7,10 +7,7 @@ Does not own: making the process (`runtime.oci.launching`).
 from __future__ import annotations
 
 import os
-import select
 import signal
-import termios
-import tty
 from types import FrameType
 from typing import Any
 
@@ -41,6 +38,9 @@ def follow(spawned: Spawned) -> int:
 
 def _relay(spawned: Spawned) -> None:
     """Between stdin/stdout and the terminal, until the other side is closed."""
+    import select
+    import termios
+
     before = _raw(0)
     master = spawned.master
     signal.signal(signal.SIGWINCH, lambda _number, _frame: _copy_size(master))
@@ -72,6 +72,9 @@ def _pass(source: int, target: int) -> bool:
 
 
 def _raw(fd: int) -> list[Any] | None:
+    import termios
+    import tty
+
     if not os.isatty(fd):
         return None
     before: list[Any] = termios.tcgetattr(fd)

@@ -5,8 +5,6 @@ Owns: running them. Does not own: hooks inside the container (refused by `runtim
 
 from __future__ import annotations
 
-import json
-import subprocess
 from typing import Any
 
 from dockyard.runtime.oci.errors import OciError
@@ -14,7 +12,13 @@ from dockyard.runtime.oci.errors import OciError
 
 def run_hooks(config: dict[str, Any], name: str, state: dict[str, Any], bundle: str) -> None:
     """Run the hooks `name` in order, the container's state on stdin. Raises OciError naming the one that failed."""
-    for index, hook in enumerate((config.get("hooks") or {}).get(name) or []):
+    wanted = (config.get("hooks") or {}).get(name)
+    if not wanted:
+        return
+    import json
+    import subprocess  # on the host's ground; most bundles have no hooks
+
+    for index, hook in enumerate(wanted):
         field = f"hooks.{name}[{index}]"
         path, timeout = hook.get("path", ""), hook.get("timeout")
         if not path.startswith("/"):

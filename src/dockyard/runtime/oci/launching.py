@@ -12,7 +12,6 @@ import json
 import os
 import socket
 import time
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from dockyard.linux import abi, process, seccomp
@@ -123,7 +122,7 @@ def _save(container: Container, config: dict[str, Any], bundle: str, pid: int) -
             "start_time": process.start_time(pid),
             "bundle": bundle,
             "rootfs": config["root"]["path"],
-            "created": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "cgroup": config["linux"]["cgroupsPath"],
             "annotations": config.get("annotations") or {},
         }

@@ -10,7 +10,6 @@ import fcntl
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final, NoReturn
 
 import dockyard
@@ -41,7 +40,7 @@ def execute_copy(arguments: Sequence[str]) -> NoReturn:
     """Become the copy. Raises OSError where the mount API refuses."""
     prefix = os.path.realpath(sys.base_prefix)
     executable = os.path.relpath(os.path.realpath("/proc/self/exe"), prefix)
-    package = str(Path(dockyard.__file__).resolve().parent.parent)
+    package = os.path.dirname(os.path.dirname(os.path.realpath(dockyard.__file__)))
     python_tree, package_tree = (_keep(clone_read_only(path)) for path in (prefix, package))
     python = f"{_MARK}{python_tree}/{executable}"
     environment = {**os.environ, "LD_LIBRARY_PATH": f"{_MARK}{python_tree}/lib"}
