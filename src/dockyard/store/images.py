@@ -55,7 +55,8 @@ def remove_names(connection: sqlite3.Connection, names: Iterable[str]) -> None:
     connection.executemany("DELETE FROM image_names WHERE name = ?", [(name,) for name in names])
 
 
-def delete(connection: sqlite3.Connection, image_id: str) -> None:
-    """Remove an image with its names."""
-    connection.execute("DELETE FROM image_names WHERE image_id = ?", (image_id,))
-    connection.execute("DELETE FROM images WHERE id = ?", (image_id,))
+def delete(connection: sqlite3.Connection, image_ids: Iterable[str]) -> None:
+    """Remove images with their names."""
+    for image_id in image_ids:
+        connection.execute("DELETE FROM image_names WHERE image_id = ?", (image_id,))
+        connection.execute("DELETE FROM images WHERE id = ?", (image_id,))

@@ -4,8 +4,8 @@ Owns: `Snapshots`: unpacking a layer, which layers there are, a container's writ
 uses, and what a crash or a power loss left. Does not own: how they lie on disk (`drivers`), images (`store.images`).
 
 A layer's row is committed before its files are known to be on disk: `document.boot_id` says so until a syncfs behind
-has ended. If the machine went down before that, the next `open` drops the layer (its files may be short), and the images
-made of it are dropped with it by whoever owns them; if only the daemon died, the kernel still has the files.
+has ended. If the machine went down before that, the next `open` drops the layer (its files may be short), and whoever
+owns images drops those made of it; if only the daemon died, the kernel still has the files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import asyncio
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -219,11 +219,6 @@ class Snapshots:
     def recipe_of(self, layer: Layer) -> str:
         return str(self._ready.directories.recipe(layer.directory))
 
-    async def set_blob(self, layer: Layer, digest: str, media_type: str, size: int) -> None:
-        """Note the blob that a layer's tar was compressed to."""
-        layer.blob, layer.document.media_type, layer.document.blob_size = digest, media_type, size
-        await self._database.write(lambda connection: table.update(connection, layer))
-
     def blobs(self) -> set[str]:
         """Every blob that a layer refers to."""
         return {layer.blob for layer in self._layers.values() if layer.blob}
@@ -285,6 +280,21 @@ class Snapshots:
 
     async def collect(self, roots: Iterable[str]) -> list[Layer]:
         """Remove the layers that neither `roots` nor containers nor leases need; returns them."""
+        unused = self._unneeded(roots)
+        await self._forget(unused)
+        return unused
+
+    def has_unneeded(self, roots: Iterable[str]) -> bool:
+        """Whether `collect` would remove anything."""
+        return bool(self._unneeded(roots))
+
+    def run_behind(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Let something go on without being waited for; `close` waits for it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._collecting.add(task)
+        task.add_done_callback(self._collecting.discard)
+
+    def _unneeded(self, roots: Iterable[str]) -> list[Layer]:
         needed: set[str] = set()
         held = [chain for chain, count in self._leases.items() if count > 0]
         for top in [*roots, *self.chains_of_containers(), *held]:
@@ -292,9 +302,7 @@ class Snapshots:
             while current is not None and current not in needed:
                 needed.add(current)
                 current = self._layers[current].parent if current in self._layers else None
-        unused = [layer for chain, layer in self._layers.items() if chain not in needed]
-        await self._forget(unused)
-        return unused
+        return [layer for chain, layer in self._layers.items() if chain not in needed]
 
     async def _forget(self, unwanted: list[Layer]) -> None:
         if not unwanted:

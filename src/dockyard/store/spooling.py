@@ -1,0 +1,82 @@
+"""Bytes between the event loop and worker functions, through pipes and temporary files.
+
+Owns: `feed` (chunks of a request into a pipe), `drain` (a pipe into chunks), `temporary_file`. Blocks nothing.
+Does not own: what the bytes are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dockyard.model.errors import SystemFailure
+from dockyard.store.layout import Layout
+
+_READ = 1 << 18
+
+
+async def feed(chunks: AsyncIterator[bytes], fd: int) -> None:
+    """Write everything into the pipe `fd` and close it. A reader that has gone ends it silently: it has its reasons."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(fd, False)
+    try:
+        async for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                try:
+                    view = view[os.write(fd, view) :]
+                except BlockingIOError:
+                    await _ready(loop.add_writer, loop.remove_writer, fd)
+    except BrokenPipeError:
+        pass
+    finally:
+        os.close(fd)
+
+
+async def drain(fd: int) -> AsyncIterator[bytes]:
+    """What comes out of the pipe `fd`, until its end. The caller closes it."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(fd, False)
+    while True:
+        try:
+            data = os.read(fd, _READ)
+        except BlockingIOError:
+            await _ready(loop.add_reader, loop.remove_reader, fd)
+            continue
+        if not data:
+            return
+        yield data
+
+
+async def _ready(add: Callable[..., Any], remove: Callable[[int], Any], fd: int) -> None:
+    """Until the loop's `add` (add_reader, add_writer) says that `fd` is ready."""
+    ready = asyncio.get_running_loop().create_future()
+
+    def tell() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    add(fd, tell)
+    try:
+        await ready
+    finally:
+        remove(fd)
+
+
+@contextmanager
+def temporary_file(layout: Layout) -> Iterator[int]:
+    """An empty file without a name on the store's file system, open for reading and writing."""
+    path = layout.ingest / f"spool-{secrets.token_hex(8)}"
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SystemFailure(f"temporary file: {error.strerror}") from error
+    try:
+        os.unlink(path)
+        yield fd
+    finally:
+        os.close(fd)
