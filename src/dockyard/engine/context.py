@@ -1,28 +1,24 @@
 """What the modules about containers share: the services below and beside them, and the way status gets to disk.
 
-Owns: `Context` (built once), what is asked of images, networks and snapshots (as protocols, so that each can be
-replaced), `StatusWriter`, names of attributes in container events. Does not own: any use case.
-"""
-
-from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from dockyard.engine.container import Container, Registry
 from dockyard.engine.events import Events
+from dockyard.engine.networks import Networks
 from dockyard.engine.volumes import Volumes
-from dockyard.model.container import ContainerConfig, EndpointSettings, PortBinding
+from dockyard.model.container import ContainerConfig
 from dockyard.model.errors import DockyardError
 from dockyard.runtime.bundle import Bundler
 from dockyard.runtime.client import Runtime
-from dockyard.runtime.launch import Rootfs
 from dockyard.store.containers import ContainerStore
 from dockyard.store.journal.follow import Watcher
 from dockyard.store.layout import Layout
+from dockyard.store.snapshots import Snapshots
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -40,30 +36,6 @@ class Image(Protocol):
 class Images(Protocol):
     def get(self, ref: str) -> Image:
         """NotFound "No such image: REF"."""
-
-
-class NetworkPlan(Protocol):
-    """What a start got: the plan for the runtime, the endpoints and published ports to show."""
-
-    @property
-    def plan(self) -> Mapping[str, Any] | None: ...
-    @property
-    def endpoints(self) -> dict[str, EndpointSettings]: ...
-    @property
-    def ports(self) -> dict[str, list[PortBinding] | None]: ...
-
-
-class Networks(Protocol):
-    async def allocate(self, container: Container) -> NetworkPlan: ...
-    async def release(self, container_id: str) -> None: ...
-    async def restore(self, running: list[Container]) -> None: ...
-
-
-class Snapshots(Protocol):
-    async def prepare(self, container_id: str, chain_id: str | None) -> None: ...
-    def rootfs(self, container_id: str) -> Rootfs: ...
-    async def remove(self, container_id: str) -> None: ...
-    async def usage(self, container_id: str) -> int: ...
 
 
 @dataclass(slots=True)
@@ -84,6 +56,7 @@ class Context:
     registry: Registry = field(default_factory=Registry)
     watcher: Watcher = field(default_factory=Watcher)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    removed: list[Callable[[Container], None]] = field(default_factory=list)  # called when a container is gone
     closing: bool = False
 
     def spawn(self, work: Coroutine[Any, Any, T], what: str) -> asyncio.Task[T]:

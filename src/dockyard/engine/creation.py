@@ -9,7 +9,6 @@ a crash leaves orphans for the sweep and never a row without its ground.
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 from typing import Any, Final, cast
@@ -19,8 +18,9 @@ from msgspec.structs import replace
 from dockyard.engine import names, validation
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context, Image
+from dockyard.engine.ground import default_hostname
 from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig, PortBinding
-from dockyard.model.errors import DockyardError, InvalidArgument, SystemFailure
+from dockyard.model.errors import DockyardError, InvalidArgument, NotFound, SystemFailure
 from dockyard.model.lifecycle import Desired, Status
 from dockyard.model.mounts import MountPoint, image_volume, parse_bind, parse_mount, parse_tmpfs
 from dockyard.runtime.bundle.mounts import DEFAULT_SHM_SIZE
@@ -44,19 +44,16 @@ async def create(
     container_id = names.new_id()
     name = _take_name(context, name, container_id)
     try:
-        image = await find_image(context, config.image)
+        image = context.images.get(config.image)
         spec, warnings = _specify(context, config, host, networks, image)
+        if not spec.config.hostname and not spec.host.network_mode.startswith("container:"):
+            spec.config.hostname = default_hostname(container_id, spec.host.network_mode, spec.host.uts_mode)
         container = await _make(context, container_id, name, spec)
     except BaseException:
         context.registry.release(name)
         raise
     context.publish(container, "create")
     return container, warnings
-
-
-async def find_image(context: Context, ref: str) -> Image:
-    found: Any = context.images.get(ref)
-    return cast(Image, await found if inspect.isawaitable(found) else found)
 
 
 def _take_name(context: Context, name: str, container_id: str) -> str:
@@ -85,6 +82,10 @@ def _specify(
         raise InvalidArgument("No command specified")
     warnings = validation.validate(merged, host, cpus=os.cpu_count() or 1, runtimes=context.runtimes)
     context.bundler.validate(merged, host)
+    try:
+        context.networks.check(host, networks)
+    except NotFound:
+        pass  # as Docker, which looks for a network at the start; clients take a 404 here for a missing image
     spec = ContainerSpec(
         created_at=context.clock(),
         config=merged,
@@ -278,7 +279,7 @@ async def _make(context: Context, container_id: str, name: str, spec: ContainerS
         await context.store.insert(row)
     except BaseException as error:
         if prepared:
-            await context.snapshots.remove(container_id)
+            context.snapshots.remove(container_id)
             context.layout.discard(directory)
         for volume in new_volumes:
             context.volumes.remove(volume)

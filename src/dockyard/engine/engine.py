@@ -1,18 +1,21 @@
 """The engine: every use case in one place, wired once.
 
-Owns: which services there are. Does not own: building what lies below (the composition root does), nor any use case.
+Owns: which services there are, and the order in which those about containers begin and end. Does not own: building
+what lies below (the composition root does), nor any use case.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dockyard.engine.containers import Containers
+from dockyard.engine.context import Context
 from dockyard.engine.events import Events
 from dockyard.engine.execs import Execs
 from dockyard.engine.logs import Logs
-from dockyard.engine.system import System
+from dockyard.engine.system import Settings, System
 
 if TYPE_CHECKING:
     from dockyard.engine.images import Images
@@ -21,8 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """All services. Built by the composition root (or by a program that embeds it)."""
+    """All services. Built by the composition root (or by a program that embeds it): `Engine(context, …)`."""
 
+    context: Context
     containers: Containers
     execs: Execs
     events: Events
@@ -30,3 +34,43 @@ class Engine:
     images: Images
     networks: Networks
     system: System
+
+    @classmethod
+    def assemble(cls, context: Context, images: Images, networks: Networks, settings: Settings) -> Engine:
+        """The services about containers over `context`, beside those given. Nothing is asked of them yet."""
+        containers = Containers(context)
+        return cls(
+            context=context,
+            containers=containers,
+            execs=Execs(context),
+            events=context.events,
+            logs=Logs(context),
+            images=images,
+            networks=networks,
+            system=System(settings, containers, context.events),
+        )
+
+    async def open(self) -> None:
+        """Restore what was there before. The services below are open already."""
+        await self.containers.restore()
+
+    async def close(self) -> None:
+        """Let go: containers run on, what is to be written is written, streams of events end."""
+        context = self.context
+        context.closing = True
+        self.execs.close()
+        context.events.close()
+        writes = []
+        for container in context.registry:
+            for task in (container.watcher, container.restarting):
+                if task is not None:
+                    task.cancel()
+            container.drop_pending()
+            if container.written is not None and not container.written.done():
+                writes.append(container.written)
+        if writes:
+            await asyncio.wait(writes, timeout=5)
+        for task in list(context.tasks):
+            task.cancel()
+        await asyncio.gather(*context.tasks, return_exceptions=True)
+        context.watcher.close()

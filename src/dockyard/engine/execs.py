@@ -6,9 +6,24 @@ container (`runtime`). Instances live in memory only: a daemon restart forgets t
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 import socket
+from typing import Final
 
 from msgspec import Struct
+
+from dockyard.engine.attaching import check_size
+from dockyard.engine.container import Container
+from dockyard.engine.context import Context
+from dockyard.engine.ground import console_size as useful_size
+from dockyard.model.errors import Conflict, InvalidArgument, NotFound
+from dockyard.model.lifecycle import Event
+from dockyard.runtime.bundle import BundleInput, ExecInput
+from dockyard.runtime.client import ExecHandle, StartFailed
+from dockyard.runtime.launch import ExecSpec
+
+KEPT: Final = 300.0  # seconds that an ended or never started instance can still be inspected
 
 
 class ExecConfig(Struct):
@@ -30,21 +45,42 @@ class ExecConfig(Struct):
 class Exec:
     """One exec instance."""
 
-    __slots__ = ("config", "container_id", "exit_code", "id", "pid", "running")
+    __slots__ = ("config", "container_id", "exit_code", "forget", "handle", "id", "pid", "running", "started")
 
     def __init__(self, id: str, container_id: str, config: ExecConfig) -> None:
         self.id = id
         self.container_id = container_id
         self.config = config
+        self.started = False
         self.running = False
         self.exit_code: int | None = None  # None: has not ended
         self.pid = 0
+        self.handle: ExecHandle | None = None
+        self.forget: asyncio.TimerHandle | None = None
 
 
 class Execs:
+    """Every exec instance of this engine."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._execs: dict[str, Exec] = {}
+        context.removed.append(self._container_gone)
+
     async def create(self, ref: str, config: ExecConfig) -> str:
         """Prepare a process in a running container; returns its id. Conflict if that does not run or is paused."""
-        raise NotImplementedError
+        container = self._context.registry.get(ref)
+        if not config.cmd:
+            raise InvalidArgument("No exec command specified")
+        if any("\0" in word for word in config.cmd):
+            raise InvalidArgument("invalid command: it contains a NUL byte")
+        container.check(Event.EXEC, ref)
+        instance = Exec(secrets.token_hex(32), container.id, config)
+        self._execs[instance.id] = instance
+        container.exec_ids.append(instance.id)
+        self._forget_later(instance)
+        self._tell(container, instance, f"exec_create: {' '.join(config.cmd)}")
+        return instance.id
 
     async def start(
         self, exec_id: str, *, detach: bool = False, tty: bool | None = None, console_size: list[int] | None = None
@@ -53,15 +89,125 @@ class Execs:
 
         NotFound "No such exec instance: ID"; Conflict if it ran already; StartFailed (126, 127) in Docker's words.
         """
-        raise NotImplementedError
+        instance = self.get(exec_id)
+        container = self._context.registry.get(instance.container_id)
+        if instance.started:
+            state = "is already running" if instance.running else "has already run"
+            raise Conflict(f"exec command {exec_id} {state}")
+        container.check(Event.EXEC)
+        handle = container.handle
+        if handle is None:
+            raise Conflict(f"container {container.id} is not running")
+        if tty is not None and tty != instance.config.tty and not detach:
+            instance.config.tty = tty
+        instance.started = True
+        spec = self._spec(container, instance, console_size or instance.config.console_size)
+        ours, theirs = (None, None) if detach else socket.socketpair()
+        try:
+            instance.handle = await handle.exec(spec, theirs)
+        except BaseException as error:
+            if ours is not None:
+                ours.close()
+            self._failed(container, instance, error)
+            if isinstance(error, StartFailed):
+                stage = "OCI runtime exec failed: exec failed: unable to start container process"
+                raise StartFailed(f"{stage}: {error}: unknown", error.exit_code) from error
+            raise
+        self._running(container, instance, instance.handle)
+        if ours is not None:
+            ours.setblocking(False)
+        return ours
 
     def get(self, exec_id: str) -> Exec:
-        """For inspect. NotFound."""
-        raise NotImplementedError
+        """For inspect. NotFound "No such exec instance: ID"."""
+        instance = self._execs.get(exec_id)
+        if instance is None:
+            raise NotFound(f"No such exec instance: {exec_id}")
+        return instance
 
     async def resize(self, exec_id: str, height: int, width: int) -> None:
-        raise NotImplementedError
+        """Set the terminal's size in characters. Conflict if it does not run."""
+        instance = self.get(exec_id)
+        check_size(height, width)
+        if instance.handle is None or not instance.running:
+            raise Conflict(f"exec {exec_id} is not running")
+        await instance.handle.resize(height, width)
 
     def detached(self, exec_id: str) -> None:
         """Note that a client left by its detach keys (event `exec_detach`)."""
-        raise NotImplementedError
+        instance = self.get(exec_id)
+        container = self._context.registry.find(instance.container_id)
+        if container is not None:
+            self._tell(container, instance, "exec_detach")
+
+    def _spec(self, container: Container, instance: Exec, size: list[int] | None) -> ExecSpec:
+        config = instance.config
+        around = BundleInput(
+            id=container.id,
+            name=container.name,
+            config=container.config,
+            host=container.host,
+            args=[],
+            hostname=container.config.hostname,
+            domainname=container.config.domainname,
+        )
+        wanted = ExecInput(
+            args=config.cmd or [],
+            env=config.env or (),
+            user=config.user,
+            cwd=config.working_dir,
+            tty=config.tty,
+            privileged=config.privileged,
+            console_size=useful_size(size),
+        )
+        process = self._context.bundler.exec_process(around, wanted)
+        return ExecSpec(
+            id=instance.id, process=process, open_stdin=config.attach_stdin, privileged=config.privileged
+        )
+
+    def _running(self, container: Container, instance: Exec, handle: ExecHandle) -> None:
+        instance.running, instance.pid = True, handle.pid
+        if instance.forget is not None:
+            instance.forget.cancel()
+        self._tell(container, instance, f"exec_start: {' '.join(instance.config.cmd or [])}")
+        handle.exit.add_done_callback(lambda done: self._ended(container, instance, done.result()["code"]))
+
+    def _ended(self, container: Container, instance: Exec, code: int) -> None:
+        instance.running, instance.exit_code, instance.handle = False, code, None
+        if instance.id in container.exec_ids:
+            container.exec_ids.remove(instance.id)
+        self._tell(container, instance, "exec_die", exitCode=str(code))
+        self._forget_later(instance)
+
+    def _failed(self, container: Container, instance: Exec, error: BaseException) -> None:
+        instance.exit_code = error.exit_code if isinstance(error, StartFailed) else 128
+        if instance.id in container.exec_ids:
+            container.exec_ids.remove(instance.id)
+        self._forget_later(instance)
+
+    def _forget_later(self, instance: Exec) -> None:
+        if instance.forget is not None:
+            instance.forget.cancel()
+        if self._execs.get(instance.id) is not instance:
+            return
+        instance.forget = asyncio.get_running_loop().call_later(KEPT, self._forget, instance)
+
+    def _forget(self, instance: Exec) -> None:
+        self._execs.pop(instance.id, None)
+        container = self._context.registry.find(instance.container_id)
+        if container is not None and instance.id in container.exec_ids:
+            container.exec_ids.remove(instance.id)
+
+    def _container_gone(self, container: Container) -> None:
+        for exec_id in [id_ for id_, instance in self._execs.items() if instance.container_id == container.id]:
+            instance = self._execs.pop(exec_id)
+            if instance.forget is not None:
+                instance.forget.cancel()
+
+    def _tell(self, container: Container, instance: Exec, action: str, **attributes: str) -> None:
+        self._context.publish(container, action, execID=instance.id, **attributes)
+
+    def close(self) -> None:
+        for instance in self._execs.values():
+            if instance.forget is not None:
+                instance.forget.cancel()

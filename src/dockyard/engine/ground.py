@@ -11,19 +11,23 @@ import re
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import msgspec
+from msgspec import Struct
 
 from dockyard.engine import etcfiles
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
 from dockyard.engine.validation import log_limits
-from dockyard.model.container import EndpointSettings
+from dockyard.model.container import EndpointSettings, PortBinding
 from dockyard.model.errors import Conflict, InvalidArgument, NotFound, SystemFailure
 from dockyard.model.lifecycle import State
 from dockyard.model.mounts import MountPoint
 from dockyard.runtime.bundle import BundleInput, BundleMount
-from dockyard.runtime.launch import Launch, LogSpec
+from dockyard.runtime.launch import Launch, LogSpec, Rootfs
 
+_CONNECTIONS = "connections.json"
 _ETC = ("/etc/resolv.conf", "/etc/hostname", "/etc/hosts")
 
 
@@ -138,12 +142,32 @@ def make_sources(mounts: Iterable[MountPoint]) -> None:
             raise SystemFailure(f"error while creating mount source path '{point.source}': {error.strerror}") from error
 
 
-def write_files(context: Context, container: Container, endpoints: Mapping[str, EndpointSettings]) -> None:
-    """The state directory and the three files of /etc. SystemFailure naming the file."""
+class Connections(Struct):
+    """What a start got from the networks, kept in the run-time directory: a daemon that was killed before it wrote
+    the container's status finds it there."""
+
+    endpoints: dict[str, EndpointSettings]
+    ports: dict[str, list[PortBinding] | None]
+
+
+def read_connections(context: Context, container: Container) -> Connections | None:
+    """What `write_files` kept; None if it is not there."""
+    try:
+        data = (context.layout.run_container(container.id) / _CONNECTIONS).read_bytes()
+        return msgspec.json.decode(data, type=Connections)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def write_files(context: Context, container: Container) -> None:
+    """The run-time directory and the three files of /etc. SystemFailure naming the file."""
     host = container.host
+    endpoints = container.status.endpoints
     state_dir = context.layout.run_container(container.id)
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept = Connections(endpoints, container.status.ports)
+        (state_dir / _CONNECTIONS).write_bytes(msgspec.json.encode(kept))
         if host.ipc_mode == "shareable":
             shm = state_dir / "shm"
             shm.mkdir(exist_ok=True)
@@ -203,7 +227,7 @@ def launch(
     return Launch(
         id=container.id,
         config=config,
-        rootfs=context.snapshots.rootfs(container.id),
+        rootfs=cast(Rootfs, context.snapshots.rootfs(container.id)),
         stdio={
             "tty": settings.tty,
             "open_stdin": settings.open_stdin,

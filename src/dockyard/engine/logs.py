@@ -1,15 +1,23 @@
 """A container's log as a client asks for it.
 
-Owns: which containers can be read, and putting records into the stream that clients expect. Does not own: the file
+Owns: which containers can be read, how long a log is followed. Does not own: the file and its records
 (`store.journal`).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import NamedTuple
 
 from msgspec import Struct
+
+from dockyard.engine.container import Container
+from dockyard.engine.context import Context
+from dockyard.model.errors import InvalidArgument, NotServed
+from dockyard.store.journal.reader import follow_log, read_log
+from dockyard.store.journal.records import Query
 
 
 class LogRequest(Struct):
@@ -29,13 +37,57 @@ class LogStream(NamedTuple):
     """`chunks`: raw text when `tty`, otherwise frames (8-byte header: stream 1 or 2, three zeros, length)."""
 
     tty: bool
-    chunks: AsyncIterator[bytes]
+    chunks: AsyncGenerator[bytes, None]
 
 
 class Logs:
+    """Reads the logs of containers."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
     def read(self, ref: str, request: LogRequest) -> LogStream:
         """Raises InvalidArgument if neither stream is wanted, NotServed for a driver that cannot be read.
 
         Close the iterator (`aclose`) when the client goes away.
         """
-        raise NotImplementedError
+        container = self._context.registry.get(ref)
+        if not (request.stdout or request.stderr):
+            raise InvalidArgument("Bad parameters: you must choose at least one stream")
+        if not container.log_path:
+            raise NotServed("configured logging driver does not support reading")
+        query = Query(
+            stdout=request.stdout,
+            stderr=request.stderr,
+            since=request.since,
+            until=request.until,
+            timestamps=request.timestamps,
+            details=request.details,
+            tail=request.tail,
+        )
+        tty = container.config.tty
+        if not request.follow:
+            return LogStream(tty, read_log(container.log_path, query, raw=tty))
+        return LogStream(tty, self._follow(container, query))
+
+    async def _follow(self, container: Container, query: Query) -> AsyncGenerator[bytes, None]:
+        """Until the container ends (its log is complete then), or `until` has come."""
+        ended = container.add_waiter("next-exit") if container.running else None
+        timer: asyncio.TimerHandle | None = None
+        raw = container.config.tty
+        try:
+            if ended is None:
+                source = read_log(container.log_path, query, raw=raw)
+            else:
+                if query.until is not None:
+                    left = max(0, query.until - self._context.clock()) / 1e9
+                    timer = asyncio.get_running_loop().call_later(left, ended.cancel)
+                source = follow_log(container.log_path, query, self._context.watcher, ended, raw=raw)
+            async with aclosing(source):
+                async for chunk in source:
+                    yield chunk
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if ended is not None:
+                ended.cancel()

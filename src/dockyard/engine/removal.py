@@ -63,6 +63,8 @@ async def _take_away(context: Context, container: Container, *, volumes: bool) -
     context.registry.discard(container)
     container.drop_pending()
     await _clean(context, container, volumes=volumes)
+    for tell in context.removed:
+        tell(container)
     context.publish(container, "destroy")
     container.wake("removed", "not-running", "next-exit")
 
@@ -71,7 +73,7 @@ async def _clean(context: Context, container: Container, *, volumes: bool) -> No
     """What the row named. What cannot be taken away now is taken by the sweep of the next start."""
     exits.remove_state_dir(context, container)
     try:
-        await context.snapshots.remove(container.id)
+        context.snapshots.remove(container.id)
         context.layout.discard(container.directory)
         if volumes:
             _remove_volumes(context, container)

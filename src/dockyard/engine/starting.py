@@ -50,17 +50,15 @@ async def run(context: Context, container: Container) -> None:
 
 async def _launch(context: Context, container: Container) -> ContainerHandle:
     ground.make_sources(container.mounts)
-    plan, endpoints = None, dict(container.spec.networks)
+    plan, endpoints = None, dict[str, EndpointSettings]()
     container.status.ports = {}
     if not container.host.network_mode.startswith("container:"):
         allocated = await context.networks.allocate(container)
         plan, endpoints = allocated.plan, allocated.endpoints
         container.status.ports = allocated.ports
-    else:
-        endpoints = {}
     container.status.endpoints = endpoints
     _tell_networks(context, container, "connect", endpoints)
-    ground.write_files(context, container, endpoints)
+    ground.write_files(context, container)
     bundle = context.bundler.make(ground.bundle_input(context, container))
     launch = ground.launch(context, container, bundle.config, plan)
     prune_pending(container)

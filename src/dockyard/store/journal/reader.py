@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, Final
 
 from dockyard.store.journal.follow import Watch, Watcher
@@ -24,7 +24,7 @@ _BLOCK: Final = 64 * 1024  # step of the search for the last records
 _LINGER: Final = 0.01  # seconds between looks while a rotation is under way
 
 
-async def read_log(path: str, query: Query, *, raw: bool) -> AsyncIterator[bytes]:
+async def read_log(path: str, query: Query, *, raw: bool) -> AsyncGenerator[bytes, None]:
     """What the log has now, as chunks for a client (`raw`: without frames). A log that does not exist is empty."""
     log = _Log(path, Encoder(query, raw=raw))
     try:
@@ -38,7 +38,7 @@ async def read_log(path: str, query: Query, *, raw: bool) -> AsyncIterator[bytes
 
 async def follow_log(
     path: str, query: Query, watcher: Watcher, ended: asyncio.Future[Any], *, raw: bool
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """As `read_log`, then what is added, until `ended` is done and all that was written before it has been read."""
     log = _Log(path, Encoder(query, raw=raw))
     watch: Watch | None = None

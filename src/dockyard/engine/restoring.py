@@ -1,0 +1,161 @@
+"""Find again at start what went on while there was no daemon.
+
+Owns: comparing rows with what runs, adopting, recording exits that nobody saw, sweeping what belongs to nobody,
+starting what its policy wants up. Does not own: talking to monitors (`runtime`), layers and networks (they sweep for
+themselves).
+
+A daemon may have been killed between any two steps. What that can leave, and what becomes of it:
+
+    directory without a row                      swept
+    row "created", monitor runs                  adopted: the start had happened
+    row "running", monitor runs                  adopted
+    row "running", exit record                   recorded, with its own time
+    row "running", nothing (the host restarted)  exited, 255
+    exit recorded in the row, exit record left   cleared
+    monitor without a row                        killed
+    `--rm` container that has ended              removed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from typing import Final
+
+from dockyard.engine import exits, ground, starting
+from dockyard.engine.container import Container
+from dockyard.engine.context import Context
+from dockyard.model.errors import DockyardError, NotModified
+from dockyard.model.lifecycle import State
+from dockyard.runtime.client import ContainerHandle
+from dockyard.runtime.launch import ExitRecord
+
+log = logging.getLogger(__name__)
+
+HOST_RESTARTED: Final = 255  # exit code of a container that the host's end ended, as Docker gives it
+_AT_ONCE: Final = 32
+
+
+async def restore(context: Context) -> None:
+    """Read every container and bring rows and reality together. Call once, before anything else is asked."""
+    for row in await context.store.all():
+        container = Container(row, context.layout.container(row.id))
+        context.registry.add(container)
+    found = await _adopt_all(context)
+    await context.networks.restore([container for container in context.registry if container.handle is not None])
+    for container, record in found:
+        await exits.ended(context, container, record)
+    _sweep(context)
+    for container in context.registry:
+        _follow_policy(context, container)
+
+
+async def _adopt_all(context: Context) -> list[tuple[Container, ExitRecord]]:
+    """Connect to what runs; returns those that ended meanwhile."""
+    present = _listed(context.layout.run_containers)
+    limit = asyncio.Semaphore(_AT_ONCE)
+    ended: list[tuple[Container, ExitRecord]] = []
+
+    async def one(container: Container) -> None:
+        async with limit:
+            record = await _adopt(context, container)
+        if record is not None:
+            ended.append((container, record))
+
+    known = [c for c in context.registry if c.id in present or c.status.active]
+    strangers = present - {container.id for container in context.registry}
+    await asyncio.gather(*(one(c) for c in known), *(_end_stranger(context, id_) for id_ in strangers))
+    return sorted(ended, key=lambda pair: pair[1]["finished_at"])
+
+
+async def _adopt(context: Context, container: Container) -> ExitRecord | None:
+    """Bring one container's status up to date; its exit record if it has ended unrecorded."""
+    status = container.status
+    try:
+        found = await context.runtime.adopt(container.id, str(context.layout.run_container(container.id)))
+    except (DockyardError, OSError) as error:
+        log.warning("container %s: its monitor cannot be reached: %s", container.id, error)
+        found = None
+    if isinstance(found, ContainerHandle):
+        _adopted(context, container, found)
+        return None
+    if found is not None:
+        if status.active or status.finished_at < found["finished_at"]:
+            return found
+        exits.remove_state_dir(context, container)  # recorded already
+        return None
+    exits.remove_state_dir(context, container)
+    if status.running:
+        return ExitRecord(code=HOST_RESTARTED, finished_at=context.clock(), oom_killed=False, error="")
+    if status.state is State.RESTARTING:
+        status.state = State.EXITED
+    return None
+
+
+def _adopted(context: Context, container: Container, handle: ContainerHandle) -> None:
+    status = container.status
+    if not status.running or status.started_at != handle.started["started_at"]:
+        status.exit_code, status.error, status.oom_killed, status.finished_at = 0, "", False, 0
+        container.desired.running, container.desired.stopped_by_user = True, False
+    status.state = State.PAUSED if handle.frozen else State.RUNNING
+    status.pid, status.start_time = handle.started["pid"], handle.started["start_time"]
+    status.started_at = handle.started["started_at"]
+    kept = ground.read_connections(context, container)
+    if kept is not None:
+        status.endpoints, status.ports = kept.endpoints, kept.ports
+    exits.watch(context, container, handle)
+    context.save_soon(container)
+
+
+async def _end_stranger(context: Context, container_id: str) -> None:
+    """Kill a monitor's container that has no row, and take its run-time directory away."""
+    directory = context.layout.run_containers / container_id
+    try:
+        found = await context.runtime.adopt(container_id, str(directory))
+        if isinstance(found, ContainerHandle):
+            log.warning("container %s runs but is not known: killing it", container_id)
+            await found.kill(signal.SIGKILL)
+            if found.frozen:
+                await found.resume()
+            await asyncio.wait({found.exit}, timeout=10)
+    except (DockyardError, OSError) as error:
+        log.warning("container %s is not known and cannot be ended: %s", container_id, error)
+        return
+    exits.remove_directory(directory)
+
+
+def _sweep(context: Context) -> None:
+    """Directories of containers without a row."""
+    known = {container.id for container in context.registry}
+    for name in _listed(context.layout.containers) - known:
+        context.layout.discard(context.layout.containers / name)
+
+
+def _listed(directory: os.PathLike[str]) -> set[str]:
+    try:
+        return set(os.listdir(directory))
+    except FileNotFoundError:
+        return set()
+
+
+def _follow_policy(context: Context, container: Container) -> None:
+    """Start what its policy wants up after a restart of the daemon; remove what was to be gone with its end."""
+    if container.handle is not None or container.restarting is not None:
+        return
+    if container.host.auto_remove:
+        exits.remove_soon(context, container)
+        return
+    policy, status = container.host.restart_policy.name, container.status
+    if not status.started_at:
+        return
+    if policy == "always" or (policy == "unless-stopped" and not container.desired.stopped_by_user):
+        context.spawn(_start(context, container), f"container {container.id}: starting it by its policy")
+
+
+async def _start(context: Context, container: Container) -> None:
+    try:
+        await starting.start(context, container, container.id)
+    except NotModified:
+        pass
