@@ -1,5 +1,10 @@
 """What the modules about containers share: the services below and beside them, and the way status gets to disk.
 
+Owns: `Context` (built once), what is asked of images, what events tell about a container, when status is written.
+Does not own: any use case.
+"""
+
+from __future__ import annotations
 
 import asyncio
 import logging
