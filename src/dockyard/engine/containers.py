@@ -179,6 +179,6 @@ class Containers:
         self._context.publish(container, "top")
         return ProcessList(top.titles(columns), rows)
 
-    def users_of_image(self, image_id: str) -> builtins.list[tuple[str, bool]]:
-        """(id, whether it runs) of the containers made of an image."""
-        return [(c.id, c.status.active) for c in self._context.registry if c.image_id == image_id]
+    def users_of_image(self, image_id: str) -> builtins.list[Container]:
+        """The containers made of an image."""
+        return [container for container in self._context.registry if container.image_id == image_id]
