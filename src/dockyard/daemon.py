@@ -18,16 +18,17 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import uvloop
 
 from dockyard import __version__, configuration
-from dockyard.assembly import Services, assemble
+from dockyard.assembly import assemble
 from dockyard.configuration import Configuration, Invocation
 from dockyard.edge.api.routes import all_routes
 from dockyard.edge.listeners import Address, Listener, listen, parse_address, refuse_open_tcp
 from dockyard.edge.server import ApiServer
+from dockyard.engine import Engine
 from dockyard.engine.system import check_kernel
 from dockyard.model.errors import DockyardError, NotServed
 from dockyard.proto.times import format_rfc3339
@@ -74,9 +75,9 @@ class Daemon:
         async with contextlib.AsyncExitStack() as stack:
             self._watch_signals()
             addresses = self._addresses()
-            services = await assemble(self._settings, stack)
+            engine = await assemble(self._settings, stack)
             stack.enter_context(_pid_file(self._settings.pidfile))
-            server = await self._serve(services, addresses)
+            server = await self._serve(engine, addresses)
             stack.push_async_callback(server.close, float(self._settings.shutdown_timeout))
             gc.collect()
             gc.freeze()
@@ -97,7 +98,7 @@ class Daemon:
         refuse_open_tcp(addresses, client_verified=False, forced=settings.open_tcp_forced)
         return addresses
 
-    async def _serve(self, services: Services, addresses: Sequence[Address]) -> ApiServer:
+    async def _serve(self, engine: Engine, addresses: Sequence[Address]) -> ApiServer:
         listeners: list[Listener] = []
         try:
             for address in addresses:
@@ -111,7 +112,7 @@ class Daemon:
         for address in addresses:
             if address.kind == "tcp":
                 log.warning("tcp://%s:%d is open: who reaches it is root on this host", address.host, address.port)
-        server = ApiServer(services.engine, all_routes(), logging.getLogger("dockyard.api"))
+        server = ApiServer(engine, all_routes(), logging.getLogger("dockyard.api"))
         await server.start(listeners, [address.host for address in addresses if address.kind == "tcp"])
         return server
 
@@ -131,7 +132,7 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def _pid_file(path: str):  # type: ignore[no-untyped-def]
+def _pid_file(path: str) -> Iterator[None]:
     """Our process id in a file while we run; an old file is replaced (the data root's lock is what excludes)."""
     if not path:
         yield

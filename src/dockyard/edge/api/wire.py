@@ -164,7 +164,8 @@ def decode(data: bytes, target: type[T]) -> T:
 def _decode_leniently(data: bytes, target: Any) -> Any:
     annotation = _wire_annotation(target, False)
     try:
-        document = json.loads(data.decode("utf-8", "replace"), object_pairs_hook=_Pairs, parse_constant=_refuse_constant)
+        text = data.decode("utf-8", "replace")
+        document = json.loads(text, object_pairs_hook=_Pairs, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise InvalidArgument(_syntax_problem(error, data)) from None
     except (ValueError, RecursionError):

@@ -1,0 +1,125 @@
+"""The composition root: every service of the daemon, built once and wired.
+
+Owns: which service gets which others and which settings, the order of start and end (an exit stack). Does not own: what
+the services do, listening, the daemon's life (`daemon`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from dockyard.configuration import Configuration
+from dockyard.engine import Engine
+from dockyard.engine.bridges import BridgeOptions
+from dockyard.engine.context import Context
+from dockyard.engine.events import Events
+from dockyard.engine.images import Images
+from dockyard.engine.networks import Networks
+from dockyard.engine.system import Settings
+from dockyard.engine.volumes import Volumes
+from dockyard.model.errors import InvalidArgument, SystemFailure
+from dockyard.runtime.bundle import Bundler, Host
+from dockyard.runtime.client import Runtime
+from dockyard.store.containers import ContainerStore
+from dockyard.store.db import Database
+from dockyard.store.layout import Layout
+from dockyard.store.networks import NetworkStore
+from dockyard.store.snapshots import Snapshots
+
+log = logging.getLogger(__name__)
+
+_DRIVERS = {"overlay2": "overlay"}  # Docker's names for drivers of ours
+
+
+async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
+    """Build and start everything below `edge`; `stack` ends it in reverse. DockyardError if something cannot start."""
+    layout = Layout(settings.data_root, settings.exec_root)
+    layout.open()
+    stack.callback(layout.close)
+    database = Database(layout.database)
+    database.open()
+    stack.callback(database.close)
+    runtime = await _start_runtime(stack)
+    events = Events(time.time_ns)
+    stack.callback(events.close)
+    driver = _DRIVERS.get(settings.storage_driver, settings.storage_driver)
+    snapshots = Snapshots(layout, database, runtime.call, driver=driver)
+    await snapshots.open()
+    stack.push_async_callback(snapshots.close)
+    images = Images(layout, database, snapshots, runtime.call, events=events)
+    await images.open()
+    for warning in (*snapshots.warnings, *images.warnings):
+        log.warning("%s", warning)
+    networks = Networks(NetworkStore(database), _bridge_options(settings), runtime.call, clock=time.time_ns)
+    await networks.start()
+    stack.push_async_callback(networks.close)
+    context = Context(
+        layout=layout,
+        store=ContainerStore(database),
+        runtime=runtime,
+        bundler=_bundler(settings),
+        snapshots=snapshots,
+        images=images,
+        networks=networks,
+        volumes=Volumes(layout),
+        events=events,
+        clock=time.time_ns,
+        runtimes=frozenset({"dockyard", *settings.runtimes}),
+    )
+    engine = Engine.assemble(context, images, networks, _shown(settings, snapshots.driver))
+    users = engine.containers.users_of_image
+    images.set_users(lambda image_id: [(user.id, user.running) for user in users(image_id)])
+    await engine.open()
+    stack.push_async_callback(engine.close)
+    return engine
+
+
+async def _start_runtime(stack: AsyncExitStack) -> Runtime:
+    runtime = Runtime()
+    try:
+        await runtime.start()
+    except OSError as error:
+        raise SystemFailure(f"the runtime cannot start: {error}") from error
+    stack.push_async_callback(runtime.close)
+    return runtime
+
+
+def _bridge_options(settings: Configuration) -> BridgeOptions:
+    defaults = BridgeOptions()
+    return BridgeOptions(
+        name=settings.bridge,
+        bip=settings.bip,
+        mtu=settings.mtu or defaults.mtu,
+        icc=settings.icc,
+        default_ip=settings.ip or defaults.default_ip,
+    )
+
+
+def _bundler(settings: Configuration) -> Bundler:
+    profile = settings.seccomp_profile
+    if profile.startswith("/"):
+        try:
+            profile = Path(profile).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidArgument(f"opening seccomp profile ({settings.seccomp_profile}) failed: {error}") from None
+    bundler = Bundler(Host.probe(), seccomp_profile=profile or "builtin", default_ulimits=settings.default_ulimits)
+    bundler.warm()
+    return bundler
+
+
+def _shown(settings: Configuration, driver: str) -> Settings:
+    """What `info` tells of the settings."""
+    return Settings(
+        data_root=settings.data_root,
+        storage_driver=driver,
+        debug=settings.debug,
+        labels=settings.labels,
+        log_driver=settings.log_driver,
+        default_runtime=settings.default_runtime,
+        runtimes={"dockyard": "dockyard-runtime", **settings.runtimes},
+        insecure_registries=settings.insecure_registries,
+        registry_mirrors=settings.registry_mirrors,
+    )
