@@ -7,7 +7,7 @@ of the work; each verb lives in a module of its own.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 from dockyard.engine.images import importing, listing, loading, removal, saving
 from dockyard.engine.images.catalogue import Image
@@ -127,7 +127,7 @@ class Images:
         """Take in all images of a docker-archive or OCI layout archive, or none. InvalidArgument says what is wrong."""
         return await loading.load_images(self._services, stream)
 
-    def save(self, refs: Sequence[str]) -> AsyncIterator[bytes]:
+    def save(self, refs: Sequence[str]) -> AsyncGenerator[bytes, None]:
         """An archive of images. NotFound at once for an image that is not there; SystemFailure, in the middle, if the
         store turns out to be damaged: the archive then lacks its end. Close the iterator if it is not read to its end.
         """

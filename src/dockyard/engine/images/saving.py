@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import msgspec
@@ -65,7 +65,7 @@ def _maybe(services: Services, ref: str) -> Image | None:
         return None
 
 
-async def save_images(services: Services, chosen: list[tuple[Image, list[str]]]) -> AsyncIterator[bytes]:
+async def save_images(services: Services, chosen: list[tuple[Image, list[str]]]) -> AsyncGenerator[bytes, None]:
     """See `Images.save`."""
     with services.snapshots.lease() as lease, services.making():  # what is being read must not be collected
         for image, _ in chosen:

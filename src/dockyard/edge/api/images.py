@@ -1,0 +1,209 @@
+"""Images over HTTP: `/images/...`.
+
+Owns: decoding these requests, encoding their answers, differences between API versions. Does not own: what happens.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Any
+
+from aiohttp import web
+from msgspec import UNSET
+
+from dockyard.edge.api import wire
+from dockyard.edge.routing import Call, Route
+from dockyard.engine.images import Deleted, HistoryEntry, Image, Listed
+from dockyard.model.errors import InvalidArgument, NotServed
+from dockyard.proto import references
+from dockyard.proto.times import ZERO_TIME, format_rfc3339
+
+LIST_FILTERS = frozenset({"before", "since", "reference", "dangling", "label", "label!", "until"})
+PRUNE_FILTERS = frozenset({"dangling", "until", "label", "label!"})
+_SECOND = 1_000_000_000
+_TAR = "application/x-tar"
+_EMPTY: tuple[Any, ...] = (None, "", False, [], {}, UNSET)
+# What an image may say of its containers; everything else of a container's configuration is a container's alone.
+_IMAGE_CONFIG = frozenset({
+    "User", "ExposedPorts", "Env", "Cmd", "Healthcheck", "ArgsEscaped", "Volumes", "WorkingDir", "Entrypoint", "OnBuild",
+    "Labels", "StopSignal", "Shell",
+})  # fmt: skip
+
+
+async def list_(call: Call) -> web.StreamResponse:
+    filters = call.filters(LIST_FILTERS)
+    listed = call.engine.images.list(filters, shared_size=call.flag("shared-size"))
+    return call.json([_summary(entry, call.version) for entry in listed])
+
+
+def _summary(entry: Listed, version: tuple[int, int]) -> dict[str, Any]:
+    names, digests = entry.names, entry.digests
+    if not names and not digests and version < (1, 43):
+        names, digests = ["<none>:<none>"], ["<none>@<none>"]
+    image = entry.image
+    summary: dict[str, Any] = {
+        "Id": image.id,
+        "ParentId": image.record.config.parent,
+        "RepoTags": names,
+        "RepoDigests": digests,
+        "Created": image.created // _SECOND,
+        "Size": image.size,
+        "SharedSize": entry.shared_size,
+        "Labels": image.labels,
+        "Containers": -1,
+    }
+    if version < (1, 44):
+        summary["VirtualSize"] = image.size
+    return summary
+
+
+async def inspect(call: Call) -> web.StreamResponse:
+    images = call.engine.images
+    image = images.get(call.path("name"))
+    driver, data = images.graph_data(image)
+    return call.json(_inspected(image, call.version) | {"GraphDriver": {"Name": driver, "Data": data}})
+
+
+def _inspected(image: Image, version: tuple[int, int]) -> dict[str, Any]:
+    config = image.record.config
+    tagged = image.record.tagged_at
+    answer: dict[str, Any] = {
+        "Id": image.id,
+        "RepoTags": image.names,
+        "RepoDigests": image.digests,
+        "Parent": config.parent,
+        "Comment": config.comment or (config.history[-1].comment if config.history else ""),
+        "DockerVersion": config.docker_version,
+        "Author": config.author,
+        "Config": _config(image, version),
+        "Architecture": config.architecture,
+        "Os": image.os,
+        "Size": image.size,
+        "RootFS": {"Type": "layers", "Layers": config.rootfs.diff_ids or []},
+        "Metadata": {"LastTagTime": format_rfc3339(tagged) if tagged else ZERO_TIME},
+    }
+    if config.created or version < (1, 44):
+        answer["Created"] = config.created or ZERO_TIME
+    if config.variant:
+        answer["Variant"] = config.variant
+    if config.os_version:
+        answer["OsVersion"] = config.os_version
+    if version < (1, 44):
+        answer["VirtualSize"] = image.size
+    return answer
+
+
+def _config(image: Image, version: tuple[int, int]) -> Any:
+    """Since 1.50 only what an image can say; before, everything that a container's configuration has."""
+    document = wire.outgoing(image.config)
+    if version < (1, 50):
+        return document
+    fields = {name: getattr(document, attribute) for attribute, name in _names(document)}
+    return {name: value for name, value in fields.items() if name in _IMAGE_CONFIG and value not in _EMPTY}
+
+
+def _names(document: Any) -> list[tuple[str, str]]:
+    return list(zip(document.__struct_fields__, document.__struct_encode_fields__, strict=True))
+
+
+async def history(call: Call) -> web.StreamResponse:
+    return call.json([_step(entry) for entry in call.engine.images.history(call.path("name"))])
+
+
+def _step(entry: HistoryEntry) -> dict[str, Any]:
+    return {
+        "Id": entry.id,
+        "Created": entry.created // _SECOND,
+        "CreatedBy": entry.created_by,
+        "Tags": entry.tags,
+        "Size": entry.size,
+        "Comment": entry.comment,
+    }
+
+
+async def create(call: Call) -> web.StreamResponse:
+    """Import (`fromSrc`). Pulling (`fromImage`) is not served yet."""
+    if call.text("fromImage"):
+        wanted = references.parse(call.text("fromImage"))
+        tag = call.text("tag")
+        shown = wanted.familiar + (f"@{tag}" if ":" in tag else f":{tag}" if tag else "")
+        raise NotServed(f"cannot pull {shown}: pulling images from registries is not served yet")
+    source = call.text("fromSrc")
+    if source != "-":
+        raise NotServed(f"cannot import from {source!r}: importing from a URL is not served; send the archive itself")
+    async with call.progress() as out:
+        image = await call.engine.images.import_(
+            call.chunks(),
+            repository=call.text("repo"),
+            tag=call.text("tag"),
+            message=call.text("message") or "Imported from -",
+            changes=call.texts("changes"),
+            platform=call.text("platform"),
+        )
+        await out.send({"status": image.id})
+    return out.response
+
+
+async def load(call: Call) -> web.StreamResponse:
+    async with call.progress() as out:
+        for image in await call.engine.images.load(call.chunks()):
+            for name, former in image.displaced:
+                text = f"The image {name} already exists, renaming the old one with ID {former} to empty string\n"
+                await out.send({"stream": text})
+            for name in image.names:
+                await out.send({"stream": f"Loaded image: {name}\n"})
+            if not image.names:
+                await out.send({"stream": f"Loaded image ID: {image.id}\n"})
+    return out.response
+
+
+async def save(call: Call) -> web.StreamResponse:
+    names = [name for text in call.texts("names") for name in text.split(",") if name]
+    if not names:
+        raise InvalidArgument('"names" parameter is required')
+    return await _send(call, names)
+
+
+async def save_one(call: Call) -> web.StreamResponse:
+    return await _send(call, [call.path("name")])
+
+
+async def _send(call: Call, names: list[str]) -> web.StreamResponse:
+    async with aclosing(call.engine.images.save(names)) as chunks:
+        response = await call.stream(_TAR)
+        async for chunk in chunks:
+            await response.write(chunk)
+    return response
+
+
+async def tag(call: Call) -> web.StreamResponse:
+    await call.engine.images.tag(call.path("name"), call.text("repo"), call.text("tag"))
+    return call.empty(201)
+
+
+async def remove(call: Call) -> web.StreamResponse:
+    gone = await call.engine.images.remove(call.path("name"), force=call.flag("force"), prune=not call.flag("noprune"))
+    return call.json([_gone(entry) for entry in gone])
+
+
+def _gone(entry: Deleted) -> dict[str, str]:
+    return {"Untagged": entry.untagged} if entry.untagged else {"Deleted": entry.deleted}
+
+
+async def prune(call: Call) -> web.StreamResponse:
+    gone, freed = await call.engine.images.prune(call.filters(PRUNE_FILTERS))
+    return call.json({"ImagesDeleted": [_gone(entry) for entry in gone], "SpaceReclaimed": freed})
+
+
+ROUTES = [
+    Route("GET", "/images/json", list_),
+    Route("GET", "/images/get", save),
+    Route("POST", "/images/create", create),
+    Route("POST", "/images/load", load),
+    Route("POST", "/images/prune", prune, since=(1, 25)),
+    Route("GET", "/images/{name:.+}/json", inspect),
+    Route("GET", "/images/{name:.+}/history", history),
+    Route("GET", "/images/{name:.+}/get", save_one),
+    Route("POST", "/images/{name:.+}/tag", tag),
+    Route("DELETE", "/images/{name:.+}", remove),
+]
