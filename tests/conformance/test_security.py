@@ -297,7 +297,7 @@ def under_runc(bundle: Path) -> str:
         "args": ["sh", "-c", SEEN],
         "env": [*busybox.DEFAULT_ENV, "HOSTNAME=x", "HOME=/root"],
         "noNewPrivileges": False,
-        "capabilities": {kind: names for kind in ("bounding", "effective", "permitted")},
+        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), names),
         "rlimits": [],
     }
     config["root"]["readonly"] = False
@@ -344,7 +344,7 @@ def test_s18_nothing_of_python_is_read_from_the_image(engine: Engine, api: Conne
         for name in ("os", "encodings/__init__", "socket")
     }
     source = str(Path(__file__).parents[2] / "src" / "dockyard" / "runtime" / "init.py")[1:]
-    files = {path: poison for path in paths} | {
+    files = dict.fromkeys(paths, poison) | {
         source: b"# coding: evil\n" + poison,
         "etc/nsswitch.conf": b"passwd: evil\n",
     }

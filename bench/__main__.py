@@ -1,0 +1,170 @@
+"""`python -m bench`: both engines at the same time on this machine, in turns, the same requests.
+
+Each engine has a network namespace, a data root and an address range of its own. The work is done in blocks that take
+turns, so that what else the machine does falls on both. `--quick` does a tenth of the runs; `--engine dockerd` or
+`dockyardd` asks one alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from bench import traces, work
+from bench.report import Row, table, write_json
+from tests.support import busybox, steps
+from tests.support.engines import Dockyardd, Engine, PeerDocker, docker_cli, why_no_dockyardd, why_no_peer
+from tests.support.rawhttp import Connection
+
+BLOCKS = 4
+RUNS = {"dockyardd": 200, "dockerd": 32}
+GONE_RUNS = {"dockyardd": 20, "dockerd": 4}
+
+
+class Bench:
+    """The engines that run, how often each is asked, the rows so far."""
+
+    def __init__(self, engines: list[Engine], share: float) -> None:
+        self.engines, self.share = engines, share
+        self.rows: list[Row] = []
+
+    def runs(self, engine: Engine, table_of: dict[str, int] | None = None) -> int:
+        return max(BLOCKS, round((table_of or RUNS)[engine.name] * self.share))
+
+    def row(self, title: str, unit: str, goal: float | None = None, limit: float | None = None) -> Row:
+        self.rows.append(Row(title, unit, goal, limit))
+        return self.rows[-1]
+
+    @contextmanager
+    def told(self, what: str) -> Iterator[None]:
+        begun = time.monotonic()
+        print(f"bench: {what} …", end="", flush=True)
+        yield
+        print(f" {time.monotonic() - begun:.1f} s", flush=True)
+
+    def in_turns(self, row: Row, one: Callable[[Engine], Callable[[], float]], scale: float = 1000.0) -> None:
+        """`one(engine)` makes what is then called again and again; blocks of the engines take turns."""
+        with self.told(row.title):
+            works = {engine.name: one(engine) for engine in self.engines}
+            for engine in self.engines:
+                works[engine.name]()  # warm
+            for _ in range(BLOCKS):
+                for engine in self.engines:
+                    for _ in range(self.runs(engine) // BLOCKS):
+                        row.add(engine.name, works[engine.name]() * scale)
+
+    def few(self, row: Row, one: Callable[[Engine], float], times: int, scale: float) -> None:
+        with self.told(row.title):
+            for _ in range(times):
+                for engine in self.engines:
+                    row.add(engine.name, one(engine) * scale)
+
+
+def containers(bench: Bench, apis: dict[str, Connection]) -> None:
+    for title, settings, goal in (
+        ("create+start+wait+remove, no network", work.NO_NETWORK, 15),
+        ("the same on the bridge", work.BRIDGE, 12),
+        ("the same with a published port", work.PORT, 12),
+    ):
+        row = bench.row(title, "ms", goal=goal)
+        bench.in_turns(row, lambda engine, s=settings: lambda: work.run(apis[engine.name], s))
+        gone = bench.row("   … and all of it is gone after", "ms")
+        with bench.told("until process, mounts, cgroup, links and rules are gone"):
+            for engine in bench.engines:
+                seen = traces.Traces(engine, apis[engine.name])
+                for _ in range(bench.runs(engine, GONE_RUNS)):
+                    gone.add(engine.name, traces.gone_after(seen, apis[engine.name], settings) * 1000)
+
+
+def execs(bench: Bench, apis: dict[str, Connection]) -> None:
+    boxes = {engine.name: steps.started(apis[engine.name], "sleep", "100000") for engine in bench.engines}
+    row = bench.row("exec echo", "ms", goal=6)
+    bench.in_turns(row, lambda engine: lambda: work.execute(apis[engine.name], engine.api, boxes[engine.name]))
+    for engine in bench.engines:
+        steps.remove(apis[engine.name], boxes[engine.name])
+
+
+def memory(bench: Bench) -> None:
+    idle = bench.row("daemon, zygote, spares idle, PSS", "MB", limit=60)
+    with bench.told(idle.title):
+        time.sleep(1)
+        for engine in bench.engines:
+            weights = traces.daemon_pss(engine)
+            idle.add(engine.name, sum(weights.values()) / 1e6)
+            for name, weight in weights.items():
+                print(f"\n       {weight / 1e6:7.1f} MB  {name}", end="")
+    helper = bench.row("helper per container, private", "MB", limit=0.6)
+    with bench.told(helper.title):
+        for engine in bench.engines:
+            helper.add(engine.name, traces.helper_memory(engine) / 1e6)
+
+
+def client(bench: Bench) -> None:
+    """Ours against Docker's own client, both asking the first engine."""
+    ours = Path(sys.executable).with_name("dockyard")
+    row = bench.row("`dockyard version` against `docker version`", "ms", goal=0.25)
+    engine = bench.engines[0]
+    with bench.told(row.title):
+        for _ in range(max(3, round(20 * bench.share))):
+            if ours.exists() and engine.name == "dockyardd":
+                row.add("dockyardd", work.client_version(engine, str(ours)) * 1000)
+            row.add("dockerd", work.client_version(engine, docker_cli()) * 1000)
+
+
+def everything(bench: Bench) -> None:
+    apis = {engine.name: engine.api() for engine in bench.engines}
+    memory(bench)
+    containers(bench, apis)
+    execs(bench, apis)
+    bench.few(bench.row("40 runs on the bridge, 8 at a time", "s", goal=12), work.burst, 3, 1.0)
+    bench.few(bench.row("200 × _ping on one connection", "ms"), lambda engine: work.pings(apis[engine.name]), 5, 1000.0)
+    data = work.import_tar()
+    title = f"import of a {len(data) / 1e6:.0f} MB tar, {work.IMPORT_FILES} files"
+    bench.few(bench.row(title, "s", goal=4), lambda engine: work.import_image(engine, data), 2, 1.0)
+    client(bench)
+
+
+def engines_wanted(name: str) -> list[Engine]:
+    """The engines that can run here; says why one cannot."""
+    found: list[Engine] = []
+    for kind, missing in ((Dockyardd, why_no_dockyardd()), (PeerDocker, why_no_peer())):
+        if name not in ("both", kind.name):
+            continue
+        if missing:
+            print(f"bench: without {kind.name}: {missing}", flush=True)
+        else:
+            found.append(kind())
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the runs")
+    parser.add_argument("--engine", choices=("both", "dockyardd", "dockerd"), default="both")
+    parser.add_argument("--json", type=Path, default=Path(".cache/bench.json"), help="where the figures go")
+    options = parser.parse_args()
+    engines = engines_wanted(options.engine)
+    if not engines:
+        return 1
+    with ExitStack() as stack:
+        image = busybox.docker_archive(["bb:latest"], [busybox.rootfs_tar()], {"Cmd": ["sh"]})
+        versions = {}
+        for engine in engines:
+            stack.enter_context(engine)
+            with engine.api() as api:
+                steps.expect(api.request("POST", "/images/load", raw=image), 200)
+                versions[engine.name] = api.get("/version").json()["Version"]
+        bench = Bench(engines, 0.1 if options.quick else 1.0)
+        everything(bench)
+    print(f"\n{', '.join(f'{name} {version}' for name, version in versions.items())}; medians\n\n{table(bench.rows)}\n")
+    write_json(bench.rows, options.json, versions)
+    print(f"figures: {options.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
