@@ -78,6 +78,15 @@ def join_session_keyring(name: bytes) -> None:
         raise failure("keyctl", "JOIN_SESSION_KEYRING", name)
 
 
+def keep_heap_small() -> None:
+    """mallopt(3): buffers of 16 KiB and more are mapped and unmapped one by one, free memory at the top goes back."""
+    for parameter, value in ((_M_MMAP_THRESHOLD, 16384), (_M_TRIM_THRESHOLD, 32768), (_M_TOP_PAD, 0)):
+        libc.mallopt(parameter, value)
+
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
 class _Statfs(ctypes.Structure):
     _fields_ = [("f_type", ctypes.c_long), ("rest", ctypes.c_char * 256)]
 

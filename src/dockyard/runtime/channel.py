@@ -7,7 +7,6 @@ Does not own: what the messages say. Standard library only.
 
 from __future__ import annotations
 
-import array
 import fcntl
 import json
 import os
@@ -23,8 +22,12 @@ _ANCILLARY = socket.CMSG_SPACE(_MAX_FDS * 4)
 
 def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
     """One message. OSError as of sendmsg(2); EMSGSIZE for what belongs into a memfd."""
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sock.sendmsg([json.dumps(message, separators=(",", ":")).encode()], rights, socket.MSG_NOSIGNAL)
+    sock.sendmsg([json.dumps(message, separators=(",", ":")).encode()], rights(fds), socket.MSG_NOSIGNAL)
+
+
+def rights(fds: Sequence[int]) -> list[tuple[int, int, bytes]]:
+    """Descriptors as sendmsg's ancillary data."""
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
 
 
 def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:

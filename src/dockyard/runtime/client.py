@@ -83,7 +83,7 @@ class Link:
         future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._waiting[self._sequence] = future
         try:
-            await send(self._sock, {"op": op, "seq": self._sequence, **arguments}, fds)
+            await send(self._sock, msgspec.json.encode({"op": op, "seq": self._sequence, **arguments}), fds)
         except OSError as error:
             self._waiting.pop(self._sequence, None)
             raise SystemFailure(f"the container's monitor is gone: {error.strerror}") from error
@@ -107,11 +107,11 @@ class Link:
         self._events.put_nowait(None)
 
 
-async def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
-    """channel.send, waiting for room."""
+async def send(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> None:
+    """One message, waiting for room."""
     while True:
         try:
-            channel.send(sock, message, fds)
+            sock.sendmsg([message], channel.rights(fds), socket.MSG_NOSIGNAL)
             return
         except BlockingIOError:
             await asyncio.sleep(0.002)  # a SEQPACKET socket whose reader is busy: rare, and soon over
@@ -259,7 +259,9 @@ def exit_record(event: dict[str, Any]) -> ExitRecord:
 class Runtime:
     """Starts containers. One per daemon."""
 
-    def __init__(self) -> None:
+    def __init__(self, errors: str = "/dev/null") -> None:
+        """`errors`: a file to which the zygote, monitors and workers write what should not happen."""
+        self._errors = errors
         self._zygote: socket.socket | None = None
         self._zygote_pid = -1
         self._starting = asyncio.Lock()
@@ -275,7 +277,7 @@ class Runtime:
             if self._zygote is None:
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 try:
-                    self._zygote_pid = launcher.start_zygote(theirs)
+                    self._zygote_pid = launcher.start_zygote(theirs, self._errors)
                 finally:
                     theirs.close()
                 ours.setblocking(False)
@@ -310,11 +312,11 @@ class Runtime:
             os.close(fd)
         self._programs.clear()
 
-    async def _ask_zygote(self, message: dict[str, Any], fds: Sequence[int]) -> None:
+    async def _ask_zygote(self, request: bytes, fds: Sequence[int]) -> None:
         for attempt in (1, 2):
             zygote = await self._connect()
             try:
-                await send(zygote, message, fds)
+                await send(zygote, request, fds)
                 return
             except (BrokenPipeError, ConnectionResetError) as error:
                 self._forget_zygote()
@@ -345,7 +347,6 @@ class Runtime:
         fds = [theirs.fileno(), data]
         stdio = launch["stdio"]
         message: dict[str, Any] = {
-            "op": "launch",
             "state_dir": launch["state_dir"],
             "tty": stdio["tty"],
             "open_stdin": stdio["open_stdin"],
@@ -359,7 +360,7 @@ class Runtime:
             fds.append(self._program(seccomp))
         fds.extend(stream.fileno() for stream, *_ in attached)
         try:
-            await self._ask_zygote(message, fds)
+            await self._ask_zygote(msgspec.json.encode(message), fds)
         except BaseException:
             ours.close()
             raise
@@ -431,7 +432,7 @@ class Runtime:
         ours, theirs = socket.socketpair()
         data = channel.seal(json.dumps({"function": function, "arguments": arguments}).encode())
         try:
-            await self._ask_zygote({"op": "call"}, [theirs.fileno(), data, *fds])
+            await self._ask_zygote(b"call", [theirs.fileno(), data, *fds])
         except BaseException:
             ours.close()
             raise

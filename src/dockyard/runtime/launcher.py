@@ -34,8 +34,9 @@ def clone_read_only(path: str) -> int:
     return tree
 
 
-def start_zygote(control: socket.socket) -> int:
-    """Execute the zygote with `control` as its socket; its pid (a child of this process). OSError."""
+def start_zygote(control: socket.socket, errors: str) -> int:
+    """Execute the zygote with `control` as its socket, `errors` as the file for what goes wrong in it and its children;
+    its pid (a child of this process). OSError."""
     prefix = os.path.realpath(sys.base_prefix)
     executable = os.path.realpath(f"/proc/{os.getpid()}/exe")
     package = str(Path(dockyard.__file__).resolve().parent.parent)
@@ -51,7 +52,8 @@ def start_zygote(control: socket.socket) -> int:
         python = f"/proc/self/fd/{_PREFIX}/{os.path.relpath(executable, prefix)}"
         code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from dockyard.runtime.zygote import main; main()"
         site_paths = [f"/proc/self/fd/{_SITE + i}" for i in range(len(sites))]
-        arguments = [python, "-I", "-S", "-c", code, f"/proc/self/fd/{_PACKAGE}", str(_CONTROL), *site_paths]
+        arguments = [python, "-I", "-S", "-c", code, f"/proc/self/fd/{_PACKAGE}", str(_CONTROL), errors]
+        arguments += site_paths
         environment = {"LD_LIBRARY_PATH": f"/proc/self/fd/{_PREFIX}/lib"}  # libpython, where it is a shared object
         return os.posix_spawn(python, arguments, environment, file_actions=actions, setsigmask=[])
     finally:

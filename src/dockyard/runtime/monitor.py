@@ -13,8 +13,8 @@ and nothing here may grow with the container's age.
 
 from __future__ import annotations
 
-import gc
 import json
+import marshal
 import os
 import select
 import signal
@@ -25,8 +25,10 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from dockyard.linux import abi, calls, process, pty
+from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import channel, network, setup, spawn
 from dockyard.runtime.cgroups import Cgroup, open_cgroup
+from dockyard.runtime.setup import Made
 from dockyard.runtime.streams import Streams
 from dockyard.store.journal.writer import LogWriter
 
@@ -51,33 +53,30 @@ class _Process:
 class Monitor:
     """The monitor of one container."""
 
-    def __init__(self, options: dict[str, Any], launch: int, seccomp: int) -> None:
-        """`options`: see `main`. `launch`: memfd, read by the setup process. `seccomp`: memfd or -1, kept for execs."""
-        self._options = options
-        self._launch = launch
+    def __init__(self, made: Made, fds: list[int], seccomp: int, rules: SharedElements | None) -> None:
+        """`fds` as `Made` says; `seccomp`: memfd or -1, for execs; `rules`: the zygote's socket."""
+        self._made = made
+        self._rules = rules
         self._seccomp = seccomp
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
-        self._directory = os.open(options["state_dir"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._listener: socket.socket | None = None
+        self._directory = fds.pop(0)
+        self._listener = socket.socket(fileno=fds.pop(0))
+        self._gate = fds.pop(0) if made.gated else -1
+        self._sync = socket.socket(fileno=fds.pop(0)) if made.gated else None  # the first process's reports
+        self._terminal, self._slave = (fds.pop(0), fds.pop(0)) if made.tty else (-1, -1)
+        self._pipes = (-1, -1, -1) if made.tty else (fds.pop(0), fds.pop(0), fds.pop(0))
+        self._ports = fds  # they hold the published ports
+        self._pid = made.pid
+        self._pidfd = os.pidfd_open(made.pid)  # our child, not reaped: nobody else can have this number
         self._connections: dict[int, socket.socket] = {}
         self._execs: dict[str, _Process] = {}
-        self._ports: list[int] = []  # sockets that hold the published ports
-        self._log: LogWriter | None = None
-        self._cgroup: Cgroup | None = None
-        self._terminal = -1
-        self._slave = -1
-        self._gate = -1
+        self._log = LogWriter(made.log) if made.log is not None else None  # type: ignore[arg-type]
+        self._streams = Streams(self, time.time_ns, self._log, stdin_once=made.stdin_once)
+        self._lingering: list[Streams] = []  # of processes that have ended, with clients that still fetch
         self._ended = False
         self._deadline = 0.0
-        self._streams: Streams
-        self._pid = 0
-        self._pidfd = -1
-        self._sync: socket.socket | None = None  # with a gate: the first process's reports
-        self._networked = False
-        self._started: dict[str, Any] = {}
         self._frozen = False
-        self._lingering: list[Streams] = []  # of processes that have ended, with clients that still fetch
 
     # the loop -------------------------------------------------------------------------------------------------------
 
@@ -107,87 +106,23 @@ class Monitor:
 
     # start ----------------------------------------------------------------------------------------------------------
 
-    def start(self, control: socket.socket, attached: list[tuple[int, list[bool]]]) -> None:
-        """Make the container; report on `control`. Raises SpawnFailed, everything undone."""
-        self._listener = channel.listen(self._directory, "monitor.sock")
-        if self._options["log"] is not None:
-            self._log = LogWriter(self._options["log"])
-        self._streams = Streams(self, time.time_ns, self._log, stdin_once=self._options["stdin_once"])
-        theirs, ours = (None, None) if self._options["tty"] else make_pipes(self._options["open_stdin"])
-        try:
-            self._set_up(theirs)
-        finally:
-            if theirs is not None:
-                channel.close_all(theirs)
-        for fd, (stdin, stdout, stderr) in attached:
+    def start(self, control: socket.socket, attached: list[int]) -> None:
+        """Take up the container's streams and requests."""
+        made = self._made
+        for fd, (stdin, stdout, stderr) in zip(attached, made.attached, strict=True):
             self._streams.attach(socket.socket(fileno=fd), stdin=stdin, stdout=stdout, stderr=stderr)
-        if ours is not None:
-            self._streams.use_pipes(*ours)
-        else:
+        if made.tty:
             self._streams.use_terminal(self._terminal)
-        channel.send(control, {"event": "started", **self._started})
+        else:
+            self._streams.use_pipes(*self._pipes)
         self.watch(self._listener.fileno(), select.EPOLLIN, self._accept)
         self._serve(control)
         self.watch(self._pidfd, select.EPOLLIN, lambda _events: self._on_exit())
-
-    def leave_daemon_streams(self) -> None:
-        """The daemon's stdout and stderr are not ours to hold open; what goes wrong here goes into monitor.log."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        errors = os.open("monitor.log", flags, 0o600, dir_fd=self._directory)
-        os.dup2(errors, 1)
-        os.dup2(errors, 2)
-        os.close(errors)
-
-    def _set_up(self, stdio: tuple[int, int, int] | None) -> None:
-        """Fork the process that makes the container and take over what it hands us."""
-        if self._options["gated"]:
-            os.mkfifo("exec.fifo", 0o600, dir_fd=self._directory)
-            self._gate = os.open("exec.fifo", os.O_RDWR | os.O_CLOEXEC, dir_fd=self._directory)
-        report, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid, pidfd = process.clone()
-        if pid == 0:
-            report.close()
-            setup.run(theirs, self._launch, self._seccomp, self._directory, stdio, self._gate)
-        os.close(pidfd)
-        theirs.close()
-        os.close(self._launch)
-        received = channel.receive(report)
-        report.close()
-        os.waitpid(pid, 0)
-        if received is None:
-            raise spawn.SpawnFailed("the process that makes the container was killed", setup.REFUSED)
-        state, fds = received
-        if "error" in state:
-            raise spawn.SpawnFailed(state["error"], state["code"])
-        self._take_over(state, fds)
-
-    def _take_over(self, state: dict[str, Any], fds: list[int]) -> None:
-        self._pid = state["pid"]
-        self._pidfd = os.pidfd_open(self._pid)  # our child, not reaped: nobody else can have this number
-        if state["terminal"]:
-            self._terminal, self._slave = fds.pop(0), fds.pop(0)
-        if self._gate >= 0:
-            self._sync = socket.socket(fileno=fds.pop(0))
-        self._ports = fds
-        self._networked = state["networked"]
-        self._cgroup = open_cgroup(state["cgroup"]) if state["cgroup"] else None
-        self._started = {key: state[key] for key in ("pid", "start_time", "started_at")}
-        if state["own_pids"]:
+        if made.own_pids:
             try:
                 spawn.enter_pid_namespace(self._pidfd)
             except ProcessLookupError:
                 pass  # it has ended already: there will be no exec
-
-    def _attach_all(self, attached: list[tuple[int, list[bool]]]) -> None:
-        for fd, (stdin, stdout, stderr) in attached:
-            self._streams.attach(socket.socket(fileno=fd), stdin=stdin, stdout=stdout, stderr=stderr)
-
-    def undo(self) -> None:
-        """After a failed start: let go of what `start` had made."""
-        if self._log is not None:
-            self._log.close()
-        if self._listener is not None:
-            os.unlink("monitor.sock", dir_fd=self._directory)
 
     # the end --------------------------------------------------------------------------------------------------------
 
@@ -205,32 +140,36 @@ class Monitor:
         self._finish_streams(self._streams)
         for exec_process in list(self._execs.values()):
             self._on_exec_exit(exec_process)
-        if self._networked:
+        if self._made.networked:
             self._detach_network()
         channel.close_all(self._ports)
-        if self._cgroup is not None:
-            record["oom_killed"] = self._cgroup.oom_kills() > 0
+        cgroup = self._cgroup()
+        if cgroup is not None:
+            record["oom_killed"] = cgroup.oom_kills() > 0
             try:
-                self._cgroup.remove()
+                cgroup.remove()
             except OSError:
-                self._cgroup.kill()
-                self._cgroup.remove()
+                cgroup.kill()
+                cgroup.remove()
         if self._log is not None:
             self._log.close()
         channel.write_record(self._directory, "exit.json", record)
         for connection in list(self._connections.values()):
             self._tell(connection, {"event": "exit", **record})
-        if self._listener is not None:
-            self.unwatch(self._listener.fileno())
-            self._listener.close()
+        self.unwatch(self._listener.fileno())
+        self._listener.close()
         self._ended = True
         self._deadline = time.monotonic() + _LINGER
+
+    def _cgroup(self) -> Cgroup | None:
+        """Opened each time: what that allocates is not kept in every monitor."""
+        return open_cgroup(self._made.cgroup) if self._made.cgroup else None
 
     def _detach_network(self) -> None:
         """The plan was the setup process's to read; state.json has it. A container that ends has memory to spend."""
         fd = os.open("state.json", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
         try:
-            network.detach_host(json.loads(os.read(fd, os.fstat(fd).st_size))["network"])
+            network.detach_host(json.loads(os.read(fd, os.fstat(fd).st_size))["network"], self._rules)
         except OSError:
             traceback.print_exc()  # the container has ended all the same; the daemon's next start sweeps
         finally:
@@ -262,7 +201,6 @@ class Monitor:
     # connections ----------------------------------------------------------------------------------------------------
 
     def _accept(self, _events: int) -> None:
-        assert self._listener is not None
         connection, _ = self._listener.accept()
         if channel.peer_is_root(connection):
             self._serve(connection)
@@ -314,7 +252,7 @@ class Monitor:
     # requests -------------------------------------------------------------------------------------------------------
 
     def _state(self, _message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
-        return {**self._started, "frozen": self._frozen, "execs": {e.id: e.pid for e in self._execs.values()}}
+        return {**self._made.started, "frozen": self._frozen, "execs": {e.id: e.pid for e in self._execs.values()}}
 
     def _begin(self, _message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
         if self._gate < 0:
@@ -323,8 +261,7 @@ class Monitor:
         os.close(self._gate)
         self._gate = -1
         assert self._sync is not None
-        spawned = spawn.Spawned(self._pid, self._pidfd, self._sync, self._cgroup)
-        spawn.await_program(spawned)
+        spawn.await_program(spawn.Spawned(self._pid, self._pidfd, self._sync, None))
         return {}
 
     def _kill(self, message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
@@ -333,7 +270,9 @@ class Monitor:
         return {}
 
     def _attach(self, message: dict[str, Any], fds: list[int], _connection: socket.socket) -> dict[str, Any]:
-        self._attach_all([(fds[0], [message["stdin"], message["stdout"], message["stderr"]])])
+        self._streams.attach(
+            socket.socket(fileno=fds[0]), stdin=message["stdin"], stdout=message["stdout"], stderr=message["stderr"]
+        )
         return {}
 
     def _resize(self, message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
@@ -348,24 +287,26 @@ class Monitor:
         return {}
 
     def _freeze(self, message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
-        if self._cgroup is None:
+        cgroup = self._cgroup()
+        if cgroup is None:
             return {"error": "the container has no control group"}
-        self._cgroup.freeze(message["frozen"])
+        cgroup.freeze(message["frozen"])
         self._frozen = message["frozen"]
         return {}
 
     def _pids(self, _message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
-        return {"pids": self._cgroup.pids() if self._cgroup else [self._pid]}
+        cgroup = self._cgroup()
+        return {"pids": cgroup.pids() if cgroup else [self._pid]}
 
     def _exec(self, message: dict[str, Any], fds: list[int], connection: socket.socket) -> dict[str, Any]:
         """Descriptors: the spec in a memfd (for the child to read), then the client's stream if there is one."""
         stream = socket.socket(fileno=fds[1]) if len(fds) > 1 else None
         streams = Streams(self, time.time_ns, None, stdin_once=True)
-        theirs, ours = (None, None) if message["tty"] else make_pipes(message["open_stdin"])
+        theirs, ours = (None, None) if message["tty"] else setup.make_pipes(message["open_stdin"])
         try:
-            spawned = spawn.spawn_sealed_exec(fds[0], self._pidfd, self._cgroup, theirs, self._seccomp)
+            spawned = spawn.spawn_sealed_exec(fds[0], self._pidfd, self._made.cgroup, theirs, self._seccomp)
         except BaseException:
-            channel.close_all([fd for fd in ours or () if fd >= 0])
+            channel.close_all(ours or ())
             if stream is not None:
                 stream.close()
             raise
@@ -414,36 +355,29 @@ _HANDLERS: dict[str, _Handler] = {
 }
 
 
-def make_pipes(open_stdin: bool) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """(the process's stdin, stdout, stderr; our ends of them). Without stdin: /dev/null and -1."""
-    stdout, stderr = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
-    if open_stdin:
-        stdin = os.pipe2(os.O_CLOEXEC)
-        return (stdin[0], stdout[1], stderr[1]), (stdin[1], stdout[0], stderr[0])
-    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    return (null, stdout[1], stderr[1]), (-1, stdout[0], stderr[0])
-
-
-def main(message: dict[str, Any], fds: list[int]) -> NoReturn:
-    """The zygote's child. `message`: {"state_dir", "tty", "open_stdin", "stdin_once", "gated", "seccomp": bool,
-    "log": LogSpec | None, "attached": [[stdin, stdout, stderr], …]}. `fds`: control socket, Launch in a memfd, the
-    seccomp program in a memfd if there is one, the streams of those attached."""
-    gc.disable()
+def main(request: bytes, fds: list[int], rules: SharedElements | None) -> NoReturn:
+    """The zygote's child. `request`: JSON {"state_dir", "tty", "open_stdin", "stdin_once", "gated", "seccomp": bool,
+    "log": LogSpec | None, "attached": [[stdin, stdout, stderr], …]}, not read here. `fds`: control socket, Launch in a
+    memfd, the seccomp program in a memfd if there is one, the streams of those attached."""
     os.setsid()
     calls.prctl(abi.PR_SET_NAME, b"dockyard-mon")
     calls.prctl(abi.PR_SET_CHILD_SUBREAPER, 1)
-    calls.prctl(abi.PR_SET_DUMPABLE, 0)
-    control = socket.socket(fileno=fds.pop(0))
-    launch = fds.pop(0)
-    seccomp = fds.pop(0) if message["seccomp"] else -1
-    attached = list(zip(fds, message["attached"], strict=True))
-    monitor = Monitor(message, launch, seccomp)
-    monitor.leave_daemon_streams()
-    try:
-        monitor.start(control, attached)
-    except spawn.SpawnFailed as failed:
-        monitor.undo()
-        channel.send(control, {"event": "failed", "error": failed.message, "code": failed.code})
-        os._exit(1)
+    report, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid, pidfd = process.clone()
+    if pid == 0:
+        report.close()
+        setup.run(request, fds, theirs, rules)
+    theirs.close()
+    os.close(pidfd)
+    received = channel.receive_raw(report)
+    os.waitpid(pid, 0)
+    if received is None:
+        os._exit(1)  # the daemon has been told, or sees the control socket's end
+    report.close()
+    made = Made(*marshal.loads(received[0]))
+    control, seccomp = socket.socket(fileno=fds[0]), fds[2] if len(fds) - 2 > len(made.attached) else -1
+    os.close(fds[1])
+    monitor = Monitor(made, received[1], seccomp, rules)
+    monitor.start(control, fds[len(fds) - len(made.attached) :])
     monitor.run()
     os._exit(0)

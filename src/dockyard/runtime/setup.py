@@ -1,82 +1,145 @@
 """The short-lived process that makes one container on its monitor's behalf.
 
-Owns: reading the launch, taking the published ports, making the container as the monitor's child (`runtime.spawn` with
-`sibling`), writing `state.json`, handing the monitor what it must keep. Then it ends, and with it goes the memory that
-all of that took: the monitor stays as lean as the zygote forked it.
+Owns: reading the request and the launch, taking the published ports, the pipes, the socket that the monitor listens
+on, making the container as the monitor's child (`runtime.spawn` with `sibling`), writing `state.json`, telling the
+daemon how it went. What the monitor must keep it hands over. Then it ends, and with it goes the memory that all of that
+took: the monitor stays as lean as the zygote forked it.
 Does not own: the container's life (`runtime.monitor`).
 
-The report is one message: {"pid", "start_time", "started_at", "cgroup", "own_pids", "terminal", "networked"} with
-descriptors (terminal master and slave; sync socket when gated; the sockets of the ports), or {"error", "code"}.
-Standard library only.
+To the daemon: {"event": "started", "pid", "start_time", "started_at", "monitor"} or {"event": "failed", "error",
+"code"}. To the monitor, which is the same program: a `Made` tuple in marshal's format, with descriptors. Standard
+library only.
 """
 
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import socket
 import time
 import traceback
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from dockyard.linux import process
+from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import channel, network, spawn
 
 REFUSED = -1  # the code of a failure that is no fault of the request
 
 
-def run(
-    report: socket.socket, launch: int, seccomp: int, directory: int, stdio: tuple[int, int, int] | None, gate: int
-) -> NoReturn:
-    """`launch` and `seccomp` are memfds (or -1), `directory` the container's run directory."""
-    ports: list[socket.socket] = []
+class Made(NamedTuple):
+    """What the monitor learns of the container it watches. Descriptors come beside it, in this order: run directory,
+    listening socket, [gate, sync socket if gated,] [terminal master, slave | stdin or /dev/null, stdout, stderr], the
+    sockets of the ports."""
+
+    pid: int
+    started: dict[str, int]  # StartedRecord
+    cgroup: str  # path, "" for none
+    own_pids: bool  # a pid namespace of its own
+    networked: bool
+    gated: bool
+    tty: bool
+    open_stdin: bool
+    stdin_once: bool
+    log: dict[str, Any] | None
+    attached: list[list[bool]]
+
+
+def run(request: bytes, fds: list[int], report: socket.socket, rules: SharedElements | None) -> NoReturn:
+    """`request` and `fds` as the zygote got them: see `monitor.main`."""
+    options = json.loads(request)
+    control = socket.socket(fileno=fds[0])
+    failure: dict[str, Any] = {"event": "failed", "code": REFUSED}
+    directory = os.open(options["state_dir"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        wanted = json.loads(channel.unseal(launch))
-        program = channel.unseal(seccomp) if seccomp >= 0 else None
-        if wanted["network"] is not None:
-            ports = network.bind_ports(wanted["network"])
-        spawned = spawn.spawn_container(wanted, stdio, program, gate=gate, sibling=True)
-        _hand_over(report, wanted, directory, spawned, ports, gate >= 0)
+        launch = json.loads(channel.unseal(fds[1]))
+        program = channel.unseal(fds[2]) if options["seccomp"] else None
+        made, kept = _make(options, launch, program, directory, rules)
+        report.sendmsg([marshal.dumps(tuple(made))], channel.rights(kept))
+        channel.send(control, {"event": "started", **made.started, "monitor": os.getppid()})
+        os._exit(0)
     except spawn.SpawnFailed as failed:
-        channel.send(report, {"error": failed.message, "code": failed.code})
+        failure |= {"error": failed.message, "code": failed.code}
     except network.PortUnavailable as error:
-        channel.send(report, {"error": str(error), "code": REFUSED})
+        failure["error"] = str(error)
     except OSError as error:
-        channel.send(report, {"error": spawn.describe(error), "code": REFUSED})
+        failure["error"] = spawn.describe(error)
     except BaseException as error:
         traceback.print_exc()
-        channel.send(report, {"error": f"{type(error).__name__}: {error}", "code": REFUSED})
-    os._exit(0)
+        failure["error"] = f"{type(error).__name__}: {error}"
+    for name in ("monitor.sock", "exec.fifo"):
+        try:
+            os.unlink(name, dir_fd=directory)
+        except FileNotFoundError:
+            continue
+    channel.send(control, failure)
+    os._exit(1)
 
 
-def _hand_over(
-    report: socket.socket,
-    wanted: dict[str, Any],
+def _make(
+    options: dict[str, Any],
+    launch: dict[str, Any],
+    program: bytes | None,
     directory: int,
-    spawned: spawn.Spawned,
-    ports: list[socket.socket],
-    gated: bool,
-) -> None:
-    state = {
+    rules: SharedElements | None,
+) -> tuple[Made, list[int]]:
+    """The container, and the descriptors that the monitor keeps."""
+    ports = network.bind_ports(launch["network"]) if launch["network"] is not None else []
+    listener = channel.listen(directory, "monitor.sock")
+    kept = [directory, listener.fileno()]
+    gate = -1
+    if options["gated"]:
+        os.mkfifo("exec.fifo", 0o600, dir_fd=directory)
+        gate = os.open("exec.fifo", os.O_RDWR | os.O_CLOEXEC, dir_fd=directory)
+    theirs, ours = (None, None) if options["tty"] else make_pipes(options["open_stdin"])
+    spawned = spawn.spawn_container(launch, theirs, program, gate, sibling=True, rules=rules)
+    if gate >= 0:
+        kept += [gate, spawned.sync.fileno()]
+    kept += [spawned.master, spawned.slave] if ours is None else ours
+    kept += [port.detach() for port in ports]
+    listener.detach()
+    started = {
         "pid": spawned.pid,
         "start_time": process.start_time(spawned.pid),
         "started_at": time.time_ns(),
-        "cgroup": spawned.cgroup.path if spawned.cgroup else "",
     }
+    cgroup = spawned.cgroup.path if spawned.cgroup else ""
+    _write_state(directory, launch, started, cgroup)
+    made = Made(
+        pid=spawned.pid,
+        started=started,
+        cgroup=cgroup,
+        own_pids=any(entry["type"] == "pid" for entry in launch["config"]["linux"].get("namespaces") or []),
+        networked=launch["network"] is not None,
+        gated=gate >= 0,
+        tty=ours is None,
+        open_stdin=options["open_stdin"],
+        stdin_once=options["stdin_once"],
+        log=options["log"],
+        attached=options["attached"],
+    )
+    return made, kept
+
+
+def _write_state(directory: int, launch: dict[str, Any], started: dict[str, int], cgroup: str) -> None:
     monitor = os.getppid()
     record = {
-        **state,
-        "id": wanted["id"],
+        **started,
+        "id": launch["id"],
+        "cgroup": cgroup,
+        "network": launch["network"],
         "monitor": monitor,
         "monitor_start_time": process.start_time(monitor),
-        "network": wanted["network"],
     }
     channel.write_record(directory, "state.json", record)
-    namespaces = wanted["config"]["linux"].get("namespaces") or []
-    state["own_pids"] = any(entry["type"] == "pid" for entry in namespaces)
-    state["terminal"] = spawned.master >= 0
-    state["networked"] = wanted["network"] is not None
-    fds = [spawned.master, spawned.slave] if spawned.master >= 0 else []
-    if gated:
-        fds.append(spawned.sync.fileno())
-    channel.send(report, state, [*fds, *(port.fileno() for port in ports)])
+
+
+def make_pipes(open_stdin: bool) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """(the process's stdin, stdout, stderr; our ends of them). Without stdin: /dev/null on both sides."""
+    stdout, stderr = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+    if open_stdin:
+        stdin = os.pipe2(os.O_CLOEXEC)
+        return (stdin[0], stdout[1], stderr[1]), (stdin[1], stdout[0], stderr[0])
+    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    return (null, stdout[1], stderr[1]), (os.dup(null), stdout[0], stderr[0])

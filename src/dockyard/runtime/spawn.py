@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dockyard.linux import abi, mounts, process
+from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import channel, network
 from dockyard.runtime.cgroups import Cgroup, open_cgroup
 from dockyard.runtime.init import Job, run_exec, run_init
@@ -69,13 +70,14 @@ def spawn_container(
     sibling: bool = False,
     preserved: int = 0,
     on_created: Callable[[int], None] | None = None,
+    rules: SharedElements | None = None,
 ) -> Spawned:
     """Make the container of a `Launch`. Raises SpawnFailed.
 
     `detached`: it outlives the calling process. `sibling`: its first process becomes a child of the caller's parent.
     `preserved`: so many inherited descriptors from 3 on stay open.
     `on_created(pid)` is called when the namespaces exist and the root has not been changed yet (OCI hooks); what it
-    raises ends the container.
+    raises ends the container. `rules`: the zygote's socket for published ports.
 
     Afterwards further children of the calling process are born in the container's pid namespace.
     """
@@ -92,7 +94,7 @@ def spawn_container(
         job.cgroup = cgroup
         try:
             job.hierarchies = cgroup.hierarchies() if cgroup else []
-            return _clone_container(job, flags, launch.get("network"), on_created)
+            return _clone_container(job, flags, launch.get("network"), on_created, rules)
         except BaseException:
             if cgroup:
                 _forget(cgroup)
@@ -187,7 +189,11 @@ def _make_cgroup(config: dict[str, Any]) -> Cgroup | None:
 
 
 def _clone_container(
-    job: Job, flags: int, plan: network.NetworkPlan | None, on_created: Callable[[int], None] | None
+    job: Job,
+    flags: int,
+    plan: network.NetworkPlan | None,
+    on_created: Callable[[int], None] | None,
+    rules: SharedElements | None,
 ) -> Spawned:
     ours, job.sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
@@ -204,7 +210,7 @@ def _clone_container(
     attached = False
     try:
         if plan is not None:
-            network.attach_host(plan, pid)
+            network.attach_host(plan, pid, rules)
             attached = True
         if on_created is not None:
             on_created(pid)
@@ -213,7 +219,7 @@ def _clone_container(
     except BaseException:
         abandon(spawned)
         if attached and plan is not None:
-            network.detach_host(plan)
+            network.detach_host(plan, rules)
         raise
     return spawned
 
@@ -241,19 +247,20 @@ def spawn_exec(
 
 
 def spawn_sealed_exec(
-    spec: int, init_pidfd: int, cgroup: Cgroup | None, stdio: tuple[int, int, int] | None, seccomp: int
+    spec: int, init_pidfd: int, cgroup: str, stdio: tuple[int, int, int] | None, seccomp: int
 ) -> Spawned:
     """As `spawn_exec`, for a caller whose memory is to stay as it is.
 
-    `spec`: an ExecSpec in a memfd, `seccomp`: a program in a memfd or -1. Both are read by the child.
+    `spec`: an ExecSpec in a memfd, `seccomp`: a program in a memfd or -1, `cgroup`: a path or "". The child reads them.
     """
 
     def job(sync: socket.socket) -> Job:
         wanted = json.loads(channel.unseal(spec))
         program = None if seccomp < 0 or wanted.get("privileged") else channel.unseal(seccomp)
-        return _exec_job(wanted["process"], init_pidfd, cgroup, stdio, program, 0, sync)
+        group = open_cgroup(cgroup) if cgroup else None
+        return _exec_job(wanted["process"], init_pidfd, group, stdio, program, 0, sync)
 
-    return _clone_exec(job, cgroup)
+    return _clone_exec(job, None)
 
 
 def _exec_job(
