@@ -154,6 +154,8 @@ def _change_user(spec: dict[str, Any], arguments: Arguments) -> None:
         uid, _, gid = text.partition(":")
         if not uid.isdigit() or (gid and not gid.isdigit()):
             raise OciError(f"exec: --user: {text!r} is not UID[:GID]")
+        for extension in ("username", "groupAdd"):  # of bundles that our engine made
+            user.pop(extension, None)
         user["uid"] = int(uid)
         if gid:
             user["gid"] = int(gid)
