@@ -204,7 +204,7 @@ def test_exec_that_cannot_start_says_so_in_the_stream(server: Any) -> None:
     answer = b""
     while piece := sock.recv(4096):
         answer += piece
-    assert answer.endswith(b"\r\n\r\n" + frame(2, b"OCI runtime exec failed: no such file\r\n"))
+    assert answer.endswith(b"\r\n\r\n" + frame(1, b"OCI runtime exec failed: no such file\r\n"))
 
 
 def test_a_server_that_ends_takes_its_streams_with_it(start_server: Any) -> None:

@@ -133,7 +133,7 @@ async def wait(call: Call) -> web.StreamResponse:
     finally:
         waiting.cancel()
     body: dict[str, object] = {"StatusCode": result.code}
-    if result.error:
+    if result.error and condition != "removed":  # of a removal, the error would be that of the removal
         body["Error"] = {"Message": result.error}
     await response.write(wire.encode(body) + b"\n")
     return response

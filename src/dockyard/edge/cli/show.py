@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 # Fields that may be absent or null in what is inspected, and how Docker prints them then.
 ABSENT = {
-    **dict.fromkeys(("Health", "Healthcheck", "StopTimeout", "Init", "PidsLimit", "Platform", "OomKillDisable"), "<nil>"),
+    **dict.fromkeys(
+        ("Health", "Healthcheck", "StopTimeout", "Init", "PidsLimit", "Platform", "OomKillDisable"), "<nil>"
+    ),
     **dict.fromkeys(("StopSignal", "MacAddress", "Domainname"), ""),
     **dict.fromkeys(("Entrypoint", "Cmd", "Env", "Binds", "CapAdd", "CapDrop", "Dns", "ExtraHosts", "GroupAdd"), "[]"),
     **dict.fromkeys(("Links", "SecurityOpt", "VolumesFrom", "Devices", "Ulimits", "Mounts", "Aliases", "Shell"), "[]"),

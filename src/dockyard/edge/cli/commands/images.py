@@ -9,8 +9,9 @@ from dockyard.edge.cli.call import Body, Call, complain, each, say
 from dockyard.edge.cli.commands.ps import FORMAT_HELP
 from dockyard.edge.cli.errors import CliError
 from dockyard.edge.cli.flags import FILTER, flag, many, value
-from dockyard.edge.cli.reference import split_tag
 from dockyard.edge.cli.show import ago, local_time, short_id, show_rows
+from dockyard.model.errors import DockyardError
+from dockyard.proto.references import parse
 from dockyard.proto.units import human_size
 
 TYPE_CHECKING = False
@@ -113,10 +114,14 @@ def _remove(call: Call) -> int:
 
 def _tag(call: Call) -> None:
     source, target = call.arguments
-    repository, tag = split_tag(target, "Error parsing reference")
-    if "@" in target:
-        raise CliError(f"refusing to create a tag with a digest reference: {target}")
-    call.api.post(f"/images/{quote(source, b'/:@')}/tag", {"repo": repository, "tag": tag or "latest"})
+    try:
+        reference = parse(target).with_default_tag()
+    except DockyardError as error:
+        raise CliError(f'Error parsing reference: "{target}" is not a valid repository/tag: {error}') from None
+    if reference.digest:
+        raise CliError("refusing to create a tag with a digest reference")
+    query = {"repo": reference.familiar_repository, "tag": reference.tag}
+    call.api.post(f"/images/{quote(source, b'/:@')}/tag", query)
 
 
 ls = Body(
