@@ -242,7 +242,7 @@ async def hijack(
 
 
 async def hijack_with_error(call: Call, message: str, *, tty: bool) -> None:
-    """Answer a stream with nothing but an error's text (on stdout), where Docker has begun the stream by then (exec)."""
+    """Answer with a stream of nothing but an error on stdout, where Docker has begun the stream by then (exec)."""
     transport, _ = _take_over(call, multiplexed=not tty)
     text = message.encode() + b"\r\n"
     transport.write(text if tty else frames.frame(frames.STDOUT, text))

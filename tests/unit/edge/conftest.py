@@ -109,7 +109,8 @@ class OneExec(Execs):
 class EndlessLogs(Logs):
     """One chunk, then silence until the reader goes away."""
 
-    closed = 0
+    def __init__(self) -> None:
+        self.closed = 0
 
     def read(self, ref: str, request: LogRequest) -> LogStream:
         async def chunks() -> AsyncIterator[bytes]:
@@ -143,7 +144,7 @@ class ServerThread:
         nothing: Any = None
         self.engine = Engine(
             containers=self.containers, execs=self.execs, events=events, logs=self.logs, images=nothing,
-            networks=nothing, system=system,
+            networks=nothing, system=system, context=nothing,
         )  # fmt: skip
         self.server = ApiServer(self.engine, extra + all_routes(), logging.getLogger("test"))
         await self.server.start(self.listeners)
