@@ -42,7 +42,7 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
     database = Database(layout.database)
     database.open()
     stack.callback(database.close)
-    runtime = await _start_runtime(stack)
+    runtime = await _start_runtime(layout, stack)
     events = Events(time.time_ns)
     stack.callback(events.close)
     driver = _DRIVERS.get(settings.storage_driver, settings.storage_driver)
@@ -77,8 +77,8 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
     return engine
 
 
-async def _start_runtime(stack: AsyncExitStack) -> Runtime:
-    runtime = Runtime()
+async def _start_runtime(layout: Layout, stack: AsyncExitStack) -> Runtime:
+    runtime = Runtime(str(layout.exec_root / "runtime.log"))
     try:
         await runtime.start()
     except OSError as error:
