@@ -20,6 +20,7 @@ from dockyard.linux import abi
 from dockyard.linux.calls import openat2
 from dockyard.store import tarformat as fmt
 from dockyard.store.tarformat import Entry, TarError
+from dockyard.store.trees import remove_tree
 
 OPAQUE_XATTR = b"trusted.overlay.opaque"
 RESOLVE = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_MAGICLINKS
@@ -78,6 +79,7 @@ class LayerTree:
         except FileExistsError:
             parent = self._clear(path, directory=False)
             fd = os.open(base, _CREATE, mode, dir_fd=parent)
+        self._made_it(path)
         return fd, real
 
     def seal(self, entry: Entry, fd: int) -> None:
@@ -111,6 +113,7 @@ class LayerTree:
                 self._xattrs(entry, fd)
         finally:
             os.close(fd)
+        self._made_it(path)
         self._times[path] = entry.mtime_ns  # set at the end: every child made changes it
 
     def symlink(self, entry: Entry, path: bytes) -> None:
@@ -122,6 +125,7 @@ class LayerTree:
         except FileExistsError:
             parent = self._clear(path, directory=False)
             os.symlink(entry.link, base, dir_fd=parent)
+        self._made_it(path)
         self._finish_unopened(entry, parent, base)
 
     def hardlink(self, entry: Entry, path: bytes) -> None:
@@ -137,6 +141,7 @@ class LayerTree:
         except FileExistsError:
             parent = self._clear(path, directory=False)
             self._link(target, parent, base)
+        self._made_it(path)
 
     def _link(self, target: bytes, parent: int, base: bytes) -> None:
         head, _, name = target.rpartition(b"/")
@@ -161,6 +166,7 @@ class LayerTree:
         except FileExistsError:
             parent = self._clear(path, directory=False)
             os.mknod(base, kind | entry.mode & 0o777, device, dir_fd=parent)
+        self._made_it(path)
         self._finish_unopened(entry, parent, base)
         if entry.mode & (0o7000 | self._umask):
             os.chmod(base, entry.mode, dir_fd=parent)
@@ -213,15 +219,16 @@ class LayerTree:
         directory, _, base = path.rpartition(b"/")
         if not base:
             raise TarError("it would replace the root")
-        if not self._overlay:
-            self._note_made(path)
         parent = self._parents.get(directory)
         if parent is None:
             parent = self._parent(directory)
         real = self._real[directory]
         return parent, base, real + b"/" + base if real else base
 
-    def _note_made(self, path: bytes) -> None:
+    def _made_it(self, path: bytes) -> None:
+        """Remember what this archive made: without overlay it lies among what other layers made."""
+        if self._overlay:
+            return
         while path and path not in self._made:
             self._made.add(path)
             path = path.rpartition(b"/")[0]
@@ -294,7 +301,14 @@ class LayerTree:
             os.stat(base, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
             return
-        self._displaced(real, parent, base)
+        if self._overlay or path in self._made:
+            self._displaced(real, parent, base)
+        else:  # a copy of what a layer below has
+            opened = os.open(f"/proc/self/fd/{parent}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                remove_tree(opened, os.fsdecode(base))
+            finally:
+                os.close(opened)
         self._forget()
 
     # --- attributes ------------------------------------------------------------------------------------------------

@@ -25,8 +25,8 @@ _TAR = "application/x-tar"
 _EMPTY: tuple[Any, ...] = (None, "", False, [], {}, UNSET)
 # What an image may say of its containers; everything else of a container's configuration is a container's alone.
 _IMAGE_CONFIG = frozenset({
-    "User", "ExposedPorts", "Env", "Cmd", "Healthcheck", "ArgsEscaped", "Volumes", "WorkingDir", "Entrypoint", "OnBuild",
-    "Labels", "StopSignal", "Shell",
+    "User", "ExposedPorts", "Env", "Cmd", "Healthcheck", "ArgsEscaped", "Volumes", "WorkingDir", "Entrypoint",
+    "OnBuild", "Labels", "StopSignal", "Shell",
 })  # fmt: skip
 
 
