@@ -1,0 +1,54 @@
+"""The columns of `top`, on processes that are there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+
+import pytest
+
+from dockyard.engine.top import columns_of, listing, titles
+from dockyard.model.errors import InvalidArgument
+
+
+def test_default_columns_are_those_of_ps_ef() -> None:
+    assert titles(columns_of("")) == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("aux", ["USER", "PID", "%CPU", "%MEM", "VSZ", "RSS", "TTY", "STAT", "START", "TIME", "COMMAND"]),
+        ("-o pid,cmd", ["PID", "CMD"]),
+        ("-eo pid,comm=NAME", ["PID", "NAME"]),
+        ("-o pid -o user", ["PID", "USER"]),
+        ("--format=pid,rss", ["PID", "RSS"]),
+        ("-e", ["PID", "TTY", "TIME", "CMD"]),
+    ],
+)
+def test_arguments(arguments: str, expected: list[str]) -> None:
+    assert titles(columns_of(arguments)) == expected
+
+
+@pytest.mark.parametrize("arguments", ["-o nosuch", "-o", "--help", "-p 1", "-o pid;id", "$(id)", "1"])
+def test_what_is_not_understood_is_refused(arguments: str) -> None:
+    with pytest.raises(InvalidArgument):
+        columns_of(arguments)
+
+
+def test_rows_agree_with_ps() -> None:
+    child = subprocess.Popen(["sleep", "30"])
+    try:
+        time.sleep(0.05)
+        ours = listing([child.pid, 4_000_000], columns_of("-o pid,ppid,user,comm,args,nlwp,stat"))
+        command = ["ps", "-o", "pid=,ppid=,user=,comm=,nlwp=", "-p", str(child.pid)]
+        theirs = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        assert [ours[0][0], ours[0][1], ours[0][2], ours[0][3], ours[0][5]] == theirs
+        assert ours[0][4] == "sleep 30"
+        assert ours[0][6].startswith("S")
+        assert len(ours) == 1, "a process that is gone is left out"
+        assert ours[0][1] == str(os.getpid())
+    finally:
+        child.kill()
+        child.wait()
