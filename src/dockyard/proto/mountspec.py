@@ -45,7 +45,7 @@ def parse_tmpfs(text: str) -> tuple[str, str]:
 def parse_mount(text: str, directory: str) -> dict[str, Any]:
     """A `--mount` value (comma-separated, CSV quoting) → a `Mount` object of the API."""
     mount: dict[str, Any] = {"Type": "volume"}
-    for field in _csv(text):
+    for field in fields(text):
         key, equals, value = field.partition("=")
         key = _ALIASES.get(key.lower(), key.lower())
         if not equals and key not in _FLAGS:
@@ -57,7 +57,8 @@ def parse_mount(text: str, directory: str) -> dict[str, Any]:
     return mount
 
 
-def _csv(text: str) -> list[str]:
+def fields(text: str) -> list[str]:
+    """The fields of one CSV line. ValueError where it is none."""
     import csv
 
     if not text:
