@@ -114,6 +114,25 @@ class _Protocol(RequestHandler):
         return transport, early
 
 
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, in JSON. Nothing of the request is logged: it may hold secrets (S50)."""
+        if status >= 500 and not isinstance(exc, ConnectionError):
+            self.logger.error("a connection failed: %s", type(exc).__name__, exc_info=exc)
+        text = "malformed HTTP request" if status == 400 else "internal error"
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer had begun")
+        response = _message(status, text)
+        response.headers.update(COMMON_HEADERS)
+        response.force_close()
+        return response
+
+
 class _Server(web.Server):
     def __call__(self) -> RequestHandler:
         return _Protocol(self, loop=self._loop, **self._kwargs)
@@ -215,7 +234,7 @@ class ApiServer:
                 self._log.exception("%s %s failed while answering", call.route.method, call.route.path)
                 raise ConnectionResetError from error
             self._log.exception("%s %s failed", call.route.method, call.route.path)
-            return self._message(500, f"internal error: {type(error).__name__}")
+            return _message(500, f"internal error: {type(error).__name__}")
 
     def _accept(self, request: web.BaseRequest) -> Call:
         self._keep_browsers_out(request)
@@ -269,10 +288,11 @@ class ApiServer:
             return web.Response(status=304)
         if status == 500:
             self._log.error("%s", error.message)
-        return self._message(status, error.message)
+        return _message(status, error.message)
 
-    def _message(self, status: int, message: str) -> web.Response:
-        return web.Response(body=wire.encode({"message": message}) + b"\n", status=status, content_type=JSON_TYPE)
+
+def _message(status: int, message: str) -> web.Response:
+    return web.Response(body=wire.encode({"message": message}) + b"\n", status=status, content_type=JSON_TYPE)
 
 
 def check_version(text: str) -> tuple[int, int]:

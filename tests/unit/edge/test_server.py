@@ -113,6 +113,25 @@ def test_s48_chunked_body_is_read_whole(server: Any) -> None:
     assert server.containers.created[-1][0].image == "abc"
 
 
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /_ping HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 100000\r\n\r\n",
+        b"POST /_ping HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"secret=1\r\n\r\n",
+    ],
+)
+def test_s50_what_is_no_http_gets_400_and_is_not_logged(
+    server: Any, caplog: pytest.LogCaptureFixture, request_bytes: bytes
+) -> None:
+    with server.connect() as sock:
+        sock.sendall(request_bytes)
+        answer = sock.recv(4096)
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
+    assert answer.endswith(b'{"message":"malformed HTTP request"}\n')
+    assert caplog.text == ""
+
+
 def test_expect_continue(server: Any) -> None:
     with server.connect() as sock:
         sock.sendall(

@@ -7,8 +7,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.support.schema import definition, problems, specification
-from tests.unit.edge.conftest import make_container
 
 from dockyard.edge.api import known, wire
 from dockyard.edge.api.bodies import inspect_body, summary_body
@@ -17,6 +15,8 @@ from dockyard.edge.api.routes import all_routes
 from dockyard.engine.execs import ExecConfig
 from dockyard.model import container as model
 from dockyard.model.errors import InvalidArgument
+from tests.support.schema import definition, problems, specification
+from tests.unit.edge.conftest import make_container
 
 HostConfig, ContainerConfig = model.HostConfig, model.ContainerConfig
 

@@ -56,15 +56,17 @@ def inspect_body(container: Container, version: Version, driver: str, sizes: Siz
     return body
 
 
-def summary_body(container: Container, version: Version, now: int, sizes: Sizes | None) -> dict[str, Any]:
-    """ContainerSummary. `now`: wall clock, ns."""
+def summary_body(
+    container: Container, version: Version, now: int, sizes: Sizes | None, image: str = ""
+) -> dict[str, Any]:
+    """ContainerSummary. `now`: wall clock, ns; `image`: how the image is called now ("": as at the creation)."""
     host: dict[str, Any] = {"NetworkMode": container.host.network_mode}
     if container.host.annotations and version >= (1, 46):
         host["Annotations"] = container.host.annotations
     body: dict[str, Any] = {
         "Id": container.id,
         "Names": [f"/{container.name}"],
-        "Image": container.image_ref,
+        "Image": image or container.image_ref,
         "ImageID": container.image_id,
         "Command": _command(container.path, container.args),
         "Created": container.created_at // SECOND,

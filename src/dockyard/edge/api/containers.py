@@ -14,8 +14,9 @@ from msgspec import Struct
 from dockyard.edge.api import wire
 from dockyard.edge.api.bodies import inspect_body, summary_body
 from dockyard.edge.routing import Call, Route
+from dockyard.engine.container import Container
 from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig
-from dockyard.model.errors import InvalidArgument
+from dockyard.model.errors import DockyardError, InvalidArgument
 
 LIST_FILTERS: Collection[str] = frozenset({
     "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name", "network",
@@ -68,12 +69,26 @@ async def list_(call: Call) -> web.StreamResponse:
     )
     now = time.time_ns()
     sized = call.flag("size")
-    return call.json(
-        [
-            summary_body(container, call.version, now, await containers.sizes(container) if sized else None)
-            for container in found
-        ]
-    )
+    holders: dict[str, str] = {}
+    bodies = []
+    for container in found:
+        sizes = await containers.sizes(container) if sized else None
+        bodies.append(summary_body(container, call.version, now, sizes, _image_name(call, container, holders)))
+    return call.json(bodies)
+
+
+def _image_name(call: Call, container: Container, holders: dict[str, str]) -> str:
+    """The name that the container was made with if that still means its image, else the image's id.
+
+    `holders`: what names mean, filled as they are asked for.
+    """
+    ref = container.image_ref
+    if ref not in holders:
+        try:
+            holders[ref] = call.engine.images.get(ref).id
+        except DockyardError:
+            holders[ref] = ""
+    return ref if holders[ref] == container.image_id else container.image_id
 
 
 async def inspect(call: Call) -> web.StreamResponse:
@@ -132,10 +147,8 @@ async def wait(call: Call) -> web.StreamResponse:
         result = await waiting
     finally:
         waiting.cancel()
-    body: dict[str, object] = {"StatusCode": result.code}
-    if result.error and condition != "removed":  # of a removal, the error would be that of the removal
-        body["Error"] = {"Message": result.error}
-    await response.write(wire.encode(body) + b"\n")
+    # `Error` is for a wait that failed; how the container ended is in its State. The CLI would exit with 125 for it.
+    await response.write(wire.encode({"StatusCode": result.code}) + b"\n")
     return response
 
 

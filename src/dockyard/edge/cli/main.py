@@ -82,15 +82,15 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if words[:1] == ["help"]:
         words, options.help = words[1:], True
-    if not words or (options.help and not words):
+    if not words:
         return _show_help(words)
     entry, length = catalog.find(words)
     path = " ".join(words[:length])
     if entry is None:
         if words[0] in catalog.GROUPS and (len(words) == 1 or words[1] in ("--help", "-h")):
-            return _show_help(words[:1])
+            return _show_help(words[:1], asked=options.help or len(words) > 1)
         raise _unknown(path, words)
-    body = _load(entry)
+    body = load(entry)
     rest = words[length:] if not options.help else ["--help"]
     return _invoke(entry, path, body, rest, options.values)
 
@@ -124,7 +124,8 @@ def _invoke(entry: catalog.Entry, path: str, body: Body, words: list[str], optio
         raise
 
 
-def _load(entry: catalog.Entry) -> Body:
+def load(entry: catalog.Entry) -> Body:
+    """Imports the command's module."""
     from importlib import import_module
 
     module, _, name = entry.body.partition(":")
@@ -133,10 +134,11 @@ def _load(entry: catalog.Entry) -> Body:
     return body
 
 
-def _show_help(words: list[str]) -> int:
+def _show_help(words: list[str], asked: bool = True) -> int:
     from dockyard.edge.cli import help
 
-    print(help.of_group(words[0]) if words else help.of_program(GLOBAL_FLAGS))
+    text = help.of_group(words[0]) if words else help.of_program(GLOBAL_FLAGS)
+    print(text, file=sys.stderr if words and not asked else sys.stdout)
     return 0
 
 
