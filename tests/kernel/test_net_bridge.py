@@ -10,6 +10,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
+from dockyard.linux import rtnetlink
+from dockyard.linux.netlink import Netlink
+from dockyard.linux.nfnetlink import Element, Elements, SharedElements
+from dockyard.runtime import network, network_host
 from tests.support import netns
 from tests.support.netground import (
     GATEWAY,
@@ -23,11 +28,6 @@ from tests.support.netground import (
     serve_tcp,
     serve_udp,
 )
-
-from dockyard.linux import rtnetlink
-from dockyard.linux.netlink import Netlink
-from dockyard.linux.nfnetlink import Element, Elements, SharedElements
-from dockyard.runtime import network, network_host
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.support import netns
 
 from dockyard.engine.bridges import BridgeOptions
 from dockyard.engine.networks import Allocation, Networks
@@ -26,6 +25,7 @@ from dockyard.proto.filters import Filters
 from dockyard.runtime import network
 from dockyard.store.db import Database
 from dockyard.store.networks import NetworkStore
+from tests.support import netns
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 BRIDGE = "dyt78"

@@ -33,6 +33,7 @@ class Ground:
         self.guests: list[Guest] = []
         self.plans: list[network.NetworkPlan] = []
         self._sockets: list[socket.socket] = []
+        self.relay = ""  # the directory of a relay's socket, for ports on IPv6 addresses
         pid = self.lan.path.split("/")[2]
         self.host.run("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "lan0", "netns", pid)
         self.host.run("sh", "-c", f"ip address add {HOST_LAN}/24 dev lan0 && ip link set lan0 up")
@@ -112,7 +113,14 @@ class Guest:
             ports=[
                 network.Port(proto=proto, host_ip=host_ip, host_port=host_port, ip=self.ip, port=port)
                 for proto, host_ip, host_port, port in ports
+                if ":" not in host_ip
             ],
+            relayed=[
+                network.Port(proto=proto, host_ip=host_ip, host_port=host_port, ip=self.ip, port=port)
+                for proto, host_ip, host_port, port in ports
+                if ":" in host_ip
+            ],
+            relay=ground.relay,
         )
         self.held: list[socket.socket] = []
 
@@ -171,10 +179,7 @@ def serve_udp(path: str, port: int, keep: Callable[[socket.socket], None]) -> No
 
 def ask_tcp(path: str, host: str, port: int, timeout: float = 2.0, source: str = "") -> str | None:
     """What the server at host:port says to a client in the namespace at `path`; None: no connection."""
-    with netns.entered(path):
-        client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    with client:
-        client.settimeout(timeout)
+    with _client(path, host, socket.SOCK_STREAM, timeout) as client:
         try:
             if source:
                 client.bind((source, 0))
@@ -185,16 +190,20 @@ def ask_tcp(path: str, host: str, port: int, timeout: float = 2.0, source: str =
 
 
 def ask_udp(path: str, host: str, port: int, timeout: float = 2.0) -> str | None:
-    with netns.entered(path):
-        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with client:
-        client.settimeout(timeout)
+    with _client(path, host, socket.SOCK_DGRAM, timeout) as client:
         try:
             client.connect((host, port))
             client.send(b"?")
             return client.recv(100).decode()
         except OSError:
             return None
+
+
+def _client(path: str, host: str, kind: socket.SocketKind, timeout: float) -> socket.socket:
+    with netns.entered(path):
+        client = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind)
+    client.settimeout(timeout)
+    return client
 
 
 def ping(namespace: netns.NetNamespace, ip: str) -> bool:

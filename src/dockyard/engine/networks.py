@@ -24,7 +24,7 @@ from dockyard.model.container import ContainerConfig, EndpointSettings, HostConf
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, NotFound, NotServed, SystemFailure
 from dockyard.proto import netplan
 from dockyard.proto.filters import Filters
-from dockyard.runtime import network, network_host, network_rules
+from dockyard.runtime import network, network_host, network_rules, relay
 from dockyard.runtime.network_watch import FirewallWatch
 from dockyard.store.networks import NetworkRow, NetworkStore
 
@@ -83,12 +83,16 @@ class Networks:
         call: Call,
         *,
         clock: Callable[[], int],
+        relay_directory: str = "",
     ) -> None:
-        """`call`: `Runtime.call`. `clock`: wall clock in ns."""
+        """`call`: `Runtime.call`. `clock`: wall clock in ns. `relay_directory`: where the relay of IPv6 ports has its
+        socket (the exec root); "": ports are published on IPv4 addresses only."""
         self._store = store
         self._options = options
         self._call = call
         self._clock = clock
+        self._relay_directory = relay_directory
+        self._relay: socket.socket | None = None  # it lives as long as somebody is connected
         self._rows: dict[str, NetworkRow] = {}  # by name
         self._pool: netplan.AddressPool | None = None
         self._ports = netplan.Ports(netplan.dynamic_ports(_sysctl("ip_local_port_range"), _reserved_ports()))
@@ -123,6 +127,8 @@ class Networks:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
+        if self._relay is not None:
+            self._relay.close()
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.gather(self._refreshing, return_exceptions=True)
@@ -250,6 +256,9 @@ class Networks:
         endpoint = replace(asked.get(row.name) or EndpointSettings(), network_id=row.id, endpoint_id=_new_id())
         if row.driver == "bridge":
             allocation = self._on_bridge(container, row, endpoint)
+            if allocation.plan is not None and allocation.plan["relayed"]:
+                self._keep(allocation)  # released by whoever sees the relay's failure
+                await self._ensure_relay()
         else:
             plan = self._plan(container, endpoint.endpoint_id) if row.driver == "null" else None
             allocation = Allocation(container, plan, {row.name: endpoint}, {}, [])
@@ -295,7 +304,7 @@ class Networks:
             raise
         plan = self._plan(container, endpoint.endpoint_id)
         plan["interfaces"].append(_interface(container.id, row, endpoint))
-        plan["ports"] += [_port(binding, address) for binding in bindings]
+        _add_ports(plan, bindings, address)
         return Allocation(container, plan, {row.name: endpoint}, _shown_ports(container, bindings), bindings)
 
     def _publish(self, container: Requester, endpoint_id: str) -> Bindings:
@@ -305,14 +314,34 @@ class Networks:
             for port, bindings in (host.port_bindings or {}).items()
         }
         requests = netplan.port_requests(
-            asked, container.config.exposed_ports or (), host.publish_all_ports, self._options.default_ip
+            asked, container.config.exposed_ports or (), host.publish_all_ports, self._default_ips()
         )
+        if not self._relay_directory and any(":" in ip for request in requests for ip in request.host_ips):
+            raise SystemFailure("ports cannot be published on an IPv6 address: this engine has no relay for them")
         try:
             return self._ports.allocate(requests, _is_free)
         except netplan.PortTaken as taken:
             raise SystemFailure(
                 f"driver failed programming external connectivity on endpoint {container.name} ({endpoint_id}): {taken}"
             ) from None
+
+    def _default_ips(self) -> tuple[str, ...]:
+        """Where a port appears that names no address: everywhere."""
+        if self._options.default_ip != netplan.ANY:
+            return (self._options.default_ip,)
+        return (
+            (netplan.ANY, netplan.ANY6) if self._relay_directory and socket.has_ipv6 and _has_ipv6() else (netplan.ANY,)
+        )
+
+    async def _ensure_relay(self) -> None:
+        """The relay runs, and will not end while we are connected to it."""
+        if self._relay is not None and _is_open(self._relay):
+            return
+        await self._call("dockyard.runtime.relay:start", {"directory": self._relay_directory})
+        try:
+            self._relay = relay.connect(self._relay_directory)
+        except OSError as error:
+            raise SystemFailure(f"the relay of IPv6 ports does not answer: {error.strerror}") from None
 
     def _plan(self, container: Requester, endpoint_id: str) -> network.NetworkPlan:
         return network.NetworkPlan(
@@ -322,6 +351,8 @@ class Networks:
             table=self._table,
             interfaces=[],
             ports=[],
+            relayed=[],
+            relay=self._relay_directory,
         )
 
     def _give_back(self, allocation: Allocation) -> None:
@@ -344,7 +375,7 @@ class Networks:
         plan = self._plan(container, endpoint.endpoint_id)
         plan["interfaces"].append(_interface(container.id, row, endpoint))
         allocation.bindings = [self._ports.take(binding) for binding in _bindings(container.ports)]
-        plan["ports"] += [_port(binding, endpoint.ip_address) for binding in allocation.bindings]
+        _add_ports(plan, allocation.bindings, endpoint.ip_address)
         allocation.plan = plan
         return allocation
 
@@ -426,6 +457,11 @@ def _interface(container_id: str, row: NetworkRow, endpoint: EndpointSettings) -
     )
 
 
+def _add_ports(plan: network.NetworkPlan, bindings: Iterable[netplan.Binding], address: str) -> None:
+    for binding in bindings:
+        plan["relayed" if ":" in binding.host_ip else "ports"].append(_port(binding, address))
+
+
 def _port(binding: netplan.Binding, address: str) -> network.Port:
     return network.Port(
         proto=binding.proto, host_ip=binding.host_ip, host_port=binding.host_port, ip=address, port=binding.port
@@ -476,6 +512,8 @@ def _is_free(proto: str, ip: str, port: int) -> bool:
     kind = socket.SOCK_DGRAM if proto == "udp" else socket.SOCK_STREAM
     family = socket.AF_INET6 if ipaddress.ip_address(ip).version == 6 else socket.AF_INET
     with socket.socket(family, kind) as probe:
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if kind == socket.SOCK_STREAM:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -483,6 +521,27 @@ def _is_free(proto: str, ip: str, port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _is_open(connection: socket.socket) -> bool:
+    """Whether the other side, which says nothing by itself, is still there."""
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def _has_ipv6() -> bool:
+    """Whether this host has any IPv6 address to publish on."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind((netplan.ANY6, 0))
+        with open("/proc/thread-self/net/if_inet6") as addresses:
+            return bool(addresses.readline())
+    except OSError:
+        return False
 
 
 def _sysctl(name: str) -> str:

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import NamedTuple
 
 ANY = "0.0.0.0"
+ANY6 = "::"
 BRIDGE_PORTS = 1023  # a Linux bridge has no more (BR_MAX_PORTS less the reserved one)
 QUARANTINE = 60.0  # seconds after which a released address is given out even if its link is still there
 
@@ -125,16 +126,19 @@ class Binding(NamedTuple):
     """One published port, decided."""
 
     proto: str
-    host_ip: str  # ANY or one address
+    host_ip: str  # ANY, ANY6 or one address
     host_port: int
     port: int
 
 
 class Request(NamedTuple):
-    """One published port, as asked for; `first`-`last` are the host ports that will do, 0-0: any."""
+    """One published port, as asked for; `first`-`last` are the host ports that will do, 0-0: any.
+
+    One host port serves all of `host_ips`.
+    """
 
     proto: str
-    host_ip: str
+    host_ips: tuple[str, ...]
     first: int
     last: int
     port: int
@@ -158,24 +162,24 @@ class Ports:
         held: list[Binding] = []
         try:
             for request in requests:
-                held.append(self._one(request, is_free))
+                held += self._one(request, is_free)
         except BaseException:
             self.release(held)
             raise
         return held
 
-    def _one(self, request: Request, is_free: Callable[[str, str, int], bool]) -> Binding:
-        proto, ip = request.proto, request.host_ip
+    def _one(self, request: Request, is_free: Callable[[str, str, int], bool]) -> list[Binding]:
+        proto, ips = request.proto, request.host_ips
+        asked_by_number = request.first == request.last and request.first
         for port in self._candidates(request):
-            if self._conflicts(proto, ip, port):
+            if any(self._conflicts(proto, ip, port) for ip in ips):
                 continue
-            if (request.first != request.last or not request.first) and not is_free(proto, ip, port):
-                continue
-            return self.take(Binding(proto, ip, port, request.port))
+            if asked_by_number or all(is_free(proto, ip, port) for ip in ips):
+                return [self.take(Binding(proto, ip, port, request.port)) for ip in ips]
         if not request.first:
-            raise PortTaken(f"Bind for {ip}:0 failed: all ports are allocated")
-        asked = f"{request.first}" if request.first == request.last else f"{request.first}-{request.last}"
-        raise PortTaken(f"Bind for {ip}:{asked} failed: port is already allocated")
+            raise PortTaken(f"Bind for {ips[0]}:0 failed: all ports are allocated")
+        asked = f"{request.first}" if asked_by_number else f"{request.first}-{request.last}"
+        raise PortTaken(f"Bind for {ips[0]}:{asked} failed: port is already allocated")
 
     def _candidates(self, request: Request) -> Iterator[int]:
         if request.first:
@@ -187,7 +191,11 @@ class Ports:
 
     def _conflicts(self, proto: str, ip: str, port: int) -> bool:
         holders = self._taken.get((proto, port))
-        return holders is not None and (ip == ANY or ANY in holders or ip in holders)
+        if holders is None:
+            return False
+        if ip in (ANY, ANY6):
+            return any((":" in holder) == (":" in ip) for holder in holders)
+        return ip in holders or (ANY6 if ":" in ip else ANY) in holders
 
     def take(self, binding: Binding) -> Binding:
         self._taken.setdefault((binding.proto, binding.host_port), set()).add(binding.host_ip)
@@ -217,24 +225,25 @@ def port_requests(
     bindings: Mapping[str, Sequence[tuple[str, str]] | None],
     exposed: Iterable[str],
     publish_all: bool,
-    default_ip: str = ANY,
+    default_ips: tuple[str, ...] = (ANY,),
 ) -> list[Request]:
-    """What is to be published. `bindings`: "80/tcp" → (host ip, host port) texts, as clients give them; ports to
-    publish anywhere are those with an empty list of bindings' host port, and with `publish_all` every exposed one.
+    """What is to be published. `bindings`: "80/tcp" → (host ip, host port) texts, as clients give them; no host port
+    (or no binding at all) is any port, no host ip is `default_ips`. With `publish_all` every exposed port is, too.
 
     ValueError for text that is no address or port (the engine has refused it at creation).
     """
     requests = []
     for name, wanted in bindings.items():
         for host_ip, host_port in wanted or [("", "")]:
-            requests.append(_request(name, host_ip or default_ip, host_port))
+            ips = (str(ip_address(host_ip.strip("[]"))),) if host_ip else default_ips
+            requests.append(_request(name, ips, host_port))
     if publish_all:
-        requests += [_request(name, default_ip, "") for name in exposed if not bindings.get(name)]
+        requests += [_request(name, default_ips, "") for name in exposed if not bindings.get(name)]
     return list(dict.fromkeys(requests))
 
 
-def _request(name: str, host_ip: str, host_port: str) -> Request:
+def _request(name: str, host_ips: tuple[str, ...], host_port: str) -> Request:
     port, _, proto = name.partition("/")
     first, _, last = host_port.partition("-")
     low = int(first or 0)
-    return Request(proto or "tcp", str(ip_address(host_ip.strip("[]"))), low, int(last or low), int(port))
+    return Request(proto or "tcp", host_ips, low, int(last or low), int(port))

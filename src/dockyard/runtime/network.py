@@ -15,18 +15,21 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 from dockyard.linux import rtnetlink
 from dockyard.linux.netlink import Message, Netlink
 from dockyard.linux.nfnetlink import Element, Elements, SharedElements
+from dockyard.runtime import relay
 
 PORTS, HOST_PORTS = "ports", "host_ports"  # maps of the daemon's table: any address of the host, one address
 ANY = "0.0.0.0"
 
 _LOOPBACK = 1  # the first link of every network namespace
 _RULES_WAIT = 1.0  # seconds that the daemon is given to bring back rules that somebody flushed
+_RELAY_WAIT = 0.3  # seconds that the relay is given to close what a container that has ended had
+_BACKLOG = 4096
 _IPPROTO = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": 132}
 _SYSCTL_IPV6 = "/proc/sys/net/ipv6/conf"
 
@@ -64,7 +67,9 @@ class NetworkPlan(TypedDict):
     endpoint: str  # for error texts
     table: str  # the daemon's nftables table
     interfaces: list[Interface]
-    ports: list[Port]
+    ports: list[Port]  # on IPv4 addresses: translated by the kernel
+    relayed: list[Port]  # on IPv6 addresses: by the relay
+    relay: str  # the directory of the relay's socket, where `relayed` is not empty
 
 
 class PortUnavailable(OSError):
@@ -83,16 +88,29 @@ def bind_ports(plan: NetworkPlan | None) -> list[socket.socket]:
     held: list[socket.socket] = []
     if not plan:
         return held
-    for port in plan["ports"]:
-        try:
-            held.append(_hold(port["proto"], port["host_ip"], port["host_port"]))
-        except OSError as error:
-            if error.errno == errno.EPROTONOSUPPORT:
-                continue  # sctp on a kernel without it: translated all the same
-            for other in held:
-                other.close()
-            raise PortUnavailable(error.errno, _port_text(plan, port, error)) from error
+    try:
+        for port in plan["ports"]:
+            held += _bound(plan, port, _hold)
+        relayed: list[socket.socket] = []
+        for port in plan["relayed"]:
+            held += (bound := _bound(plan, port, _hold_for_relay))
+            relayed += bound
+        if relayed:
+            held.append(relay.hand_over(plan["relay"], [dict(port) for port in plan["relayed"]], relayed))
+    except BaseException:
+        for one in held:
+            one.close()
+        raise
     return held
+
+
+def _bound(plan: NetworkPlan, port: Port, hold: Callable[[str, str, int], socket.socket]) -> list[socket.socket]:
+    try:
+        return [hold(port["proto"], port["host_ip"], port["host_port"])]
+    except OSError as error:
+        if error.errno == errno.EPROTONOSUPPORT:
+            return []  # sctp on a kernel without it: translated all the same
+        raise PortUnavailable(error.errno, _port_text(plan, port, error)) from error
 
 
 def _hold(proto: str, ip: str, port: int) -> socket.socket:
@@ -118,9 +136,31 @@ def _hold(proto: str, ip: str, port: int) -> socket.socket:
     return holder
 
 
+def _hold_for_relay(proto: str, ip: str, port: int) -> socket.socket:
+    """A socket on an IPv6 address, ready to be served. What the relay has not let go yet is waited for."""
+    kind = socket.SOCK_DGRAM if proto == "udp" else socket.SOCK_STREAM
+    end = time.monotonic() + _RELAY_WAIT
+    while True:
+        holder = socket.socket(socket.AF_INET6, kind | socket.SOCK_CLOEXEC)
+        try:
+            holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if proto == "tcp":
+                holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind((ip, port))
+            if proto == "tcp":
+                holder.listen(_BACKLOG)
+            return holder
+        except OSError as error:
+            holder.close()
+            if error.errno != errno.EADDRINUSE or time.monotonic() > end:
+                raise
+        time.sleep(0.005)
+
+
 def _port_text(plan: NetworkPlan, port: Port, error: OSError) -> str:
     reason = os.strerror(error.errno).lower() if error.errno else str(error)
-    where = f"{port['host_ip']}:{port['host_port']}:{port['ip']}:{port['port']}/{port['proto']}"
+    host_ip = f"[{port['host_ip']}]" if ":" in port["host_ip"] else port["host_ip"]
+    where = f"{host_ip}:{port['host_port']}:{port['ip']}:{port['port']}/{port['proto']}"
     return (
         f"driver failed programming external connectivity on endpoint {plan['name']} ({plan['endpoint']}): "
         f"failed to bind host port for {where}: {reason}"

@@ -102,7 +102,7 @@ def free(_proto: str, _ip: str, _port: int) -> bool:
 
 
 def asked(port: int, ip: str = netplan.ANY, last: int = 0, proto: str = "tcp") -> Request:
-    return Request(proto, ip, port, last or port, 80)
+    return Request(proto, (ip,), port, last or port, 80)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_conflicts(first: Request, second: Request, clash: bool) -> None:
     if clash:
         with pytest.raises(PortTaken) as refused:
             ports.allocate([second], free)
-        assert str(refused.value) == f"Bind for {second.host_ip}:8080 failed: port is already allocated"
+        assert str(refused.value) == f"Bind for {second.host_ips[0]}:8080 failed: port is already allocated"
     else:
         ports.release(ports.allocate([second], free))
     ports.release(held)
@@ -162,14 +162,25 @@ def test_dynamic_range_without_reserved() -> None:
 
 
 def test_what_is_published() -> None:
-    bindings = {"80/tcp": [("", "8080"), ("127.0.0.1", "")], "53/udp": None, "90/tcp": [("", "9000-9010")]}
+    bindings = {"80/tcp": [("", "8080"), ("127.0.0.1", "")], "53/udp": None, "90/tcp": [("[::1]", "9000-9010")]}
     assert netplan.port_requests(bindings, ["80/tcp", "443/tcp"], False) == [
-        Request("tcp", "0.0.0.0", 8080, 8080, 80),
-        Request("tcp", "127.0.0.1", 0, 0, 80),
-        Request("udp", "0.0.0.0", 0, 0, 53),
-        Request("tcp", "0.0.0.0", 9000, 9010, 90),
+        Request("tcp", ("0.0.0.0",), 8080, 8080, 80),
+        Request("tcp", ("127.0.0.1",), 0, 0, 80),
+        Request("udp", ("0.0.0.0",), 0, 0, 53),
+        Request("tcp", ("::1",), 9000, 9010, 90),
     ]
-    assert netplan.port_requests({"80/tcp": [("", "8080")]}, ["80/tcp", "443/tcp"], True, "127.0.0.1") == [
-        Request("tcp", "127.0.0.1", 8080, 8080, 80),
-        Request("tcp", "127.0.0.1", 0, 0, 443),
+    assert netplan.port_requests({"80/tcp": [("", "8080")]}, ["80/tcp", "443/tcp"], True, ("127.0.0.1",)) == [
+        Request("tcp", ("127.0.0.1",), 8080, 8080, 80),
+        Request("tcp", ("127.0.0.1",), 0, 0, 443),
     ]
+
+
+def test_everywhere_is_one_port_of_both_protocols() -> None:
+    ports = Ports(range(40000, 40004))
+    everywhere = Request("tcp", ("0.0.0.0", "::"), 0, 0, 80)
+    held = ports.allocate([everywhere], lambda _p, ip, port: not (ip == "::" and port == 40000))
+    assert held == [Binding("tcp", "0.0.0.0", 40001, 80), Binding("tcp", "::", 40001, 80)]
+    with pytest.raises(PortTaken, match="Bind for ::1:40001 failed"):
+        ports.allocate([asked(40001, "::1")], free)
+    ports.release(held[1:])
+    ports.allocate([asked(40001, "::1")], free)
