@@ -8,9 +8,9 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from tests.support.netground import HOST_LAN, LAN, Ground, ask_tcp, ping, serve_tcp
 
 from dockyard.runtime import network_firewall
+from tests.support.netground import HOST_LAN, LAN, Ground, ask_tcp, ping, serve_tcp
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("iptables-nft") or not shutil.which("nft"), reason="needs root, nft, iptables"
