@@ -122,8 +122,6 @@ _PLAIN = {  # field of HostConfig → flag; the value goes as it is
     "BlkioDeviceWriteIOps": "device-write-iops",
     "BlkioWeight": "blkio-weight",
     "BlkioWeightDevice": "blkio-weight-device",
-    "CapAdd": "cap-add",
-    "CapDrop": "cap-drop",
     "CgroupParent": "cgroup-parent",
     "ContainerIDFile": "cidfile",
     "CpuPeriod": "cpu-period",
@@ -165,6 +163,7 @@ def _host_config(call: Call) -> Object:
     config |= _some(
         {
             "Annotations": _pairs(call, "annotation"),
+            **_capabilities(call),
             "CgroupnsMode": _mode(call, "cgroupns", ("host", "private"), "--cgroupns: invalid CGROUP mode"),
             "Devices": [_device(each) for each in call.texts("device") if not _is_cdi(each)],
             "DeviceRequests": _device_requests(call),
@@ -209,10 +208,20 @@ def _mode(call: Call, key: str, words: tuple[str, ...], complaint: str) -> str:
     return text
 
 
+def _capabilities(call: Call) -> Object:
+    """`--cap-add` and `--cap-drop` in the kernel's spelling; what is added is not dropped, ALL stands for the rest."""
+    adds, drops = ({_capability(each) for each in call.texts(key)} for key in ("cap-add", "cap-drop"))
+    both = {"CapAdd": adds, "CapDrop": drops - adds}
+    return {name: ["ALL"] if "ALL" in each else sorted(each) for name, each in both.items()}
+
+
+def _capability(text: str) -> str:
+    name = text.strip().upper()
+    return name if name == "ALL" or name.startswith("CAP_") else f"CAP_{name}"
+
+
 def _restart(call: Call) -> Object | None:
-    text = call.text("restart")
-    if not text:
-        return None
+    text = call.text("restart") or "no"
     name, colon, count = text.partition(":")
     if colon and not count.isdigit():
         raise CliError("invalid restart policy format: maximum retry count must be an integer")
@@ -275,7 +284,7 @@ def _gpus(text: str) -> Object:
         elif key == "driver":
             request["Driver"] = given
         elif key == "capabilities":
-            request["Capabilities"] = [["gpu", *given.split(",")]]
+            request["Capabilities"] = [[*given.split(","), "gpu"]]
         elif key == "options":
             request["Options"] = envfile.as_mapping(given.split(","))
         else:

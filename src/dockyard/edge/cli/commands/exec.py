@@ -74,8 +74,8 @@ def _attached(api: Api, path: str, start: dict[str, Any], stdin: bool, keys: str
         try:
             with terminal.Raw(raw):
                 Pump(stream, signals, framed=framed, stdin=stdin, keys=keys if raw else None).run()
-        except Detached:
-            return 0
+        except Detached as detached:
+            raise CliError("read escape sequence") from detached
     code = api.get(f"{path}/json").get("ExitCode")
     return code if isinstance(code, int) else 0
 
