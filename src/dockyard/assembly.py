@@ -53,7 +53,13 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
     await images.open()
     for warning in (*snapshots.warnings, *images.warnings):
         log.warning("%s", warning)
-    networks = Networks(NetworkStore(database), _bridge_options(settings), runtime.call, clock=time.time_ns)
+    networks = Networks(
+        NetworkStore(database),
+        _bridge_options(settings),
+        runtime.call,
+        clock=time.time_ns,
+        relay_directory=str(layout.exec_root),
+    )
     await networks.start()
     stack.push_async_callback(networks.close)
     context = Context(
