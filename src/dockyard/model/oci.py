@@ -33,10 +33,10 @@ MAX_DOCUMENT: Final = 4 << 20  # bytes of a manifest, index or configuration (th
 _DIGEST = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[0-9a-f]{64}\Z")
 
 
-def check_digest(text: str) -> str:
+def check_digest(text: str, what: str = "") -> str:
     """The digest itself if it is `sha256:` and 64 hex digits, else InvalidArgument: it goes into paths and URLs."""
     if not _DIGEST.match(text) or not text.startswith("sha256:"):
-        raise InvalidArgument(f"invalid digest {text[:100]!r}")
+        raise InvalidArgument(f"{what}: invalid digest {text[:100]!r}" if what else f"invalid digest {text[:100]!r}")
     return text
 
 
@@ -131,7 +131,7 @@ def parse_manifest(data: bytes, what: str) -> Manifest:
     if manifest.media_type and manifest.media_type not in expected:
         raise InvalidArgument(f"{what}: media type {manifest.media_type!r} does not fit its content")
     for descriptor in [*(manifest.manifests or ()), *(manifest.layers or ()), *filter(None, [manifest.config])]:
-        check_digest(descriptor.digest)
+        check_digest(descriptor.digest, what)
         if descriptor.size < 0:
             raise InvalidArgument(f"{what}: negative size")
     return manifest
@@ -143,7 +143,7 @@ def parse_config(data: bytes, what: str) -> ImageConfig:
     if config.rootfs.type != "layers":
         raise InvalidArgument(f"{what}: rootfs of type {config.rootfs.type!r}")
     for diff_id in config.rootfs.diff_ids or ():
-        check_digest(diff_id)
+        check_digest(diff_id, what)
     if len(config.rootfs.diff_ids or ()) > MAX_LAYERS:
         raise InvalidArgument(f"{what}: max depth exceeded: more than {MAX_LAYERS} layers")
     run_config(config, what)

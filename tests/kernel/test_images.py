@@ -1,0 +1,659 @@
+"""Images and snapshots on a real file system: life, crashes, a full disk, archives of other tools."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import tarfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dockyard.engine.images import Images
+from dockyard.linux import mounts
+from dockyard.model.errors import Conflict, DockyardError, InvalidArgument, NotFound, SystemFailure
+from dockyard.proto.filters import Filters
+from dockyard.store import inline
+from dockyard.store.db import Database
+from dockyard.store.layout import Layout
+from dockyard.store.snapshots import Snapshots
+from tests.support import busybox
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+CONTAINER = "c0ffee" + "0" * 58
+
+
+class Store:
+    """A store of its own, with everything from layout to images; `reopen` is a daemon's restart."""
+
+    def __init__(self, root: Path, driver: str = "") -> None:
+        self.root = root
+        self.driver = driver
+        self.events: list[tuple[str, str, str]] = []
+        self.users: dict[str, list[tuple[str, bool]]] = {}
+
+    def publish(self, type: str, action: str, actor_id: str, attributes: Any = None) -> None:
+        self.events.append((action, actor_id, attributes["name"]))
+
+    async def open(self) -> None:
+        self.layout = Layout(self.root / "data", self.root / "run")
+        self.layout.open()
+        self.database = Database(self.layout.database)
+        self.database.open()
+        self.snapshots = Snapshots(self.layout, self.database, inline.call, driver=self.driver)
+        await self.snapshots.open()
+        self.images = Images(self.layout, self.database, self.snapshots, inline.call, events=self)
+        await self.images.open()
+        self.images.set_users(lambda image_id: self.users.get(image_id, []))
+
+    async def close(self) -> None:
+        await self.snapshots.close()
+        self.database.close()
+        self.layout.drain()
+        self.layout.close()
+
+    async def reopen(self) -> None:
+        await self.close()
+        await self.open()
+
+    @property
+    def base(self) -> Path:
+        return self.layout.snapshots / self.snapshots.driver
+
+    def left(self) -> dict[str, list[str]]:
+        """Everything on disk that belongs to images: blobs, layers, temporary files."""
+        places = {"blobs": self.layout.blobs / "sha256", "l": self.base / "l", "r": self.base / "r"}
+        found = {name: sorted(set(os.listdir(path)) - {"empty"}) for name, path in places.items()}
+        return {**found, "ingest": os.listdir(self.layout.ingest)}
+
+
+EMPTY: dict[str, list[str]] = {"blobs": [], "l": [], "r": [], "ingest": []}
+
+
+def run(root: Path, work: Callable[[Store], Coroutine[Any, Any, None]], driver: str = "") -> None:
+    async def main() -> None:
+        store = Store(root, driver)
+        await store.open()
+        try:
+            await work(store)
+        finally:
+            await store.close()
+
+    asyncio.run(main())
+
+
+async def chunks(data: bytes, size: int = 70_000) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+async def whole(stream: AsyncIterator[bytes]) -> bytes:
+    return b"".join([chunk async for chunk in stream])
+
+
+LAYERS = [
+    busybox.layer_tar({"a": b"1" * 5000, "d/one": b"1", "d/two": b"2"}),
+    busybox.layer_tar({"d/.wh.one": b"", "d/three": b"3", "e/.wh..wh..opq": b""}),
+]
+
+
+def archive(name: str = "app:1", layers: list[bytes] | None = None, config: dict[str, Any] | None = None) -> bytes:
+    return busybox.docker_archive([name], LAYERS if layers is None else layers, config or {})
+
+
+# --- life ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("driver", ["overlay", "vfs"])
+def test_load_save_remove_and_load_again(tmp_path: Path, driver: str) -> None:
+    async def work(store: Store) -> None:
+        (loaded,) = await store.images.load(chunks(gzip.compress(archive(), 1)))
+        assert loaded.names == ["app:1"]
+        image = store.images.get("app:1")
+        assert [layer.diff_id for layer in store.snapshots.chain(image.chain_id)][::-1] == [
+            f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in LAYERS
+        ]
+        saved = await whole(store.images.save(["app:1"]))
+        assert await whole(store.images.save(["app:1"])) == saved
+        gone = await store.images.remove("app:1")
+        assert (gone[0].untagged, gone[1].deleted, len(gone)) == ("app:1", image.id, 4)
+        assert store.left() == EMPTY
+        await store.images.load(chunks(saved))
+        assert store.images.get("app:1").id == image.id
+        assert await whole(store.images.save(["app:1"])) == saved
+        assert [event[0] for event in store.events] == ["load", "save", "save", "untag", "delete", "load", "save"]
+
+    run(tmp_path, work, driver)
+
+
+def test_a_container_sees_its_layers(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        layers = [busybox.layer_tar({"d/one": b"1", "d/two": b"2", "e/old": b"o"}), LAYERS[1]]
+        await store.images.load(chunks(archive(layers=layers)))
+        await store.snapshots.prepare(CONTAINER, store.images.get("app:1").chain_id)
+        rootfs = store.snapshots.rootfs(CONTAINER)
+        target = tmp_path / "merged"
+        target.mkdir()
+        lower = ":".join(rootfs["lower"])
+        data = f"lowerdir={lower},upperdir={rootfs['upper']},workdir={rootfs['work']},index=off,metacopy=off"
+        here = os.getcwd()
+        os.chdir(rootfs["base"])
+        try:
+            mounts.mount("overlay", str(target), "overlay", 0, data + ",redirect_dir=off")
+        finally:
+            os.chdir(here)
+        try:
+            assert sorted(os.listdir(target / "d")) == ["three", "two"]
+            assert os.listdir(target / "e") == []
+            (target / "new").write_bytes(b"x" * 1000)
+        finally:
+            mounts.umount(str(target))
+        assert await store.snapshots.usage(CONTAINER) == 1000
+        store.snapshots.remove(CONTAINER)
+        assert os.listdir(store.base / "c") == []
+
+    run(tmp_path, work)
+
+
+def test_a_container_sees_its_layers_without_overlay(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        layers = [busybox.layer_tar({"d/one": b"1", "d/two": b"2", "e/old": b"o"}), LAYERS[1]]
+        await store.images.load(chunks(archive(layers=layers)))
+        await store.snapshots.prepare(CONTAINER, store.images.get("app:1").chain_id)
+        rootfs = store.snapshots.rootfs(CONTAINER)
+        assert rootfs["type"] == "directory"
+        tree = Path(rootfs["path"])
+        assert sorted(os.listdir(tree / "d")) == ["three", "two"]
+        assert os.listdir(tree / "e") == []
+        assert await whole(store.images.save(["app:1"]))  # and every layer's tar can still be rebuilt
+
+    run(tmp_path, work, "vfs")
+
+
+def test_the_writable_layer_is_like_the_images_root(tmp_path: Path) -> None:
+    def rooted(mode: int, uid: int) -> bytes:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as tar:
+            root = tarfile.TarInfo("./")
+            root.type, root.mode, root.uid = tarfile.DIRTYPE, mode, uid
+            tar.addfile(root)
+        return out.getvalue()
+
+    async def work(store: Store) -> None:
+        await store.images.load(chunks(archive("a:1", [rooted(0o1777, 5), LAYERS[0]])))
+        old = os.umask(0o077)
+        try:
+            await store.snapshots.prepare(CONTAINER, store.images.get("a:1").chain_id)
+            await store.snapshots.prepare("d" * 64, None)
+        finally:
+            os.umask(old)
+        found = (store.base / "c" / CONTAINER[:26] / "fs").stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o1777, 5)
+        assert stat.S_IMODE((store.base / "c" / ("d" * 26) / "fs").stat().st_mode) == 0o755
+        assert store.snapshots.rootfs("d" * 64)["lower"] == ["l/empty"]
+
+    run(tmp_path, work)
+
+
+def test_import(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        image = await store.images.import_(
+            chunks(gzip.compress(LAYERS[0])), repository="made", message="m", changes=["CMD x", "ENV A=1"]
+        )
+        assert image.names == ["made:latest"]
+        assert (image.config.cmd, image.config.env) == (["/bin/sh", "-c", "x"], ["A=1"])
+        (step,) = store.images.history("made")
+        assert (step.comment, step.size, step.tags) == ("m", 5002, ["made:latest"])
+        assert store.events == [("import", image.id, "made:latest")]
+
+    run(tmp_path, work)
+
+
+def test_lookup(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        await store.images.load(chunks(archive()))
+        image = store.images.get("app:1")
+        for ref in (image.id, image.id[7:], image.id[7:19], image.id[:15], "docker.io/library/app:1"):
+            assert store.images.get(ref).id == image.id
+        for ref, text in {
+            "app": "No such image: app:latest",
+            "f" * 64: f"No such image: {'f' * 64}",
+            f"app@sha256:{'a' * 64}": f"No such image: app@sha256:{'a' * 64}",
+        }.items():
+            with pytest.raises(NotFound) as caught:
+                store.images.get(ref)
+            assert str(caught.value) == text
+        with pytest.raises(InvalidArgument, match="invalid reference format"):
+            store.images.get("App:1")
+        first = {image.id[7]}
+        number = 0
+        while len(first) <= number:  # until two ids begin with the same digit
+            config = {"Labels": {"n": str(number)}}
+            (loaded,) = await store.images.load(chunks(archive(f"more:{number}", [], config)))
+            first.add(loaded.id[7])
+            number += 1
+        ids = [listed.image.id[7] for listed in store.images.list()]
+        ambiguous = next(digit for digit in ids if ids.count(digit) > 1)
+        with pytest.raises(InvalidArgument, match=f"multiple IDs found with provided prefix: {ambiguous}"):
+            store.images.get(ambiguous)
+
+    run(tmp_path, work)
+
+
+def test_removal_in_docker_s_words(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        images = store.images
+        await images.load(chunks(archive()))
+        image = images.get("app:1")
+        store.users[image.id] = [("1234567890abcdef", False)]
+        with pytest.raises(Conflict) as caught:
+            await images.remove("app:1")
+        assert str(caught.value) == (
+            'conflict: unable to remove repository reference "app:1" (must force) - '
+            f"container 1234567890ab is using its referenced image {image.short_id}"
+        )
+        with pytest.raises(
+            Conflict, match=r"\(must be forced\) - image is being used by stopped container 1234567890ab"
+        ):
+            await images.remove(image.id)
+        store.users[image.id] = [("1234567890abcdef", True)]
+        with pytest.raises(Conflict, match=r"\(cannot be forced\) - image is being used by running container 12345"):
+            await images.remove(image.id, force=True)
+        gone = await images.remove("app:1", force=True)  # its name goes, the image stays for its container
+        assert [entry.untagged for entry in gone] == ["app:1"]
+        assert images.get(image.id).names == []
+        store.users.clear()
+        await images.tag(image.id, "one")
+        await images.tag(image.id, "two", "x")
+        with pytest.raises(Conflict, match=r"\(must be forced\) - image is referenced in multiple repositories"):
+            await images.remove(image.short_id)
+        gone = await images.remove(image.short_id, force=True)
+        assert [entry.untagged for entry in gone][:2] == ["one:latest", "two:x"]
+        assert store.left() == EMPTY
+
+    run(tmp_path, work)
+
+
+def test_layers_outlive_an_image_whose_container_is_there(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        await store.images.load(chunks(archive()))
+        chain = store.images.get("app:1").chain_id
+        await store.snapshots.prepare(CONTAINER, chain)
+        await store.images.remove("app:1", force=True)
+        assert len(store.left()["l"]) == 2
+        store.snapshots.remove(CONTAINER)
+        await store.snapshots.close()  # waits for the collection behind
+        assert store.left() == EMPTY
+
+    run(tmp_path, work)
+
+
+def test_prune_and_list(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        images = store.images
+        await images.load(chunks(archive("app:1", LAYERS, {"Labels": {"k": "v"}})))
+        await images.load(chunks(archive("base:1", LAYERS[:1])))
+        await images.load(chunks(archive("app:2", LAYERS[1:])))
+        await images.tag("base:1", "app", "1")  # takes the name from the first
+        shown = {tuple(entry.names): entry.shared_size for entry in images.list(shared_size=True)}
+        assert shown[("app:1", "base:1")] == 5002 and shown[("app:2",)] == 0
+        assert len(images.list(Filters({"dangling": ["true"]}))) == 1
+        assert [entry.names for entry in images.list(Filters({"reference": ["app:*"]}))] in (
+            [["app:1"], ["app:2"]], [["app:2"], ["app:1"]],
+        )  # fmt: skip
+        assert images.list(Filters({"label": ["k=v"]}))[0].names == []
+        gone, freed = await images.prune()
+        assert len(gone) == 2 and freed == 1  # the image and its upper layer; the lower one is base's
+        store.users[images.get("app:2").id] = [("c" * 64, False)]
+        gone, _ = await images.prune(Filters({"dangling": ["false"]}))
+        assert {entry.untagged for entry in gone if entry.untagged} == {"app:1", "base:1"}
+        assert [entry.names for entry in images.list()] == [["app:2"]]
+
+    run(tmp_path, work)
+
+
+def test_two_loads_of_the_same_layers_at_once(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        data = [archive(f"app:{n}", LAYERS, {"Labels": {"n": str(n)}}) for n in range(4)]
+        await asyncio.gather(*(store.images.load(chunks(one)) for one in data))
+        assert len(store.images.list()) == 4
+        assert len(store.left()["l"]) == 2
+        store.layout.drain()
+
+    run(tmp_path, work)
+
+
+# --- OCI layouts and other tools ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compress", [True, False], ids=["gzip", "plain"])
+def test_an_oci_manifest_survives_load_and_save(tmp_path: Path, compress: bool) -> None:
+    async def work(store: Store) -> None:
+        data = busybox.oci_archive("oci:9", LAYERS, {"Cmd": ["x"]}, compress)
+        (loaded,) = await store.images.load(chunks(data))
+        assert loaded.names == ["oci:9"]
+
+        def manifests(raw: bytes) -> set[str]:
+            with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
+                index = json.loads(tar.extractfile("index.json").read())  # type: ignore[union-attr]
+            return {entry["digest"] for entry in index["manifests"]}
+
+        saved = await whole(store.images.save(["oci:9"]))
+        assert manifests(saved) == manifests(data)
+        assert bool(store.snapshots.blobs()) == compress
+        await store.images.remove("oci:9")
+        assert store.left() == EMPTY
+
+    run(tmp_path, work)
+
+
+@pytest.mark.skipif(not shutil.which("skopeo"), reason="skopeo is not installed")
+def test_skopeo_reads_what_we_save_and_we_read_what_it_writes(tmp_path: Path) -> None:
+    def skopeo(*arguments: str) -> None:
+        environment = {**os.environ, "TMPDIR": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+        done = subprocess.run(
+            ["skopeo", "--insecure-policy", *arguments], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+
+    async def work(store: Store) -> None:
+        await store.images.load(chunks(archive("app:1", [busybox.rootfs_tar(), *LAYERS])))
+        image = store.images.get("app:1")
+        ours = tmp_path / "ours.tar"
+        ours.write_bytes(await whole(store.images.save(["app:1"])))
+        skopeo("copy", f"docker-archive:{ours}:app:1", f"oci:{tmp_path}/layout:app")
+        skopeo("copy", f"oci-archive:{ours}", f"docker-archive:{tmp_path}/docker.tar:again:1")
+        skopeo("copy", f"oci:{tmp_path}/layout:app", f"oci-archive:{tmp_path}/oci.tar:third:1")
+        skopeo("copy", "--dest-compress-format", "zstd", f"oci-archive:{ours}", f"oci-archive:{tmp_path}/zstd.tar:z:1")
+        await store.images.remove("app:1")
+        for name in ("docker.tar", "oci.tar", "zstd.tar"):
+            (loaded,) = await store.images.load(chunks((tmp_path / name).read_bytes()))
+            found = store.images.get(loaded.id)
+            assert found.record.config.rootfs.diff_ids == image.record.config.rootfs.diff_ids, name
+            assert await whole(store.images.save([loaded.id]))
+            await store.images.remove(loaded.id, force=True)
+            assert store.left() == EMPTY
+
+    run(tmp_path, work)
+
+
+# --- bad input: a clear error, nothing left ---------------------------------------------------------------------------
+
+
+def damaged() -> dict[str, tuple[bytes, str]]:
+    good = archive()
+    config = busybox.image_config(LAYERS, {})
+    manifest = [{"Config": "c.json", "RepoTags": ["x:1"], "Layers": ["l0", "l1"]}]
+    members = {"l0": LAYERS[0], "l1": LAYERS[1], "c.json": config}
+
+    def packed(entries: dict[str, bytes], document: Any) -> bytes:
+        return busybox.archive({**entries, "manifest.json": json.dumps(document).encode()})
+
+    liar = {**members, "l1": LAYERS[1] + bytes(512)}
+    no_layer = {name: data for name, data in members.items() if name != "l1"}
+    return {
+        "truncated": (good[: len(good) // 2], "truncated"),
+        "nothing": (b"", "truncated|empty"),
+        "no-tar": (b"x" * 2000, "checksum"),
+        "no-manifest": (busybox.archive({"x": b"1"}), "neither a docker-archive"),
+        "no-config": (packed({}, manifest), "'c.json' is not in the archive"),
+        "no-layer": (packed(no_layer, manifest), r"layer sha256:\w+: 'l1' is not in the archive"),
+        "wrong-layer": (packed(liar, manifest), r"layer sha256:\w+: its content has the digest sha256:\w+, not"),
+        "too-few-layers": (packed(members, [{**manifest[0], "Layers": ["l0"]}]), "layers length mismatch"),
+        "bad-name": (packed(members, [{**manifest[0], "RepoTags": ["Bad:1"]}]), "invalid reference format"),
+        "name-with-digest": (packed(members, [{**manifest[0], "RepoTags": [f"a@sha256:{'0' * 64}"]}]), "invalid tag"),
+        "second-image-bad": (packed(members, [manifest[0], {"Config": "none"}]), "'none' is not in the archive"),
+    }
+
+
+@pytest.mark.parametrize("kind", sorted(damaged()))
+def test_s30_s31_bad_archives_leave_nothing(tmp_path: Path, kind: str) -> None:
+    data, text = damaged()[kind]
+
+    async def work(store: Store) -> None:
+        with pytest.raises(InvalidArgument, match=text):
+            await store.images.load(chunks(data))
+        assert store.left() == EMPTY
+        assert store.images.list() == [] and store.events == []
+
+    run(tmp_path, work)
+
+
+def test_s31_an_oci_layout_with_a_wrong_blob(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        data = busybox.oci_archive("oci:9", LAYERS, {}, True)
+        members: dict[str, bytes] = {}
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            for info in tar:
+                if info.isfile():
+                    members[info.name] = tar.extractfile(info).read()  # type: ignore[union-attr]
+        for name in [name for name in members if name.startswith("blobs/")]:
+            broken = {**members, name: bytes([members[name][0] ^ 1]) + members[name][1:]}
+            with pytest.raises(InvalidArgument, match=name.rpartition("/")[2][:12]):
+                await store.images.load(chunks(busybox.archive(broken)))
+            assert store.left() == EMPTY, name
+
+    run(tmp_path, work)
+
+
+def test_s34_an_archive_reads_no_host_file_and_moves_only_the_names_it_states(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(LAYERS[0])
+
+    async def work(store: Store) -> None:
+        await store.images.load(chunks(archive("mine:1", LAYERS[1:])))
+        mine = store.images.get("mine:1").id
+        config = busybox.image_config(LAYERS[:1], {})
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as tar:
+            for link in (str(secret), f"../../../../../../../..{secret}", "/proc/self/root" + str(secret)):
+                info = tarfile.TarInfo(f"l{len(link)}")
+                info.type, info.linkname = tarfile.SYMTYPE, link
+                tar.addfile(info)
+            manifest = json.dumps(
+                [{"Config": "c", "RepoTags": ["evil:1"], "Layers": [f"l{len(str(secret))}"]}]
+            ).encode()
+            for name, data in {"c": config, "manifest.json": manifest}.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+        with pytest.raises(InvalidArgument, match="leads outside|not in the archive"):
+            await store.images.load(chunks(out.getvalue()))
+        (loaded,) = await store.images.load(chunks(archive("other:1")))
+        assert store.images.get("mine:1").id == mine
+        (loaded,) = await store.images.load(chunks(archive("mine:1")))
+        assert loaded.displaced == [("mine:1", mine)]  # said, and the former one is still there
+        assert store.images.get(mine).names == []
+
+    run(tmp_path, work)
+
+
+def test_links_inside_an_archive_are_followed(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        config = busybox.image_config([LAYERS[0], LAYERS[0]], {})
+        manifest = json.dumps([{"Config": "c", "RepoTags": ["a:1"], "Layers": ["x/layer.tar", "y/layer.tar"]}]).encode()
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as tar:
+            for name, data in {"x/layer.tar": LAYERS[0], "c": config, "manifest.json": manifest}.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+            info = tarfile.TarInfo("y/layer.tar")
+            info.type, info.linkname = tarfile.SYMTYPE, "../x/layer.tar"
+            tar.addfile(info)
+        await store.images.load(chunks(out.getvalue()))
+        assert len(store.snapshots.chain(store.images.get("a:1").chain_id)) == 2
+
+    run(tmp_path, work)
+
+
+def test_a_client_that_goes_away_leaves_nothing(tmp_path: Path) -> None:
+    async def broken(data: bytes) -> AsyncIterator[bytes]:
+        yield data[: len(data) // 2]
+        raise ConnectionResetError("gone")
+
+    async def work(store: Store) -> None:
+        with pytest.raises(ConnectionResetError):
+            await store.images.import_(broken(LAYERS[0]), repository="x")
+        with pytest.raises(ConnectionResetError):
+            await store.images.load(broken(archive()))
+        task = asyncio.create_task(store.images.import_(stalled(LAYERS[0]), repository="x"))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0.3)
+        assert store.left() == EMPTY
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(ConnectionResetError):
+            await store.images.import_(broken(LAYERS[0]), repository="x")
+        await asyncio.sleep(0.3)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    async def stalled(data: bytes) -> AsyncIterator[bytes]:
+        yield data[:1000]
+        await asyncio.sleep(3600)
+
+    run(tmp_path, work)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "small"
+    place.mkdir()
+    mounts.mount("tmpfs", str(place), "tmpfs", 0, "size=70m,mode=711")
+    yield place
+    mounts.umount(str(place))
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(small_disk: Path) -> None:
+    async def work(store: Store) -> None:
+        big = busybox.layer_tar({"zeros": os.urandom(1 << 20) * 100})
+        with pytest.raises(DockyardError, match="No space left|more than \\d+ bytes") as caught:
+            await store.images.import_(chunks(big), repository="big")
+        assert "archive to import" in str(caught.value)
+        with pytest.raises(DockyardError, match="No space left|more than \\d+ bytes"):
+            await store.images.load(chunks(archive("big:1", [big])))
+        store.layout.drain()
+        assert store.left() == EMPTY
+        await store.images.import_(chunks(LAYERS[0]), repository="small")
+
+    run(small_disk, work)
+
+
+# --- crashes ---------------------------------------------------------------------------------------------------------------
+
+
+def test_images_and_containers_are_there_after_a_restart(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        await store.images.load(chunks(archive()))
+        await store.images.import_(chunks(LAYERS[0]), repository="made")
+        await insert_container(store, CONTAINER)
+        await store.snapshots.prepare(CONTAINER, store.images.get("app:1").chain_id)
+        rootfs = store.snapshots.rootfs(CONTAINER)
+        before, saved = store.left(), await whole(store.images.save(["app:1"]))
+        await store.reopen()
+        assert store.left() == before
+        assert store.snapshots.rootfs(CONTAINER) == rootfs
+        assert await whole(store.images.save(["app:1"])) == saved
+        assert store.images.get("made").names == ["made:latest"]
+        assert store.snapshots.warnings == [] and store.images.warnings == []
+
+    run(tmp_path, work)
+
+
+async def insert_container(store: Store, identifier: str) -> None:
+    row = (identifier, "name", "{}", "{}", "{}")
+    await store.database.write(lambda c: c.execute("INSERT INTO containers VALUES (?, ?, ?, ?, ?)", row) and None)
+
+
+def test_what_a_crash_left_is_swept(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        await store.images.load(chunks(archive()))
+        good = store.left()
+        (store.layout.blobs / "sha256" / ("e" * 64)).write_bytes(b"orphan")
+        for name in ("l/orphan", "r/orphan", "r/lonely", "c/orphan/fs"):
+            (store.base / name).mkdir(parents=True)
+        (store.layout.ingest / "spool-x").write_bytes(b"half")
+        await store.reopen()
+        store.layout.drain()
+        assert store.left() == good
+        assert os.listdir(store.base / "c") == []
+
+    run(tmp_path, work)
+
+
+def test_layers_that_were_not_on_disk_when_the_power_went_are_dropped(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        await store.images.load(chunks(archive("lost:1")))
+        await store.images.load(chunks(archive("kept:1", LAYERS[1:])))
+        lost = store.snapshots.chain(store.images.get("lost:1").chain_id)[-1]
+        await store.snapshots.close()
+        assert all(layer.document.boot_id == "" for layer in store.snapshots.chain(store.images.get("lost:1").chain_id))
+        path = store.layout.database
+        await store.close()
+        with sqlite3.connect(path) as connection:
+            connection.execute(
+                "UPDATE layers SET document = json_set(document, '$.boot_id', 'another boot') WHERE chain_id = ?",
+                (lost.chain_id,),
+            )
+        await store.open()
+        assert [listed.names for listed in store.images.list()] == [["kept:1"]]
+        assert len(store.left()["l"]) == 1 and len(store.left()["blobs"]) == 1
+        assert "not on disk" in store.snapshots.warnings[0] and "dropped" in store.images.warnings[0]
+
+    run(tmp_path, work)
+
+
+def test_a_layer_that_has_changed_on_disk_is_not_saved_as_if_it_had_not(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        await store.images.load(chunks(archive()))
+        layer = store.snapshots.chain(store.images.get("app:1").chain_id)[-1]
+        path = Path(store.snapshots.tree_of(layer)) / "a"
+        path.write_bytes(b"2" * 5000)
+        with pytest.raises(SystemFailure, match="changed in the store"):
+            await whole(store.images.save(["app:1"]))
+
+    run(tmp_path, work)
+
+
+def test_a_save_that_is_given_up_leaves_no_descriptor(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        big = busybox.layer_tar({"noise": os.urandom(4 << 20)})
+        await store.images.load(chunks(archive("app:1", [big])))
+        before = len(os.listdir("/proc/self/fd"))
+        stream = store.images.save(["app:1"])
+        await anext(stream)
+        await stream.aclose()
+        await asyncio.sleep(0.3)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    run(tmp_path, work)
+
+
+def test_a_data_root_on_overlay_or_by_choice_uses_vfs_and_keeps_to_it(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        assert store.snapshots.driver == "vfs"
+        store.driver = ""
+        await store.reopen()
+        assert store.snapshots.driver == "vfs"
+        store.driver = "overlay"
+        await store.close()
+        with pytest.raises(InvalidArgument, match="made with vfs"):
+            await store.open()
+        store.database.close()
+        store.layout.close()
+        store.driver = "vfs"
+        await store.open()
+
+    run(tmp_path, work, "vfs")
