@@ -76,7 +76,7 @@ _ATTRIBUTE_OF_FLAG = (
 class Options:
     """fstab-like options taken apart: mount(2) flags, propagation changes, recursive attributes, file system data."""
 
-    __slots__ = ("flags", "cleared", "propagation", "set_recursive", "clear_recursive", "data")
+    __slots__ = ("clear_recursive", "cleared", "data", "flags", "propagation", "set_recursive")
 
     def __init__(self, options: list[str]) -> None:
         self.flags = 0

@@ -85,8 +85,11 @@ def pidfd_send_signal(pidfd: int, number: int) -> None:
 
 def start_time(pid: int) -> int:
     """Field 22 of /proc/PID/stat in clock ticks since boot; with the pid, a process's identity. OSError if gone."""
-    with open(f"/proc/{pid}/stat", "rb") as stat:
-        return int(stat.read().rpartition(b")")[2].split()[19])
+    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(os.read(fd, 4096).rpartition(b")")[2].split()[19])
+    finally:
+        os.close(fd)
 
 
 def open_process(pid: int, started: int) -> int:

@@ -186,10 +186,11 @@ def execute(args: list[str], environ: dict[bytes, bytes]) -> None:
     argv = [argument.encode("utf-8", "surrogateescape") for argument in args]
     if "/" in name:
         _try(argv[0], argv, environ, name)
+        _blame_interpreter(argv[0], name)
         raise ProgramFailed(f'exec: "{name}": stat {name}: no such file or directory', NOT_FOUND)
     denied = False
-    for directory in environ.get(b"PATH", _DEFAULT_PATH).split(b":"):
-        candidate = (directory or b".") + b"/" + argv[0]
+    candidates = [(d or b".") + b"/" + argv[0] for d in environ.get(b"PATH", _DEFAULT_PATH).split(b":")]
+    for candidate in candidates:
         try:
             _try(candidate, argv, environ, name)
         except ProgramFailed as failed:
@@ -198,6 +199,8 @@ def execute(args: list[str], environ: dict[bytes, bytes]) -> None:
             denied = denied or not os.path.isdir(candidate)
     if denied:
         raise ProgramFailed(f'exec: "{name}": permission denied', NOT_EXECUTABLE)
+    for candidate in candidates:
+        _blame_interpreter(candidate, name)
     raise ProgramFailed(f'exec: "{name}": executable file not found in $PATH', NOT_FOUND)
 
 
@@ -226,11 +229,16 @@ def _try(path: bytes, argv: list[bytes], environ: dict[bytes, bytes], name: str)
     try:
         os.execve(path, argv, environ)
     except (FileNotFoundError, NotADirectoryError):
-        if os.path.lexists(path):  # it is there: its interpreter is not
-            raise ProgramFailed(f"exec {name}: no such file or directory", NOT_FOUND) from None
+        return
     except PermissionError:
         reason = "is a directory" if os.path.isdir(path) else "permission denied"
         raise ProgramFailed(f'exec: "{name}": {reason}', NOT_EXECUTABLE) from None
     except OSError as error:
         reason = "exec format error" if error.errno == 8 else (error.strerror or "").lower()
         raise ProgramFailed(f"exec {name}: {reason}", NOT_EXECUTABLE) from None
+
+
+def _blame_interpreter(path: bytes, name: str) -> None:
+    """A program that is there and yet was not found: what it names behind #! or as its loader is missing."""
+    if os.path.lexists(path):
+        raise ProgramFailed(f"exec {name}: no such file or directory", NOT_FOUND)

@@ -21,19 +21,19 @@ from dockyard.linux.calls import openat2
 _INSIDE = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_MAGICLINKS
 _PATH = os.O_PATH | os.O_CLOEXEC
 _DEV_LINKS = (
-    ("/proc/self/fd", "dev/fd"),
-    ("/proc/self/fd/0", "dev/stdin"),
-    ("/proc/self/fd/1", "dev/stdout"),
-    ("/proc/self/fd/2", "dev/stderr"),
-    ("pts/ptmx", "dev/ptmx"),
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
 )
 _DEVICES = (  # those that every OCI container has: config-linux.md, "Default Devices"
-    ("dev/null", 1, 3),
-    ("dev/zero", 1, 5),
-    ("dev/full", 1, 7),
-    ("dev/random", 1, 8),
-    ("dev/urandom", 1, 9),
-    ("dev/tty", 5, 0),
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
 )
 
 
@@ -188,17 +188,20 @@ def _mount_cgroup(root: int, destination: str, options: mounts.Options, hierarch
 
 def make_devices(root: int, devices: list[dict[str, Any]]) -> None:
     """/dev of the container: the default nodes and links, then config.linux.devices. Only on a /dev of its own."""
+    dev = openat2(root, "dev", _PATH | os.O_DIRECTORY, resolve=_INSIDE)
     for name, major, minor in _DEVICES:
-        _make_node(root, name, stat.S_IFCHR | 0o666, os.makedev(major, minor), 0, 0)
+        try:
+            os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)
+        except FileExistsError:
+            continue  # a bind put one there
     for device in devices:
         kind = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}[device["type"]]
         number = os.makedev(device["major"], device["minor"]) if kind != stat.S_IFIFO else 0
         mode = kind | (0o666 if device.get("fileMode") is None else device["fileMode"])
         _make_node(root, device["path"].lstrip("/"), mode, number, device.get("uid") or 0, device.get("gid") or 0)
-    dev = openat2(root, "dev", _PATH | os.O_DIRECTORY, resolve=_INSIDE)
     for target, name in _DEV_LINKS:
         try:
-            os.symlink(target, name[4:], dir_fd=dev)
+            os.symlink(target, name, dir_fd=dev)
         except FileExistsError:
             continue
     os.close(dev)

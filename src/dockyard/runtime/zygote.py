@@ -22,12 +22,14 @@ import traceback
 from dockyard.linux import abi, calls, process
 from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import channel, monitor, worker
+from dockyard.runtime.cgroups import open_cgroup
 
 CALL = b"call"
 
 
 def serve(control: socket.socket, site_paths: list[str], rules: SharedElements | None) -> None:
     """Fork for every request until the daemon is gone. `rules`: the one socket for published ports, shared by all."""
+    open_cgroup("/dockyard")  # what it finds out about the host, every child knows
     gc.collect()
     gc.freeze()
     gc.disable()

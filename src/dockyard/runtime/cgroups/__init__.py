@@ -8,6 +8,7 @@ On a hybrid host (v1 controllers beside an empty v2 tree) the v1 implementation 
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any, Protocol
 
@@ -50,6 +51,7 @@ class Cgroup(Protocol):
         empty on v2, where the one tree is mounted."""
 
 
+@functools.cache
 def version(root: str = ROOT) -> int:
     """2 on a unified host, else 1 (also on a hybrid one)."""
     return 2 if os.path.exists(f"{root}/cgroup.controllers") else 1

@@ -5,6 +5,7 @@ Sources: Documentation/admin-guide/cgroup-v1/*.rst; the OCI runtime spec's confi
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from typing import Any
@@ -17,8 +18,10 @@ _CONTROLLERS = (
 )  # fmt: skip
 
 
+@functools.cache
 def _hierarchies(root: str) -> dict[str, str]:
-    """Controller -> directory of its hierarchy (cpu and cpuacct may share one)."""
+    """Controller -> directory of its hierarchy (cpu and cpuacct may share one). Looked up once a process: a host does
+    not move its hierarchies, and the zygote has them for all monitors."""
     found = {}
     for name in os.listdir(root):
         if name == "unified" or os.path.islink(f"{root}/{name}"):
@@ -83,9 +86,23 @@ class CgroupV1:
             else:
                 raise OSError(95, f"cannot set {name}: the cgroup controller {controller} is not available")
         if "devices" in self._directories:
-            directory = self._directories["devices"]
-            for name, rule in device_rules(resources.get("devices") or []):
-                write(f"{directory}/{name}", rule)
+            self._limit_devices(device_rules(resources.get("devices") or []))
+
+    def _limit_devices(self, rules: list[tuple[str, str]]) -> None:
+        """One write a rule, through one descriptor a file."""
+        directory, opened = self._directories["devices"], dict[str, int]()
+        try:
+            for name, rule in rules:
+                if name not in opened:
+                    opened[name] = os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    os.write(opened[name], rule.encode())
+                except OSError as error:
+                    text = f"cannot write {rule!r} to {name}: {os.strerror(error.errno or 0)}"
+                    raise OSError(error.errno, text) from error
+        finally:
+            for fd in opened.values():
+                os.close(fd)
 
     def join(self) -> None:
         for directory in self._unique:
