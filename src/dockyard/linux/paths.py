@@ -1,7 +1,7 @@
 """File-system calls that Python's standard library does not offer and that may take long.
 
-Owns: syncfs(2), the probe of overlayfs. Does not own: openat2 (`linux.calls`). The interpreter's lock is given up during
-the call: it waits for the disk.
+Owns: syncfs(2), the probe of overlayfs. Does not own: openat2 (`linux.calls`). The interpreter's lock is given up
+during the call: it waits for the disk.
 """
 
 from __future__ import annotations
