@@ -11,6 +11,7 @@ Names are bytes: Linux paths have no encoding.
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 from typing import Final
 
 BLOCK: Final = 512
@@ -199,6 +200,7 @@ def _without_nul(value: bytes) -> bytes:
     return value
 
 
+@lru_cache(4096)  # modes, owners and even times are the same in thousands of headers
 def _number(field: bytes, what: str, signed: bool = False) -> int:
     """Octal digits, or GNU's base-256 with the top bit set. Negative only where `signed`."""
     if field[0] & 0x80:
