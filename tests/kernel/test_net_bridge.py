@@ -85,6 +85,33 @@ def test_published_port_from_everywhere(ground: Ground) -> None:
         assert ask_udp(one.namespace.path, target, 5353), f"the container itself, by {target}, UDP"
 
 
+def test_udp_clients_that_never_stop_asking_reach_the_new_container(ground: Ground) -> None:
+    """Connection tracking remembers where their first datagram went: nowhere, or to a container that has ended."""
+    with netns.entered(ground.lan.path):
+        clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
+    for client in clients:
+        ground.keep(client)
+        client.settimeout(0.5)
+        client.connect((HOST_LAN, 5353))
+
+    def ask() -> list[str]:
+        answers = []
+        for client in clients:
+            try:
+                client.send(b"?")
+                answers.append(client.recv(100).decode())
+            except OSError:
+                answers.append("")
+        return answers
+
+    assert ask() == ["", "", ""]
+    for number in (5, 6):
+        guest = ground.guest(("udp", "0.0.0.0", 5353, 53), number=number)
+        serve_udp(guest.namespace.path, 53, ground.keep)
+        assert ask() == [LAN] * 3, f"container {number}"
+        guest.stop()
+
+
 def test_unpublished_ports_stay_closed(ground: Ground) -> None:
     one = ground.guest(("tcp", "0.0.0.0", 8080, 80))
     serve_tcp(one.namespace.path, 80, ground.keep)

@@ -15,9 +15,10 @@ import fcntl
 import os
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
+from dockyard.linux.conntrack import forget_udp
 from dockyard.linux.netlink import (
     NETLINK_NETFILTER,
     NLM_F_ACK,
@@ -72,8 +73,8 @@ class Elements:
         self._netlink.close()
 
     def add(self, table: str, elements: Sequence[Element]) -> None:
-        """All or none; what is there already stays. EEXIST or EBUSY if a key is there with other data, ENOENT if the table or map
-        is not there."""
+        """All or none; what is there already stays. EEXIST or EBUSY if a key is there with other data, ENOENT if the
+        table or map is not there."""
         self._transaction(table, elements, _NEWSETELEM, NLM_F_CREATE, "add port elements")
 
     def delete(self, table: str, elements: Sequence[Element]) -> None:
@@ -89,6 +90,11 @@ class Elements:
                 raise
             for element in elements if len(elements) > 1 else ():
                 self.discard(table, [element])
+
+    def forget_udp(self, ports: Collection[int]) -> None:
+        """Make connection tracking forget UDP flows to these ports: see `linux.conntrack`."""
+        if ports:
+            forget_udp(self._netlink, ports)
 
     def list(self, table: str, map: str) -> list[Element]:
         """The elements of a map; empty when there is no such map."""
@@ -139,6 +145,16 @@ class SharedElements(Elements):
         try:
             self._netlink.forget(time.monotonic_ns())
             super()._transaction(table, elements, kind, flags, name)
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN)
+
+    def forget_udp(self, ports: Collection[int]) -> None:
+        if not ports:
+            return
+        fcntl.lockf(self._lock, fcntl.LOCK_EX)
+        try:
+            self._netlink.forget(time.monotonic_ns())
+            super().forget_udp(ports)
         finally:
             fcntl.lockf(self._lock, fcntl.LOCK_UN)
 

@@ -221,6 +221,7 @@ def _add_ports(plan: NetworkPlan, rules: SharedElements | None) -> None:
         while True:
             try:
                 transactions.add(plan["table"], wanted)
+                transactions.forget_udp({port["host_port"] for port in plan["ports"] if port["proto"] == "udp"})
                 return
             except OSError as error:
                 if error.errno != errno.ENOENT or time.monotonic() > end:
