@@ -139,13 +139,19 @@ def test_commands_that_cannot_run(engine: Engine, api: Connection, command: str,
     if text == "exec format error" and answer.status == 204:  # found out too late by runc
         assert steps.wait(api, identifier) in (1, 255)
         return
-    assert answer.status == 400 and text in answer.message
+    assert answer.status == 400 and says(text, answer.message)
     state = steps.inspect(api, identifier)["State"]
     assert (state["Status"], state["ExitCode"], state["Pid"]) == ("created", code, 0)
-    assert text in state["Error"]
+    assert says(text, state["Error"])
     done = engine.docker("run", "--rm", "bb", command, check=False)
-    assert done.returncode == code and text.encode() in done.stderr
+    # the CLI finds its exit code in the text, and knows nothing of exec formats
+    assert done.returncode == (125 if text == "exec format error" else code) and says(text, done.stderr.decode())
     steps.eventually(lambda: len(api.get("/containers/json", all=True).json()) == 1)
+
+
+def says(text: str, message: str) -> bool:
+    """Newer runtimes say of a directory that it is one."""
+    return text in message or (text == "permission denied" and "is a directory" in message)
 
 
 def test_exit_code_125_is_the_daemons(engine: Engine) -> None:
