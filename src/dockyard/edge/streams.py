@@ -16,7 +16,7 @@ import select
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from aiohttp import web
 
@@ -60,11 +60,19 @@ class _HangupWatch:
 class Relay:
     """Moves bytes between a client's transport and the engine's socket until one of them has had enough."""
 
-    def __init__(self, client: asyncio.Transport, *, stdin: bool, keys: bytes | None) -> None:
+    def __init__(
+        self,
+        client: asyncio.Transport,
+        *,
+        stdin: bool,
+        keys: bytes | None,
+        until: asyncio.Future[Any] | None = None,
+    ) -> None:
         self.client = _ClientSide(self, client)
         self.engine = _EngineSide(self)
         self.detached = False
         self.stdin = stdin
+        self._until = until
         self.matcher = DetachMatcher(keys) if keys and stdin else None
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[None] = self._loop.create_future()
@@ -120,12 +128,18 @@ class Relay:
         """No more output: say so, and let the client close first, so that no byte is lost to a reset."""
         if self._farewell is not None or self._done.done():
             return
+        if self._until is not None and not self._until.done():
+            self._until.add_done_callback(self._until_done)
+            return
         client = self.client.transport
         if client.is_closing() or self.client.ended or not client.can_write_eof():
             self.finish()
             return
         client.write_eof()
         self._farewell = self._loop.call_later(_FAREWELL, self.finish)
+
+    def _until_done(self, _: asyncio.Future[Any]) -> None:
+        self.output_ended()
 
     def detach(self) -> None:
         self.detached = True
@@ -142,6 +156,8 @@ class Relay:
             self._farewell.cancel()
         if self.engine.transport is not None:
             self.engine.transport.abort()
+        if self._until is not None:
+            self._until.remove_done_callback(self._until_done)
         self.client.transport.close()
 
 
@@ -221,10 +237,12 @@ async def hijack(
     stdin: bool,
     keys: bytes | None,
     before: AsyncIterator[bytes] | None = None,
+    until: asyncio.Future[Any] | None = None,
 ) -> bool:
     """Turn the request's connection into a relay to `sock` (given away) and stay until it ends.
 
-    `keys`: what detaches, None for never. `before`: output that goes first. True when the client detached.
+    `keys`: what detaches, None for never. `before`: output that goes first. `until`: the stream does not end before.
+    True when the client detached.
     """
     try:
         transport, already_read = _take_over(call, multiplexed=not tty)
@@ -232,7 +250,7 @@ async def hijack(
         if sock is not None:
             sock.close()
         raise
-    relay = Relay(transport, stdin=stdin, keys=keys)
+    relay = Relay(transport, stdin=stdin, keys=keys, until=until)
     try:
         await relay.run(sock, already_read, before)
     finally:

@@ -198,6 +198,26 @@ def test_exec_with_a_body_before_the_upgrade(server: Any) -> None:
     assert program.recv(100) == b"to the program"
 
 
+def test_exec_ends_with_its_process_not_before(server: Any) -> None:
+    class Handle:
+        exit: Any = None
+
+    async def make() -> None:
+        Handle.exit = server.loop.create_future()
+
+    server.call(make())
+    server.execs.process.handle = Handle
+    sock = start_exec(server, b"{}")
+    assert sock.recv(4096).startswith(b"HTTP/1.1 101 UPGRADED\r\n")
+    server.containers.programs[-1].close()
+    sock.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        sock.recv(1)
+    server.loop.call_soon_threadsafe(Handle.exit.set_result, {"code": 3})
+    sock.settimeout(5)
+    assert sock.recv(1) == b""
+
+
 def test_exec_that_cannot_start_says_so_in_the_stream(server: Any) -> None:
     server.execs.error = StartFailed("OCI runtime exec failed: no such file", 127)
     sock = start_exec(server, b"{}")

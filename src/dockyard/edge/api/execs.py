@@ -50,7 +50,9 @@ async def start(call: Call) -> web.StreamResponse:
     if sock is None:
         return call.empty(200)
     keys = parse_keys(config.detach_keys) if config.tty else None
-    if await streams.hijack(call, sock, tty=config.tty, stdin=config.attach_stdin, keys=keys):
+    # Clients ask for the exit code as soon as the stream ends.
+    until = process.handle.exit if process.handle is not None else None
+    if await streams.hijack(call, sock, tty=config.tty, stdin=config.attach_stdin, keys=keys, until=until):
         execs.detached(process.id)
     return streams.finished()
 
