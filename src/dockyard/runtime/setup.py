@@ -94,11 +94,30 @@ def _make(
         gate = os.open("exec.fifo", os.O_RDWR | os.O_CLOEXEC, dir_fd=directory)
     theirs, ours = (None, None) if options["tty"] else make_pipes(options["open_stdin"])
     spawned = spawn.spawn_container(launch, theirs, program, gate, sibling=True, rules=rules)
+    try:
+        return _hand_over(options, launch, directory, spawned, kept, gate, ours, ports), kept
+    except BaseException:
+        spawn.undo(spawned, launch["network"], rules)
+        raise
+    finally:
+        listener.detach()
+
+
+def _hand_over(
+    options: dict[str, Any],
+    launch: dict[str, Any],
+    directory: int,
+    spawned: spawn.Spawned,
+    kept: list[int],
+    gate: int,
+    ours: tuple[int, int, int] | None,
+    ports: list[socket.socket],
+) -> Made:
+    """`state.json`, and what the monitor is told; its descriptors are added to `kept`."""
     if gate >= 0:
-        kept += [gate, spawned.sync.fileno()]
+        kept += [gate, spawned.sync.detach()]
     kept += [spawned.master, spawned.slave] if ours is None else ours
     kept += [port.detach() for port in ports]
-    listener.detach()
     started = {
         "pid": spawned.pid,
         "start_time": process.start_time(spawned.pid),
@@ -106,7 +125,7 @@ def _make(
     }
     cgroup = spawned.cgroup.path if spawned.cgroup else ""
     _write_state(directory, launch, started, cgroup)
-    made = Made(
+    return Made(
         pid=spawned.pid,
         started=started,
         cgroup=cgroup,
@@ -119,7 +138,6 @@ def _make(
         log=options["log"],
         attached=options["attached"],
     )
-    return made, kept
 
 
 def _write_state(directory: int, launch: dict[str, Any], started: dict[str, int], cgroup: str) -> None:

@@ -347,6 +347,15 @@ def abandon(spawned: Spawned) -> None:
             os.close(fd)
 
 
+def undo(spawned: Spawned, plan: network.NetworkPlan | None, rules: SharedElements | None) -> None:
+    """End a container whose program runs already, when what should follow its start has failed."""
+    abandon(spawned)
+    if plan is not None:
+        network.detach_host(plan, rules)
+    if spawned.cgroup is not None:
+        _forget(spawned.cgroup)
+
+
 def _forget(cgroup: Cgroup) -> None:
     try:
         cgroup.kill()
