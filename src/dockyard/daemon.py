@@ -176,6 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DockyardError as error:
         print(f"dockyardd: {error.message}", file=sys.stderr)
         return 1
+    except Exception:
+        log.exception("dockyardd failed")
+        return 1
     return 0
 
 

@@ -102,11 +102,16 @@ def _listen_unix(path: str, group: str) -> Listener:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _bind_private(sock, path)
+    except BaseException:
+        sock.close()
+        raise
+    try:
         _hand_to_group(path, group)
         os.chmod(path, 0o660)
         sock.listen(_BACKLOG)
     except BaseException:
         sock.close()
+        os.unlink(path)
         raise
     sock.setblocking(False)
     found = os.lstat(path)
