@@ -121,20 +121,56 @@ def test_unpublished_ports_stay_closed(ground: Ground) -> None:
         assert ask_tcp(ground.host.path, one.ip, port) == GATEWAY
 
 
+def send_loopback_by(namespace: netns.NetNamespace, gateway: str) -> None:
+    """From now on, packets to 127.0.0.1 leave the namespace by its gateway."""
+    namespace.run(
+        "sh",
+        "-ec",
+        "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; ip route del local 127.0.0.1 dev lo table local; "
+        f"ip route del local 127.0.0.0/8 dev lo table local; ip route add 127.0.0.1 via {gateway}",
+    )
+
+
+def hears(path: str, ip: str, port: int, sender: netns.NetNamespace, target: tuple[str, int]) -> bool:
+    """Whether a datagram from `sender` to `target` arrives at ip:port in the namespace at `path`: an attacker needs no
+    answer."""
+    with netns.entered(path):
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with netns.entered(sender.path):
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with server, client:
+        server.bind((ip, port))
+        server.settimeout(0.3)
+        try:
+            client.sendto(b"!", target)
+            return server.recv(10) == b"!"
+        except OSError:
+            return False
+
+
 def test_s52_port_on_loopback_is_unreachable_from_lan(ground: Ground) -> None:
-    one = ground.guest(("tcp", "127.0.0.1", 8080, 80))
+    one = ground.guest(("tcp", "127.0.0.1", 8080, 80), ("udp", "127.0.0.1", 5353, 53))
     serve_tcp(one.namespace.path, 80, ground.keep)
-    ground.lan.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet")
-    ground.lan.run("sh", "-c", f"ip route add 127.0.0.1 via {HOST_LAN} dev lan0; ip route del local 127.0.0.0/8 dev lo "
-                   "table local; ip route del local 127.0.0.1 dev lo table local; true")  # fmt: skip
+    send_loopback_by(ground.lan, HOST_LAN)
+    ground.host.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet")  # the worst case
     for again in (False, True):
         if again:
             ground.nft("flush", "ruleset")
             ground.set_up()
         assert ask_tcp(ground.host.path, "127.0.0.1", 8080), "from the host itself"
-        assert ask_tcp(ground.lan.path, "127.0.0.1", 8080, timeout=0.3, source=LAN) is None
+        assert hears(one.namespace.path, "0.0.0.0", 53, ground.host, ("127.0.0.1", 5353))
+        assert not hears(one.namespace.path, "0.0.0.0", 53, ground.lan, ("127.0.0.1", 5353))
+        assert not hears(one.namespace.path, "0.0.0.0", 53, ground.lan, (one.ip, 53))
         assert ask_tcp(ground.lan.path, HOST_LAN, 8080, timeout=0.3) is None
         assert ask_tcp(ground.lan.path, one.ip, 80, timeout=0.3) is None
+
+
+def test_a_container_does_not_reach_the_hosts_loopback(ground: Ground) -> None:
+    """Bridges have route_localnet: nothing but the drop of 127/8 keeps a container from services on 127.0.0.1."""
+    one = ground.guest()
+    assert hears(ground.host.path, GATEWAY, 9000, one.namespace, (GATEWAY, 9000)), "the way is there"
+    send_loopback_by(one.namespace, GATEWAY)
+    assert not hears(ground.host.path, "127.0.0.1", 9000, one.namespace, ("127.0.0.1", 9000))
 
 
 def test_port_on_one_address(ground: Ground) -> None:
