@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 from dockyard.linux import seccomp
-from dockyard.model.errors import InvalidArgument, SystemFailure
+from dockyard.model.errors import SystemFailure
 from dockyard.runtime.bundle import Bundler
 from dockyard.runtime.client import ContainerHandle, ExecHandle, Runtime, StartFailed
 from dockyard.runtime.launch import ExecSpec, Launch

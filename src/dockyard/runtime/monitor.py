@@ -355,6 +355,21 @@ _HANDLERS: dict[str, _Handler] = {
 }
 
 
+def _report_of(pid: int, pidfd: int, report: socket.socket) -> tuple[bytes, list[int]] | None:
+    """What the setup process handed over, None if it ended without. The socket's end does not tell: the container's
+    first process may hold a copy."""
+    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+    report.setblocking(False)
+    try:
+        return channel.receive_raw(report)
+    except BlockingIOError:
+        return None
+    finally:
+        os.waitpid(pid, 0)
+        os.close(pidfd)
+        report.close()
+
+
 def main(request: bytes, fds: list[int], rules: SharedElements | None) -> NoReturn:
     """The zygote's child. `request`: JSON {"state_dir", "tty", "open_stdin", "stdin_once", "gated", "seccomp": bool,
     "log": LogSpec | None, "attached": [[stdin, stdout, stderr], …]}, not read here. `fds`: control socket, Launch in a
@@ -368,12 +383,9 @@ def main(request: bytes, fds: list[int], rules: SharedElements | None) -> NoRetu
         report.close()
         setup.run(request, fds, theirs, rules)
     theirs.close()
-    os.close(pidfd)
-    received = channel.receive_raw(report)
-    os.waitpid(pid, 0)
+    received = _report_of(pid, pidfd, report)
     if received is None:
-        os._exit(1)  # the daemon has been told, or sees the control socket's end
-    report.close()
+        os._exit(1)  # the daemon has been told, or sees the control socket's end; a half-made container dies with us
     made = Made(*marshal.loads(received[0]))
     control, seccomp = socket.socket(fileno=fds[0]), fds[2] if len(fds) - 2 > len(made.attached) else -1
     os.close(fds[1])
