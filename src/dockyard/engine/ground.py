@@ -22,10 +22,11 @@ from dockyard.engine.context import Context
 from dockyard.engine.validation import log_limits
 from dockyard.model.container import EndpointSettings, PortBinding
 from dockyard.model.errors import Conflict, InvalidArgument, NotFound, SystemFailure
+from dockyard.model.journal import LogSpec
 from dockyard.model.lifecycle import State
 from dockyard.model.mounts import MountPoint
 from dockyard.runtime.bundle import BundleInput, BundleMount
-from dockyard.runtime.launch import Launch, LogSpec, Rootfs
+from dockyard.runtime.launch import Launch, Rootfs
 
 _CONNECTIONS = "connections.json"
 _ETC = ("/etc/resolv.conf", "/etc/hostname", "/etc/hosts")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+from dockyard.model.journal import LogSpec
+
 
 class OverlayRootfs(TypedDict):
     """An overlay of image layers with a writable upper directory.
@@ -32,16 +34,6 @@ class DirectoryRootfs(TypedDict):
 
 
 Rootfs = OverlayRootfs | DirectoryRootfs
-
-
-class LogSpec(TypedDict):
-    """Where a container's output is kept. `driver`: "json-file" or "none"."""
-
-    driver: str
-    path: str
-    max_size: int  # bytes; 0: no rotation
-    max_file: int
-    attrs: dict[str, str]
 
 
 class Stdio(TypedDict):

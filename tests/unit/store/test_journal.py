@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dockyard.runtime.launch import LogSpec
+from dockyard.model.journal import LogSpec
 from dockyard.store.journal.follow import Watcher
 from dockyard.store.journal.reader import follow_log, read_log
 from dockyard.store.journal.records import Query

@@ -18,7 +18,7 @@ from json.encoder import encode_basestring as quote  # the C encoder where there
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from dockyard.runtime.launch import LogSpec
+    from dockyard.model.journal import LogSpec
 
 PIECE = 16 * 1024  # Docker's limit for one record's text, in bytes
 Stream = Literal["stdout", "stderr"]
