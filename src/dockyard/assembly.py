@@ -75,7 +75,7 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
         clock=time.time_ns,
         runtimes=frozenset({"dockyard", *settings.runtimes}),
     )
-    engine = Engine.assemble(context, images, networks, _shown(settings, snapshots.driver))
+    engine = Engine.assemble(context, images, networks, _settings(settings, snapshots.driver))
     users = engine.containers.users_of_image
     images.set_users(lambda image_id: [(user.id, user.running) for user in users(image_id)])
     await engine.open()
@@ -116,8 +116,8 @@ def _bundler(settings: Configuration) -> Bundler:
     return bundler
 
 
-def _shown(settings: Configuration, driver: str) -> Settings:
-    """What `info` tells of the settings."""
+def _settings(settings: Configuration, driver: str) -> Settings:
+    """What `info` tells of the settings, and what containers get by default."""
     return Settings(
         data_root=settings.data_root,
         storage_driver=driver,
@@ -128,4 +128,9 @@ def _shown(settings: Configuration, driver: str) -> Settings:
         runtimes={"dockyard": "dockyard-runtime", **settings.runtimes},
         insecure_registries=settings.insecure_registries,
         registry_mirrors=settings.registry_mirrors,
+        log_opts=settings.log_opts,
+        cgroup_parent=settings.cgroup_parent,
+        dns=settings.dns,
+        dns_opts=settings.dns_opts,
+        dns_search=settings.dns_search,
     )

@@ -320,6 +320,23 @@ def load(invocation: Invocation) -> Configuration:
     return combine(invocation.given, parse_file(text, invocation.file), invocation.file)
 
 
+# Options that are read and checked and change nothing yet, with the value that asks for nothing.
+_WITHOUT_EFFECT = {
+    "fixed_cidr": "", "default_gateway": "", "ip_forward": True, "iptables": True, "live_restore": True,
+    "insecure_registries": [], "registry_mirrors": [],
+}  # fmt: skip
+
+
+def without_effect(configuration: Configuration) -> list[str]:
+    """The keys of options that were given and have no effect, for a warning."""
+    return [
+        option.key
+        for option in OPTIONS
+        if option.target in _WITHOUT_EFFECT
+        and getattr(configuration, option.target) != _WITHOUT_EFFECT[option.target]
+    ]
+
+
 def attributes() -> frozenset[str]:
     """The names that `Configuration` has; every option sets one of them."""
     return frozenset(item.name for item in fields(Configuration))

@@ -75,6 +75,8 @@ class Daemon:
         async with contextlib.AsyncExitStack() as stack:
             self._watch_signals()
             addresses = self._addresses()
+            for key in configuration.without_effect(self._settings):
+                log.warning("the option %s has no effect in this version", key)
             engine = await assemble(self._settings, stack)
             stack.enter_context(_pid_file(self._settings.pidfile))
             server = await self._serve(engine, addresses)

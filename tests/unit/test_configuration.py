@@ -6,9 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from dockyard.configuration import OPTIONS, Configuration, attributes, combine, load, parse_arguments, parse_file
-from dockyard.engine.system import check_kernel, engine_id, read_cgroups
-from dockyard.model.container import Ulimit
+from dockyard.configuration import (
+    OPTIONS,
+    Configuration,
+    attributes,
+    combine,
+    load,
+    parse_arguments,
+    parse_file,
+    without_effect,
+)
+from dockyard.engine.system import Settings, check_kernel, engine_id, read_cgroups
+from dockyard.model.container import HostConfig, LogConfig, Ulimit
 from dockyard.model.errors import InvalidArgument, SystemFailure
 
 
@@ -86,6 +95,23 @@ def test_s46_only_an_explicit_false_opens_tcp() -> None:
     assert combine(parse_arguments(["--tls=false"]).given, {}, "f").open_tcp_forced
 
 
+def test_options_without_effect_are_told() -> None:
+    assert without_effect(Configuration()) == []
+    given = parse_arguments(["--iptables=false", "--live-restore", "--insecure-registry", "x"]).given
+    assert without_effect(combine(given, {}, "f")) == ["iptables", "insecure-registries"]
+
+
+def test_containers_get_the_daemons_defaults() -> None:
+    settings = Settings("/d", log_driver="none", log_opts={"a": "b"}, dns=["1.1.1.1"], cgroup_parent="/p")
+    host = HostConfig()
+    settings.fill_in(host)
+    assert (host.log_config.type, host.log_config.config) == ("none", {"a": "b"})
+    assert (host.dns, host.cgroup_parent, host.dns_search) == (["1.1.1.1"], "/p", None)
+    host = HostConfig(dns=["9.9.9.9"], log_config=LogConfig("json-file"))
+    settings.fill_in(host)
+    assert (host.dns, host.log_config) == (["9.9.9.9"], LogConfig("json-file"))
+
+
 def test_old_kernels_are_refused_by_name() -> None:
     with pytest.raises(SystemFailure, match=r"Linux 5\.13\.9-arch1 is too old: Dockyard needs 5\.14 or newer"):
         check_kernel("5.13.9-arch1")
@@ -94,12 +120,13 @@ def test_old_kernels_are_refused_by_name() -> None:
 
 
 def test_cgroup_facts(tmp_path: Path) -> None:
-    (tmp_path / "memory").mkdir()
-    (tmp_path / "memory" / "memory.limit_in_bytes").touch()
-    facts = read_cgroups(str(tmp_path))
+    (tmp_path / "v1" / "memory").mkdir(parents=True)
+    (tmp_path / "v1" / "memory" / "memory.limit_in_bytes").touch()
+    facts = read_cgroups(str(tmp_path / "v1"))
     assert (facts.version, facts.memory_limit, facts.swap_limit, facts.pids_limit) == (1, True, False, False)
-    (tmp_path / "cgroup.controllers").write_text("cpu pids\n")
-    facts = read_cgroups(str(tmp_path))
+    (tmp_path / "v2").mkdir()
+    (tmp_path / "v2" / "cgroup.controllers").write_text("cpu pids\n")
+    facts = read_cgroups(str(tmp_path / "v2"))
     assert (facts.version, facts.cpu_quota, facts.memory_limit, facts.pids_limit) == (2, True, False, True)
 
 

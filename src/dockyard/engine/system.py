@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from dockyard import __version__
 from dockyard.engine.containers import Containers
 from dockyard.engine.events import Events
+from dockyard.model.container import HostConfig
 from dockyard.model.errors import SystemFailure
 from dockyard.model.lifecycle import State
 from dockyard.runtime import cgroups
@@ -53,6 +54,25 @@ class Settings:
     runtimes: Mapping[str, str] = field(default_factory=dict)  # name -> path of the program
     insecure_registries: list[str] = field(default_factory=list)
     registry_mirrors: list[str] = field(default_factory=list)
+    # what containers get that say nothing about it
+    log_opts: Mapping[str, str] = field(default_factory=dict)
+    cgroup_parent: str = ""
+    dns: list[str] = field(default_factory=list)
+    dns_opts: list[str] = field(default_factory=list)
+    dns_search: list[str] = field(default_factory=list)
+
+    def fill_in(self, host: HostConfig) -> None:
+        """Give a new container the daemon's defaults for what it leaves open."""
+        if not host.log_config.type:
+            host.log_config.type = self.log_driver
+            host.log_config.config = {**self.log_opts, **(host.log_config.config or {})}
+        if not host.runtime and self.default_runtime != "dockyard":
+            host.runtime = self.default_runtime
+        host.cgroup_parent = host.cgroup_parent or self.cgroup_parent
+        if host.network_mode != "host" and not host.network_mode.startswith("container:"):
+            host.dns = host.dns or self.dns or host.dns
+            host.dns_options = host.dns_options or self.dns_opts or host.dns_options
+            host.dns_search = host.dns_search or self.dns_search or host.dns_search
 
 
 @dataclass(frozen=True, slots=True)

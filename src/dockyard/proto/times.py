@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from calendar import timegm
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from time import gmtime
 
 SECOND = 1_000_000_000
 ZERO_TIME = "0001-01-01T00:00:00Z"
@@ -48,8 +47,7 @@ def format_rfc3339_fixed(ns: int) -> str:
 
 
 def _format_seconds(seconds: int) -> str:
-    t = gmtime(seconds)
-    return f"{t[0]:04d}-{t[1]:02d}-{t[2]:02d}T{t[3]:02d}:{t[4]:02d}:{t[5]:02d}"
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def parse_rfc3339(text: str, utc_offset: int = 0) -> int:

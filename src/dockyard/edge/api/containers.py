@@ -43,6 +43,7 @@ async def create(call: Call) -> web.StreamResponse:
     config = wire.narrow(request, ContainerConfig)
     host = request.host_config or HostConfig()
     _apply_old_defaults(host, call.version)
+    call.engine.system.settings.fill_in(host)
     asked = (request.networking_config and request.networking_config.endpoints_config) or {}
     if len(asked) > 1 and call.version < (1, 44):
         names = ", ".join(sorted(asked))
