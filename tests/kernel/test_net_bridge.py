@@ -256,6 +256,22 @@ def test_held_ports_cannot_be_taken(ground: Ground, reuse: bool) -> None:
             network.bind_ports(one.plan)
 
 
+def test_many_ports_are_held_by_few_descriptors(ground: Ground) -> None:
+    one = ground.guest(*(("tcp", "0.0.0.0", 20000 + number, 80) for number in range(600)))
+    serve_tcp(one.namespace.path, 80, ground.keep)
+    assert len(one.held) == 1
+    assert ask_tcp(ground.lan.path, HOST_LAN, 20599) == LAN
+    with netns.entered(ground.host.path):
+        for number in (20000, 20599):
+            with socket.socket() as other, pytest.raises(OSError, match="Address already in use"):
+                other.bind(("", number))
+        one.stop()
+        for number in (20000, 20599):
+            with socket.socket() as other:
+                other.bind(("", number))
+    assert "elements" not in ground.nft("list", "map", "ip", ground.table, "ports")
+
+
 def test_an_address_that_the_host_lacks(ground: Ground) -> None:
     guest = Guest(ground, 9, (("tcp", "203.0.113.9", 8080, 80),))
     with pytest.raises(network.PortUnavailable, match=r"203\.0\.113\.9:8080.*cannot assign requested address"):

@@ -30,6 +30,8 @@ _LOOPBACK = 1  # the first link of every network namespace
 _RULES_WAIT = 1.0  # seconds that the daemon is given to bring back rules that somebody flushed
 _RELAY_WAIT = 0.3  # seconds that the relay is given to close what a container that has ended had
 _BACKLOG = 4096
+_RIGHTS = 250  # descriptors in one message (SCM_MAX_FD is 253)
+_LOOSE = 32  # sockets that a monitor keeps one by one; more of them are kept in a parcel
 _IPPROTO = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": 132}
 _SYSCTL_IPV6 = "/proc/sys/net/ipv6/conf"
 
@@ -83,7 +85,8 @@ def bind_ports(plan: NetworkPlan | None) -> list[socket.socket]:
     """Take every published port on the host, so that no other process gets it while the container lives.
 
     The sockets are bound and do nothing: packets are translated before they could reach them, and when they are not,
-    a TCP client is refused. PortUnavailable (EADDRINUSE, EADDRNOTAVAIL, …) names the port; then none is held.
+    a TCP client is refused. Closing all that is returned (there may be fewer sockets than ports) lets them go.
+    PortUnavailable (EADDRINUSE, EADDRNOTAVAIL, …) names the port; then none is held.
     """
     held: list[socket.socket] = []
     if not plan:
@@ -97,11 +100,32 @@ def bind_ports(plan: NetworkPlan | None) -> list[socket.socket]:
             relayed += bound
         if relayed:
             held.append(relay.hand_over(plan["relay"], [dict(port) for port in plan["relayed"]], relayed))
+        if len(held) > _LOOSE:
+            held = [_parcel(held)]
     except BaseException:
         for one in held:
             one.close()
         raise
     return held
+
+
+def _parcel(sockets: Sequence[socket.socket]) -> socket.socket:
+    """One socket that holds many: they are on their way through it (unix(7), SCM_RIGHTS) and end with it."""
+    entrance, parcel = socket.socketpair()
+    try:
+        entrance.setblocking(False)  # a full queue is an error, not a wait
+        for start in range(0, len(sockets), _RIGHTS):
+            portion = sockets[start : start + _RIGHTS]
+            fds = struct.pack(f"{len(portion)}i", *(one.fileno() for one in portion))
+            entrance.sendmsg([b"p"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+    except BaseException:
+        parcel.close()
+        raise
+    finally:
+        entrance.close()
+    for one in sockets:
+        one.close()
+    return parcel
 
 
 def _bound(plan: NetworkPlan, port: Port, hold: Callable[[str, str, int], socket.socket]) -> list[socket.socket]:
