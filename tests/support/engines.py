@@ -1,8 +1,8 @@
 """Engines to talk to: dockyardd (ours) and Debian's dockerd (the peer), each on private ground.
 
 Owns: starting, stopping, killing and cleaning up after one engine; ways to reach it (raw HTTP, the docker CLI,
-docker-py, a TCP connection inside its network namespace). Does not own: what is asked of it, nor the look at what it leaves
-behind (`leaks`).
+docker-py, a TCP connection inside its network namespace). Does not own: what is asked of it, nor the look at what it
+leaves behind (`leaks`).
 
 Each engine gets a directory of its own with a short name (a unix socket's path ends at 108 bytes), a network namespace
 of its own unless told otherwise, its own bridge and address range.

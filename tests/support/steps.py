@@ -5,8 +5,10 @@ Each checks the status it relies on, so that a test fails where the fault is.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tests.support.rawhttp import Connection, Response, demultiplex
@@ -42,8 +44,20 @@ def started(api: Connection, *command: str, **more: Any) -> str:
 
 
 def sleeper(api: Connection, **more: Any) -> str:
-    """A running container that ends at once when told to (a shell as PID 1 ignores SIGTERM without a trap)."""
-    return started(api, "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done", **more)
+    """A running container that ends with 0 as soon as it is told to: its trap is set when this returns (before that,
+    PID 1 ignores SIGTERM)."""
+    identifier = started(api, "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done", **more)
+    pid = inspect(api, identifier)["State"]["Pid"]
+    eventually(lambda: catches(pid, signal.SIGTERM))
+    return identifier
+
+
+def catches(pid: int, number: int) -> bool:
+    """Has the process a handler for the signal?"""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
 
 
 def wait(api: Connection, identifier: str, **query: Any) -> int:
