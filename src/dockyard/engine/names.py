@@ -18,7 +18,7 @@ _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 # Weather and water on the left, people who moved, measured or connected things on the right.
 _FIRST: Final = (  # noqa: SIM905 - three lines rather than fifty
     "amber bracing breezy briny brisk calm choppy clear coastal crisp deep drifting eastern ebbing "
-    "estuarine fair foggy frosty gentle glassy gusty hazy high inshore lively low lunar mild misty "
+    "estuarine fair foggy frosty gentle glassy gusty hazy high inshore low lunar mild misty "
     "moonlit northern offshore open pelagic placid quiet rising salty sheltered shining silver slack "
     "southern spring steady still sunlit swift tidal western windy"
 ).split()

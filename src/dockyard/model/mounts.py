@@ -40,7 +40,6 @@ class MountPoint(Struct, omit_defaults=True):
     anonymous: bool = False  # a volume that nobody named: goes with `rm -v`
     create_source: bool = False  # a missing bind source is made as a directory (`-v` only)
     no_copy: bool = False  # do not fill a new volume from the image
-    subpath: str = ""  # of a volume
     bind: BindOptions | None = None
     tmpfs: TmpfsOptions | None = None
     from_mount: bool = False  # stated by `--mount`, which `inspect` shows with less detail
@@ -186,9 +185,8 @@ def _fill_volume(point: MountPoint, mount: Mount) -> None:
     if options is not None:
         point.no_copy = options.no_copy
         point.driver = options.driver_config.name if options.driver_config else ""
-        point.subpath = options.subpath
-        if options.subpath.startswith("/") or ".." in options.subpath.split("/"):
-            raise _invalid(mount, "subpath must be a relative path within the volume")
+        if options.subpath:
+            raise _invalid(mount, "subpaths of volumes are not supported yet")
 
 
 def _fill_tmpfs(point: MountPoint, mount: Mount) -> None:

@@ -59,6 +59,7 @@ def test_bad_volume_specifications(spec: str, text: str) -> None:
         (Mount(target="/x", type="volume", bind_options=BindOptions()), "field BindOptions must not be specified"),
         (Mount("/x", "/a", "bind", bind_options=BindOptions("odd")), "invalid propagation mode: odd"),
         (Mount(target="/x", type="volume", volume_options=VolumeOptions(subpath="a")), "must not set Subpath"),
+        (Mount("/x", "vol", "volume", volume_options=VolumeOptions(subpath="a")), "not supported"),
     ],
 )
 def test_bad_mounts(mount: Mount, text: str) -> None:
