@@ -31,4 +31,6 @@ async def call(function: str, arguments: dict[str, Any], fds: Sequence[int] = ()
             for fd in own:
                 os.close(fd)
 
-    return await asyncio.get_running_loop().run_in_executor(None, run)
+    work = asyncio.get_running_loop().run_in_executor(None, run)
+    work.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has to look at it
+    return await asyncio.shield(work)  # cancelled before it began, it would never close the descriptors

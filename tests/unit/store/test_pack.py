@@ -63,7 +63,8 @@ def seen(tree: Path) -> dict[str, Any]:
         opaque = path.is_dir() and "trusted.overlay.opaque" in os.listxattr(path)
         mtime = 0 if path.name == "gone" else int(state.st_mtime)
         found[str(path.relative_to(tree))] = (
-            state.st_mode, state.st_uid, state.st_gid, size, mtime, state.st_rdev, state.st_nlink, content, where, opaque,
+            state.st_mode, state.st_uid, state.st_gid, size, mtime, state.st_rdev, state.st_nlink,
+            content, where, opaque,
         )  # fmt: skip
     return found
 
