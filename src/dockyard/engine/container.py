@@ -44,16 +44,19 @@ class Container:
 
     __slots__ = (
         "_waiters", "cleaner", "desired", "directory", "dirty", "exec_ids", "handle", "hold", "id", "lock", "name",
-        "pause_before_restart", "pending", "removed", "restarting", "spec", "status", "watcher", "written",
+        "pause_before_restart", "pending", "removed", "restarting", "run_directory", "spec", "status", "watcher",
+        "written",
     )  # fmt: skip
 
-    def __init__(self, row: ContainerRow, directory: Path) -> None:
+    def __init__(self, row: ContainerRow, directory: Path, run_directory: Path) -> None:
+        """`directory`: its files on disk; `run_directory`: its run-time state while it runs."""
         self.id = row.id
         self.name = row.name  # without the slash
         self.spec: ContainerSpec = row.spec
         self.status: Status = row.status
         self.desired: Desired = row.desired
-        self.directory = directory
+        self.directory = str(directory)
+        self.run_directory = str(run_directory)
         self.lock = asyncio.Lock()  # held by whoever changes the container; never by readers
         self.handle: ContainerHandle | None = None
         self.watcher: asyncio.Task[None] | None = None  # ends once the exit has been dealt with
@@ -133,19 +136,19 @@ class Container:
     @property
     def log_path(self) -> str:
         """The json-file log; "" when its driver keeps none."""
-        return str(self.directory / f"{self.id}-json.log") if self.spec.log_driver == "json-file" else ""
+        return f"{self.directory}/{self.id}-json.log" if self.spec.log_driver == "json-file" else ""
 
     @property
-    def hostname_path(self) -> Path:
-        return self.directory / "hostname"
+    def hostname_path(self) -> str:
+        return f"{self.directory}/hostname"
 
     @property
-    def hosts_path(self) -> Path:
-        return self.directory / "hosts"
+    def hosts_path(self) -> str:
+        return f"{self.directory}/hosts"
 
     @property
-    def resolv_path(self) -> Path:
-        return self.directory / "resolv.conf"
+    def resolv_path(self) -> str:
+        return f"{self.directory}/resolv.conf"
 
     # --- rules ---
 

@@ -288,6 +288,6 @@ async def _make(context: Context, container_id: str, name: str, spec: ContainerS
         if isinstance(error, OSError) and not isinstance(error, DockyardError):
             raise SystemFailure(f"container {container_id}: {error.strerror}: {error.filename}") from error
         raise
-    container = Container(row, directory)
+    container = Container(row, directory, context.layout.run_container(container_id))
     context.registry.add(container)
     return container

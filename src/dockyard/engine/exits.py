@@ -73,7 +73,7 @@ async def _save_then_clean(context: Context, container: Container) -> None:
     if not container.removed:
         await context.save(container)
     if container.handle is None:
-        remove_state_dir(context, container)
+        remove_state_dir(container)
 
 
 def _restart(context: Context, container: Container) -> None:
@@ -114,16 +114,16 @@ def remove_soon(context: Context, container: Container) -> None:
     context.spawn(remove_ended(context, container), f"container {container.id}: removing it")
 
 
-def remove_state_dir(context: Context, container: Container) -> None:
+def remove_state_dir(container: Container) -> None:
     """Take away the run-time directory of a container that does not run. Missing is fine."""
-    remove_directory(context.layout.run_container(container.id))
+    remove_directory(container.run_directory)
 
 
-def remove_directory(directory: os.PathLike[str]) -> None:
+def remove_directory(directory: str) -> None:
     """A small directory of files, and whatever else lies in it."""
     try:
         for name in os.listdir(directory):
-            os.unlink(os.path.join(directory, name))
+            os.unlink(f"{directory}/{name}")
         os.rmdir(directory)
     except FileNotFoundError:
         return

@@ -77,7 +77,7 @@ def _shm_source(context: Context, container: Container) -> str:
     if mode == "host":
         return "/dev/shm"
     if mode == "shareable":
-        return str(context.layout.run_container(container.id) / "shm")
+        return f"{container.run_directory}/shm"
     other = peer(context, mode, "ipc")
     if other is None:
         return ""
@@ -151,10 +151,10 @@ class Connections(Struct):
     ports: dict[str, list[PortBinding] | None]
 
 
-def read_connections(context: Context, container: Container) -> Connections | None:
+def read_connections(container: Container) -> Connections | None:
     """What `write_files` kept; None if it is not there."""
     try:
-        data = (context.layout.run_container(container.id) / _CONNECTIONS).read_bytes()
+        data = Path(container.run_directory, _CONNECTIONS).read_bytes()
         return msgspec.json.decode(data, type=Connections)
     except (OSError, msgspec.MsgspecError):
         return None
@@ -164,28 +164,30 @@ def write_files(context: Context, container: Container) -> None:
     """The run-time directory and the three files of /etc. SystemFailure naming the file."""
     host = container.host
     endpoints = container.status.endpoints
-    state_dir = context.layout.run_container(container.id)
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.makedirs(container.run_directory, 0o700, exist_ok=True)
         kept = Connections(endpoints, container.status.ports)
-        (state_dir / _CONNECTIONS).write_bytes(msgspec.json.encode(kept))
+        _write(f"{container.run_directory}/{_CONNECTIONS}", msgspec.json.encode(kept))
         if host.ipc_mode == "shareable":
-            shm = state_dir / "shm"
-            shm.mkdir(exist_ok=True)
-            shm.chmod(0o1777)
+            os.makedirs(f"{container.run_directory}/shm", exist_ok=True)
+            os.chmod(f"{container.run_directory}/shm", 0o1777)
         if host.network_mode.startswith("container:"):
             return  # that container's files are mounted
-        shared = host.network_mode == "host"
-        container.hostname_path.write_text(f"{container.config.hostname}\n")
-        container.hosts_path.write_text(_hosts(context, container, endpoints))
-        container.resolv_path.write_text(
-            etcfiles.resolv_text(
-                _read("/etc/resolv.conf"), host.dns or (), host.dns_search or (), host.dns_options or (),
-                keep_local=shared,
-            )
-        )  # fmt: skip
+        _write(container.hostname_path, f"{container.config.hostname}\n".encode())
+        _write(container.hosts_path, _hosts(context, container, endpoints).encode())
+        given = (host.dns or (), host.dns_search or (), host.dns_options or ())
+        text = etcfiles.resolv_text(_read("/etc/resolv.conf"), *given, keep_local=host.network_mode == "host")
+        _write(container.resolv_path, text.encode())
     except OSError as error:
         raise SystemFailure(f"container {container.id}: {error.strerror}: {error.filename}") from error
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
 
 
 def _hosts(context: Context, container: Container, endpoints: Mapping[str, EndpointSettings]) -> str:
@@ -237,7 +239,7 @@ def launch(
         },
         log=_log_spec(container),
         network=dict(network) if network is not None else None,
-        state_dir=str(context.layout.run_container(container.id)),
+        state_dir=container.run_directory,
     )
 
 

@@ -71,10 +71,10 @@ async def _take_away(context: Context, container: Container, *, volumes: bool) -
 
 async def _clean(context: Context, container: Container, *, volumes: bool) -> None:
     """What the row named. What cannot be taken away now is taken by the sweep of the next start."""
-    exits.remove_state_dir(context, container)
+    exits.remove_state_dir(container)
     try:
         context.snapshots.remove(container.id)
-        context.layout.discard(container.directory)
+        context.layout.discard(context.layout.container(container.id))
         if volumes:
             _remove_volumes(context, container)
     except (DockyardError, OSError) as error:

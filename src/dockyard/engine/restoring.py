@@ -41,7 +41,7 @@ _AT_ONCE: Final = 32
 async def restore(context: Context) -> None:
     """Read every container and bring rows and reality together. Call once, before anything else is asked."""
     for row in await context.store.all():
-        container = Container(row, context.layout.container(row.id))
+        container = Container(row, context.layout.container(row.id), context.layout.run_container(row.id))
         context.registry.add(container)
     found = await _adopt_all(context)
     await context.networks.restore([container for container in context.registry if container.handle is not None])
@@ -74,7 +74,7 @@ async def _adopt(context: Context, container: Container) -> ExitRecord | None:
     """Bring one container's status up to date; its exit record if it has ended unrecorded."""
     status = container.status
     try:
-        found = await context.runtime.adopt(container.id, str(context.layout.run_container(container.id)))
+        found = await context.runtime.adopt(container.id, container.run_directory)
     except (DockyardError, OSError) as error:
         log.warning("container %s: its monitor cannot be reached: %s", container.id, error)
         found = None
@@ -84,9 +84,9 @@ async def _adopt(context: Context, container: Container) -> ExitRecord | None:
     if found is not None:
         if status.active or status.finished_at < found["finished_at"]:
             return found
-        exits.remove_state_dir(context, container)  # recorded already
+        exits.remove_state_dir(container)  # recorded already
         return None
-    exits.remove_state_dir(context, container)
+    exits.remove_state_dir(container)
     if status.running:
         return ExitRecord(code=HOST_RESTARTED, finished_at=context.clock(), oom_killed=False, error="")
     if status.state is State.RESTARTING:
@@ -102,7 +102,7 @@ def _adopted(context: Context, container: Container, handle: ContainerHandle) ->
     status.state = State.PAUSED if handle.frozen else State.RUNNING
     status.pid, status.start_time = handle.started["pid"], handle.started["start_time"]
     status.started_at = handle.started["started_at"]
-    kept = ground.read_connections(context, container)
+    kept = ground.read_connections(container)
     if kept is not None:
         status.endpoints, status.ports = kept.endpoints, kept.ports
     exits.watch(context, container, handle)
@@ -111,9 +111,9 @@ def _adopted(context: Context, container: Container, handle: ContainerHandle) ->
 
 async def _end_stranger(context: Context, container_id: str) -> None:
     """Kill a monitor's container that has no row, and take its run-time directory away."""
-    directory = context.layout.run_containers / container_id
+    directory = str(context.layout.run_containers / container_id)
     try:
-        found = await context.runtime.adopt(container_id, str(directory))
+        found = await context.runtime.adopt(container_id, directory)
         if isinstance(found, ContainerHandle):
             log.warning("container %s runs but is not known: killing it", container_id)
             await found.kill(signal.SIGKILL)

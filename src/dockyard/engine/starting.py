@@ -94,7 +94,7 @@ async def _failed(context: Context, container: Container, error: BaseException) 
     """Nothing of the attempt stays but the error and the exit code."""
     container.drop_pending()
     await context.networks.release(container.id)
-    exits.remove_state_dir(context, container)
+    exits.remove_state_dir(container)
     status = container.status
     _tell_networks(context, container, "disconnect", status.endpoints)
     status.endpoints, status.ports = {}, {}
