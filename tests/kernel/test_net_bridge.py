@@ -235,7 +235,7 @@ def test_a_port_in_use_is_refused_by_name(ground: Ground) -> None:
                 ground.on_host(network.bind_ports, guest.plan)
             proto, ip, host_port, port = ports[-1]
             assert str(refused.value) == (
-                f"driver failed programming external connectivity on endpoint guest9 ({'e' * 64}): "
+                f"driver failed programming external connectivity on endpoint guest9 ({guest.endpoint}): "
                 f"failed to bind host port for {ip}:{host_port}:10.231.77.9:{port}/{proto}: address already in use"
             )
             assert refused.value.errno == errno.EADDRINUSE
@@ -342,7 +342,8 @@ def test_shared_transactions_of_forked_processes(ground: Ground) -> None:
 
 def test_sweep_takes_what_belongs_to_nobody(ground: Ground) -> None:
     one, two = ground.guest(("tcp", "0.0.0.0", 8080, 80)), ground.guest(("tcp", "127.0.0.1", 8081, 80))
-    swept = ground.on_host(network_host.sweep, table=ground.table, bridges=[ground.bridge], live=[one.id])
+    kept = [interface["veth"] for interface in one.plan["interfaces"]]
+    swept = ground.on_host(network_host.sweep, table=ground.table, bridges=[ground.bridge], live=[one.id], veths=kept)
     assert swept["veths"] == [two.plan["interfaces"][0]["veth"]]
     assert swept["ports"] == [f"8081 of {two.id[:12]}"]
     assert veths(ground) == [one.plan["interfaces"][0]["veth"]]

@@ -170,6 +170,24 @@ def test_what_a_container_on_the_bridge_gets(stage: Stage) -> None:
     stage.run(use)
 
 
+def test_a_container_starts_again_while_its_old_link_is_there(stage: Stage) -> None:
+    """The kernel takes a network namespace apart later than the container ends."""
+    holders = [hold_namespace(), hold_namespace()]
+
+    async def use(networks: Networks) -> None:
+        for holder in holders:
+            got = await networks.allocate(box(1, bindings={"80/tcp": [("", "8080")]}))
+            network.attach_host(got.plan, holder.pid)
+            network.detach_host(got.plan)
+            await networks.release(got.container.id)
+
+    try:
+        stage.run(use)
+    finally:
+        for holder in holders:
+            holder.communicate()
+
+
 def test_modes_without_a_bridge(stage: Stage) -> None:
     async def use(networks: Networks) -> None:
         none = await networks.allocate(box(1, mode="none"))
@@ -299,8 +317,8 @@ def test_a_new_daemon_takes_over_and_sweeps(stage: Stage) -> None:
             assert living.id in rules, "brought back after the flush"
             assert dead.id not in rules
             links = stage.host.run("ip", "-o", "link").stdout
-            assert f"dyv{living.id[:11]}0" in links
-            assert f"dyv{dead.id[:11]}0" not in links
+            assert f"dyv{living.id[:7]}" in links
+            assert f"dyv{dead.id[:7]}" not in links
             with pytest.raises(SystemFailure, match="port is already allocated"):
                 await networks.allocate(box(3, bindings={"80/tcp": [("", "8081")]}))
             assert (await networks.allocate(box(4))).endpoints["bridge"].ip_address == "10.231.78.3"

@@ -90,16 +90,17 @@ class Guest:
         self.namespace = netns.NetNamespace()
         self.pid = int(self.namespace.path.split("/")[2])
         self.id = secrets.token_hex(32)
+        self.endpoint = secrets.token_hex(32)
         self.ip = f"10.231.77.{number}"
         self.plan = network.NetworkPlan(
             container=self.id,
             name=f"guest{number}",
-            endpoint="e" * 64,
+            endpoint=self.endpoint,
             table=ground.table,
             interfaces=[
                 network.Interface(
                     name="eth0",
-                    veth=network_host.veth_name(self.id),
+                    veth=network_host.veth_name(self.id, self.endpoint),
                     bridge=ground.bridge,
                     bridge_mac=BRIDGE_MAC,
                     mac=f"02:42:0a:e7:4d:{number:02x}",

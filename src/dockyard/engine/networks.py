@@ -149,7 +149,13 @@ class Networks:
         if self._pool is None:
             return {"veths": [], "ports": []}
         bridges = [bridge["name"] for bridge in self._bridges()]
-        arguments = {"table": self._table, "bridges": bridges, "live": list(self._allocations)}
+        plans = [allocation.plan for allocation in self._allocations.values() if allocation.plan is not None]
+        arguments = {
+            "table": self._table,
+            "bridges": bridges,
+            "live": [*self._allocations],
+            "veths": [interface["veth"] for plan in plans for interface in plan["interfaces"]],
+        }
         swept: dict[str, list[str]] = await self._call(f"{_HOST}:sweep", arguments)
         for kind, names in swept.items():
             if names:
@@ -445,7 +451,7 @@ def _new_id() -> str:
 def _interface(container_id: str, row: NetworkRow, endpoint: EndpointSettings) -> network.Interface:
     return network.Interface(
         name="eth0",
-        veth=network_host.veth_name(container_id),
+        veth=network_host.veth_name(container_id, endpoint.endpoint_id),
         bridge=row.bridge,
         bridge_mac=row.options.get("mac") or netplan.mac_of(row.gateway),
         mac=endpoint.mac_address,

@@ -100,16 +100,17 @@ def tear_down(*, table: str, bridges: list[BridgeSetup], fds: Sequence[int] = ()
         raise SystemFailure(f"cannot take networking down: {error.strerror or error}") from error
 
 
-def sweep(*, table: str, bridges: list[str], live: list[str], fds: Sequence[int] = ()) -> dict[str, list[str]]:
-    """Remove veths on our bridges and port elements that belong to none of the `live` container IDs."""
-    kept = {veth_name(container)[:-1] for container in live}
+def sweep(
+    *, table: str, bridges: list[str], live: list[str], veths: list[str], fds: Sequence[int] = ()
+) -> dict[str, list[str]]:
+    """Remove veths on our bridges that are none of `veths`, and port elements of none of the `live` container IDs."""
     with Netlink() as netlink:
         links = rtnetlink.links(netlink)
         ours = {link.ifindex for link in links if link.name in bridges}
         stray = [
             link.name
             for link in links
-            if link.master in ours and link.name.startswith(VETH_PREFIX) and link.name[:-1] not in kept
+            if link.master in ours and link.name.startswith(VETH_PREFIX) and link.name not in veths
         ]
         for name in stray:
             _delete_link(netlink, name)
@@ -120,9 +121,13 @@ def sweep(*, table: str, bridges: list[str], live: list[str], fds: Sequence[int]
     return {"veths": stray, "ports": [_shown(element) for element in gone]}
 
 
-def veth_name(container: str, index: int = 0) -> str:
-    """The host's end of a container's connection number `index` (0-15): 15 characters are allowed."""
-    return f"{VETH_PREFIX}{container[:11]}{index:x}"
+def veth_name(container: str, endpoint: str) -> str:
+    """The host's end of a connection: 15 characters, of the container's ID first.
+
+    The endpoint's ID is another at every start: the link of the start before lives until the kernel has taken its
+    namespace apart, which may be later than the next start.
+    """
+    return f"{VETH_PREFIX}{container[:7]}{endpoint[:5]}"
 
 
 def _shown(element: Element) -> str:
