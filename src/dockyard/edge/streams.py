@@ -11,9 +11,11 @@ the output has ended, the client has gone, or the keys were typed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import fcntl
 import select
 import socket
+import sys
+import termios
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any, Protocol, cast
@@ -24,6 +26,7 @@ from dockyard.edge.routing import Call
 from dockyard.proto import frames
 from dockyard.proto.detach import DetachMatcher
 
+_HEAD_PATIENCE = 2.0  # seconds that a client has to read the answer's head before output follows it anyway
 _FAREWELL = 10.0  # seconds that a client has to close its end after the output's end
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
@@ -57,6 +60,35 @@ class _HangupWatch:
             self._poll.close()
 
 
+class _HeadWatch:
+    """Holds output back until the client has read the head of the answer.
+
+    docker-py reads the head through a buffer and the stream past it: what arrives together with the head is lost to it.
+    The kernel knows what a unix socket's peer has not read yet (TIOCOUTQ, unix(7): SIOCOUTQ); on TCP nobody does.
+    """
+
+    def __init__(self, client: asyncio.Transport) -> None:
+        peer = client.get_extra_info("socket")
+        self._fd = peer.fileno() if peer is not None and peer.family == socket.AF_UNIX else -1
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + _HEAD_PATIENCE
+        self._pause = 0.0001
+
+    def has_been_read(self) -> bool:
+        if self._fd < 0 or self._loop.time() > self._deadline:
+            return True
+        try:
+            unread = int.from_bytes(fcntl.ioctl(self._fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        except OSError:
+            return True
+        return unread == 0
+
+    def later(self, again: Callable[[], None]) -> asyncio.TimerHandle:
+        """Look again soon; more slowly each time."""
+        self._pause = min(self._pause * 2, 0.01)
+        return self._loop.call_later(self._pause, again)
+
+
 class Relay:
     """Moves bytes between a client's transport and the engine's socket until one of them has had enough."""
 
@@ -77,6 +109,10 @@ class Relay:
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[None] = self._loop.create_future()
         self._watch: _HangupWatch | None = None
+        self._head: _HeadWatch | None = _HeadWatch(client)
+        self._held = b""
+        self._ended = False  # the output, while some of it is held back
+        self._holding: asyncio.TimerHandle | None = None
         self._farewell: asyncio.TimerHandle | None = None
 
     async def run(
@@ -104,12 +140,34 @@ class Relay:
             self._close()
 
     async def _send_before(self, chunks: AsyncIterator[bytes]) -> None:
+        while self._head is not None and not self._head.has_been_read() and not self._done.done():
+            await asyncio.sleep(0.001)
         async with aclosing(cast(Closable, chunks)):
             async for chunk in chunks:
                 if self._done.done():
                     return
                 self.client.transport.write(chunk)
                 await self.client.writable.wait()
+
+    def output(self, data: bytes) -> None:
+        """The program wrote: to the client, once that has read the head."""
+        if self._head is not None and not self._head.has_been_read():
+            self._held += data
+            if self._holding is None and self.engine.transport is not None:
+                self.engine.transport.pause_reading()
+                self._holding = self._head.later(self._let_go)
+            return
+        self._head = None
+        self.client.transport.write(data)
+
+    def _let_go(self) -> None:
+        self._holding = None
+        held, self._held = self._held, b""
+        self.output(held)
+        if self._holding is None and self.engine.transport is not None and self.client.writable.is_set():
+            self.engine.transport.resume_reading()
+        if self._holding is None and self._ended:
+            self.output_ended()
 
     def input_ended(self) -> None:
         """The client closed its writing end: so does the program's stdin."""
@@ -128,6 +186,9 @@ class Relay:
         """No more output: say so, and let the client close first, so that no byte is lost to a reset."""
         if self._farewell is not None or self._done.done():
             return
+        if self._holding is not None:
+            self._ended = True
+            return
         if self._until is not None and not self._until.done():
             self._until.add_done_callback(self._until_done)
             return
@@ -141,6 +202,10 @@ class Relay:
     def _until_done(self, _: asyncio.Future[Any]) -> None:
         self.output_ended()
 
+    @property
+    def holding(self) -> bool:
+        return self._holding is not None
+
     def detach(self) -> None:
         self.detached = True
         self.finish()
@@ -152,8 +217,9 @@ class Relay:
     def _close(self) -> None:
         if self._watch is not None:
             self._watch.close()
-        if self._farewell is not None:
-            self._farewell.cancel()
+        for timer in (self._farewell, self._holding):
+            if timer is not None:
+                timer.cancel()
         if self.engine.transport is not None:
             self.engine.transport.abort()
         if self._until is not None:
@@ -194,7 +260,7 @@ class _ClientSide(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.writable.set()
         engine = self._relay.engine.transport
-        if engine is not None and not engine.is_closing():
+        if engine is not None and not engine.is_closing() and not self._relay.holding:
             engine.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -212,7 +278,7 @@ class _EngineSide(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self._relay.client.transport.write(data)
+        self._relay.output(data)
 
     def eof_received(self) -> bool:
         self._relay.output_ended()
@@ -261,13 +327,12 @@ async def hijack(
 
 async def hijack_with_error(call: Call, message: str, *, tty: bool) -> None:
     """Answer with a stream of nothing but an error on stdout, where Docker has begun the stream by then (exec)."""
-    transport, _ = _take_over(call, multiplexed=not tty)
     text = message.encode() + b"\r\n"
-    transport.write(text if tty else frames.frame(frames.STDOUT, text))
-    if transport.can_write_eof():
-        with contextlib.suppress(OSError):
-            transport.write_eof()
-    transport.close()
+
+    async def told() -> AsyncIterator[bytes]:
+        yield text if tty else frames.frame(frames.STDOUT, text)
+
+    await hijack(call, None, tty=tty, stdin=False, keys=None, before=told())
 
 
 class _Releasable(Protocol):

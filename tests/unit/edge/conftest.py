@@ -39,7 +39,7 @@ def make_container(*, tty: bool = False, name: str = "web") -> Container:
         created_at=1_700_000_000_500_000_000, config=config, host=HostConfig(network_mode="bridge"),
         image_id="sha256:" + "1" * 64, image_ref="busybox", path="sh", args=["-c", "echo hello world"],
     )  # fmt: skip
-    return Container(ContainerRow("c" * 64, name, spec, Status(), Desired()), Path("/data/containers/c"))
+    return Container(ContainerRow("c" * 64, name, spec, Status(), Desired()), Path("/data/c"), Path("/run/c"))
 
 
 class OneContainer(Containers):

@@ -51,6 +51,20 @@ def test_heads(start_server: Any) -> None:
     assert "Content-Type: application/vnd.docker.raw-stream\r\n" in head
 
 
+def test_output_does_not_arrive_together_with_the_head(server: Any) -> None:
+    """docker-py loses what it reads along with the head."""
+    sock = server.connect()
+    head = f"POST /containers/web/attach?stream=1&stdout=1 HTTP/1.1\r\nHost: x\r\n{UPGRADE}\r\n"
+    sock.sendall(head.encode())
+    wait_for(lambda: bool(server.containers.programs))
+    server.containers.programs[0].sendall(b"quick")
+    server.containers.programs[0].close()
+    time.sleep(0.3)
+    assert sock.recv(4096).endswith(b"\r\n\r\n")
+    assert sock.recv(4096) == b"quick"
+    assert sock.recv(4096) == b""
+
+
 def test_both_directions_and_half_close(server: Any) -> None:
     client, _, program = attach(server, extra=b"early ")
     client.sendall(b"input")
