@@ -9,7 +9,6 @@ record), bringing bridge and rules up and back when somebody flushed them. Does 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import secrets
 import socket
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
+from dockyard.engine import probes
 from dockyard.engine.bridges import BridgeOptions, choose_bridge, host_resolvers
 from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig, PortBinding
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, NotFound, NotServed, SystemFailure
@@ -95,7 +95,7 @@ class Networks:
         self._relay: socket.socket | None = None  # it lives as long as somebody is connected
         self._rows: dict[str, NetworkRow] = {}  # by name
         self._pool: netplan.AddressPool | None = None
-        self._ports = netplan.Ports(netplan.dynamic_ports(_sysctl("ip_local_port_range"), _reserved_ports()))
+        self._ports = netplan.Ports(probes.dynamic_ports())
         self._allocations: dict[str, Allocation] = {}  # by container id
         self._notes: list[str] = []
         self._watch: FirewallWatch | None = None
@@ -290,7 +290,7 @@ class Networks:
             )
         loop = asyncio.get_running_loop()
         try:
-            address = self._pool.allocate(loop.time(), _link_exists)
+            address = self._pool.allocate(loop.time(), probes.link_exists)
         except netplan.Exhausted:
             raise SystemFailure(
                 f"no available IPv4 addresses on this network's address pools: {row.name} ({row.id})"
@@ -325,7 +325,7 @@ class Networks:
         if not self._relay_directory and any(":" in ip for request in requests for ip in request.host_ips):
             raise SystemFailure("ports cannot be published on an IPv6 address: this engine has no relay for them")
         try:
-            return self._ports.allocate(requests, _is_free)
+            return self._ports.allocate(requests, probes.is_free)
         except netplan.PortTaken as taken:
             raise SystemFailure(
                 f"driver failed programming external connectivity on endpoint {container.name} ({endpoint_id}): {taken}"
@@ -335,13 +335,11 @@ class Networks:
         """Where a port appears that names no address: everywhere."""
         if self._options.default_ip != netplan.ANY:
             return (self._options.default_ip,)
-        return (
-            (netplan.ANY, netplan.ANY6) if self._relay_directory and socket.has_ipv6 and _has_ipv6() else (netplan.ANY,)
-        )
+        return (netplan.ANY, netplan.ANY6) if self._relay_directory and probes.has_ipv6() else (netplan.ANY,)
 
     async def _ensure_relay(self) -> None:
         """The relay runs, and will not end while we are connected to it."""
-        if self._relay is not None and _is_open(self._relay):
+        if self._relay is not None and probes.is_open(self._relay):
             return
         await self._call("dockyard.runtime.relay:start", {"directory": self._relay_directory})
         try:
@@ -503,60 +501,3 @@ def _checked_mac(mac: str) -> str:
     if len(raw) != 6 or raw[0] & 1:
         raise InvalidArgument(f"invalid MAC address: {mac}")
     return raw.hex(":")
-
-
-def _link_exists(name: str) -> bool:
-    try:
-        socket.if_nametoindex(name)
-    except OSError:
-        return False
-    return True
-
-
-def _is_free(proto: str, ip: str, port: int) -> bool:
-    """Whether the host lets a port be bound now; the monitor's binding decides."""
-    kind = socket.SOCK_DGRAM if proto == "udp" else socket.SOCK_STREAM
-    family = socket.AF_INET6 if ipaddress.ip_address(ip).version == 6 else socket.AF_INET
-    with socket.socket(family, kind) as probe:
-        if family == socket.AF_INET6:
-            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if kind == socket.SOCK_STREAM:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((ip, port))
-        except OSError:
-            return False
-    return True
-
-
-def _is_open(connection: socket.socket) -> bool:
-    """Whether the other side, which says nothing by itself, is still there."""
-    try:
-        return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-
-
-def _has_ipv6() -> bool:
-    """Whether this host has any IPv6 address to publish on."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.bind((netplan.ANY6, 0))
-        with open("/proc/thread-self/net/if_inet6") as addresses:
-            return bool(addresses.readline())
-    except OSError:
-        return False
-
-
-def _sysctl(name: str) -> str:
-    with open(f"/proc/sys/net/ipv4/{name}") as file:
-        return file.read()
-
-
-def _reserved_ports() -> str:
-    try:
-        return _sysctl("ip_local_reserved_ports")
-    except OSError:
-        return ""
