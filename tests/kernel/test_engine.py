@@ -116,6 +116,15 @@ async def log_of(engine: Engine, ref: str, **request: Any) -> bytes:
     return b"".join([chunk async for chunk in engine.logs.read(ref, LogRequest(**request)).chunks])
 
 
+async def until_logged(engine: Engine, ref: str, text: bytes, times: int = 1) -> None:
+    """Until a program has said so: it has its signal handlers only some time after its start."""
+    for _ in range(1000):
+        if (await log_of(engine, ref)).count(text) >= times:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"{ref} never said {text!r}")
+
+
 def alive(pid: int) -> bool:
     """Whether a process is there and is no zombie (whoever inherited it may take its time)."""
     try:
@@ -205,7 +214,8 @@ def test_a_program_that_cannot_run(ground: Ground, command: str, code: int, word
 
 def test_stop_kill_restart(ground: Ground) -> None:
     async def body(engine: Engine) -> None:
-        await run(engine, "sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.05; done", name="box")
+        await run(engine, "sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done", name="box")
+        await until_logged(engine, "box", b"ready")
         with pytest.raises(NotModified):
             await engine.containers.start("box")
         await engine.containers.stop("box", timeout=5)
@@ -215,6 +225,7 @@ def test_stop_kill_restart(ground: Ground) -> None:
         with pytest.raises(Conflict, match=r"cannot kill container: box: container .* is not running"):
             await engine.containers.kill("box")
         await engine.containers.restart("box", timeout=0)
+        await until_logged(engine, "box", b"ready", times=2)
         first = engine.containers.get("box").status.pid
         await engine.containers.restart("box", timeout=5)
         assert engine.containers.get("box").status.pid != first
