@@ -70,6 +70,12 @@ class Api:
         if not self._version:
             connection = self._kept or connect(self.host)
             response = connection.request("HEAD", "/_ping")
+            if response.status >= 400:
+                connection.close()
+                connection = connect(self.host)
+                response = connection.request("GET", "/_ping")
+                if response.status >= 400:
+                    raise api_error(response)
             response.read()
             self._kept = None if _closes(response) else connection
             theirs = response.headers.get("api-version") or API_OLDEST

@@ -17,6 +17,8 @@ TYPE_CHECKING = False  # typing's own constant, without the 6 ms that importing 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from dockyard.edge.cli.tls import TlsSocket
+
 _CHUNK = 65536
 
 
@@ -65,7 +67,7 @@ class Response:
 class Connection:
     """One socket and what has been read from it but not used."""
 
-    def __init__(self, sock: _socket.socket, host: Host) -> None:
+    def __init__(self, sock: _socket.socket | TlsSocket, host: Host) -> None:
         self.sock = sock
         self.host = host
         self.buffer = b""
@@ -176,7 +178,7 @@ def connect(host: Host) -> Connection:
         raise _unreachable(host, error) from None
 
 
-def _tcp(host: Host) -> _socket.socket:
+def _tcp(host: Host) -> _socket.socket | TlsSocket:
     import socket
 
     sock = socket.create_connection((host.name, host.port))

@@ -31,6 +31,7 @@ GLOBAL_FLAGS = (
 
 def main() -> None:
     """The console script. Leaves with os._exit: taking the interpreter down again costs 3 ms."""
+    _open_standard_streams()
     gc.disable()  # a client is gone before garbage matters; collections cost 3 ms of the start
     code = run(sys.argv[1:])
     try:
@@ -61,6 +62,10 @@ def run(arguments: list[str]) -> int:
         return SIGNALLED + 13
     except KeyboardInterrupt:
         return SIGNALLED + 2
+    except OSError as error:  # requests tell theirs themselves: what is left is a file or a standard stream
+        _silence_stdout()
+        complain(f"dockyard: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+        return FAILED
     except Exception as error:
         if debug:
             raise
@@ -152,6 +157,14 @@ def _unknown(path: str, words: list[str]) -> CliError:
     return CliError(
         f"unknown command: dockyard {path}", hint=f"\n{meant}Run 'dockyard {group}--help' for more information"
     )
+
+
+def _open_standard_streams() -> None:
+    """Closed ones become /dev/null, or the first socket would be taken for one of them."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+            setattr(sys, name, os.fdopen(fd, "w" if fd else "r", closefd=False))
 
 
 def _silence_stdout() -> None:

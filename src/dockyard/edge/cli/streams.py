@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import select
 import signal
+from _socket import SHUT_WR
+from _socket import socket as Socket
 
 from dockyard.edge.cli.call import complain
 from dockyard.edge.cli.errors import CliError
@@ -115,7 +117,7 @@ class Pump:
         while open_:
             poll.register(self.sock.fileno(), select.POLLIN | (select.POLLOUT if self.outgoing else 0))
             self._watch_stdin(poll)
-            pending = getattr(self.sock, "pending", int)()  # TLS may hold bytes that poll does not see
+            pending = not isinstance(self.sock, Socket) and self.sock.pending()
             for fd, event in poll.poll(0 if pending else None):
                 if fd == self.signals.reader:
                     self.signals.handle()
@@ -161,20 +163,18 @@ class Pump:
                 self.outgoing = self.outgoing[self.sock.send(self.outgoing) :]
         except BlockingIOError:
             pass
-        except OSError as error:
-            if not _wants_more(error):
-                self.outgoing, self.stdin = b"", False  # nobody reads it: the output says why
+        except OSError:
+            self.outgoing, self.stdin = b"", False  # nobody reads it: the output says why
 
     def close_write(self) -> None:
-        from _socket import SHUT_WR
-
+        while self.outgoing:  # all of it, or it is not the end
+            select.select([], [self.sock.fileno()], [])
+            self.flush()
         try:
-            if self.connection.host.tls is None:
+            if isinstance(self.sock, Socket):
                 self.sock.shutdown(SHUT_WR)
             else:
-                from dockyard.edge.cli.tls import close_write
-
-                close_write(self.sock)  # type: ignore[arg-type]
+                self.sock.close_write()
         except OSError:
             pass
 
@@ -186,10 +186,6 @@ class Pump:
             return True
         except ConnectionResetError:
             return False
-        except OSError as error:
-            if _wants_more(error):
-                return True
-            raise
         self.receive(data)
         return bool(data)
 
@@ -201,11 +197,6 @@ class Pump:
             if stream > STDERR:  # the daemon's own complaint
                 raise CliError(f"error from daemon in stream: {part.decode('utf-8', 'replace')}")
             _write(2 if stream == STDERR else 1, part)
-
-
-def _wants_more(error: OSError) -> bool:
-    """TLS's way of saying "would block"."""
-    return type(error).__name__ in ("SSLWantReadError", "SSLWantWriteError")
 
 
 def _write(fd: int, data: bytes) -> None:
