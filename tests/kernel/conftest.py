@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.leaks import settle
-from tests.support.oci import OURS, OciRuntime
 
 from dockyard.runtime.bundle import Bundler, Host
+from tests.support.ground import CommandGround, Ground, MonitorGround
+from tests.support.leaks import settle
+from tests.support.oci import OURS, OciRuntime
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +42,18 @@ def runc(tmp_path: Path) -> Iterator[OciRuntime]:
     if path is None:
         pytest.skip("runc is not installed")
     yield from _runtime([path], tmp_path / "runc")
+
+
+@pytest.fixture(params=["command", "monitor"])
+def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
+    """Both ways into a container."""
+    if request.param == "command":
+        for runtime in _runtime(OURS, tmp_path / "ours"):
+            yield CommandGround(runtime)
+        return
+    monitors = MonitorGround(tmp_path / "monitors")
+    try:
+        yield monitors
+    finally:
+        monitors.close()
+    assert monitors.errors.read_text() == ""

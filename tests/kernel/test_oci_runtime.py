@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.oci import Bundle, OciRuntime, docker_config
-from tests.support.oci_schema import check_config, check_features, check_state
-from tests.support.steps import eventually
 
 from dockyard.runtime.bundle import Bundler
 from dockyard.runtime.oci.specification import default_config
+from tests.support.oci import Bundle, OciRuntime, docker_config
+from tests.support.oci_schema import check_config, check_features, check_state
+from tests.support.steps import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

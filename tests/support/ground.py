@@ -1,6 +1,6 @@
 """One container, two ways to it: the OCI command (no monitor) and the daemon's zygote and monitor.
 
-Owns: `Ground`, its two implementations, `Result`. Security tests run on both, since a process enters a container on both.
+Owns: `Ground`, its two implementations, `Result`. Security tests run on both: on both a process enters a container.
 Does not own: the bundles (`tests.support.oci`).
 """
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tests.support.oci_schema import check_config
 
 from dockyard.linux import capabilities
 from dockyard.model.container import BindOptions, ContainerConfig, DeviceMapping, DeviceRequest, HostConfig, Ulimit
@@ -19,6 +18,7 @@ from dockyard.runtime.bundle import Bundle, BundleInput, BundleMount, Bundler, E
 from dockyard.runtime.bundle.mounts import tmpfs_options
 from dockyard.runtime.bundle.resources import oci_resources
 from dockyard.runtime.bundle.security import DEFAULT_CAPABILITIES
+from tests.support.oci_schema import check_config
 
 HOST = Host(
     machine="x86_64",

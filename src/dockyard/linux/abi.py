@@ -22,8 +22,8 @@ _COMMON = {
     "openat2": 437,
     "mount_setattr": 442,
 }
-_X86_64 = {"pivot_root": 155, "seccomp": 317, "keyctl": 250, "capset": 126, "bpf": 321, "execveat": 322}
-_AARCH64 = {"pivot_root": 41, "seccomp": 277, "keyctl": 219, "capset": 91, "bpf": 280, "execveat": 281}
+_X86_64 = {"rt_sigaction": 13, "pivot_root": 155, "seccomp": 317, "keyctl": 250, "capset": 126, "bpf": 321}
+_AARCH64 = {"rt_sigaction": 134, "pivot_root": 41, "seccomp": 277, "keyctl": 219, "capset": 91, "bpf": 280}
 
 SYSCALLS: dict[str, dict[str, int]] = {"x86_64": {**_COMMON, **_X86_64}, "aarch64": {**_COMMON, **_AARCH64}}
 MACHINE = os.uname().machine

@@ -49,7 +49,8 @@ def resolve_user(spec: bytes, group_add: Sequence[bytes], read_passwd: Reader, r
     user_part, _, group_part = spec.partition(b":")
     passwd = read_passwd()
     uid, gid, login = _find_user(user_part, passwd)
-    group = read_group() if group_part or login or group_add else b""
+    by_name = [name for name in (group_part, *group_add) if name and _number(name) is None]
+    group = read_group() if by_name or (login and not group_part) else b""
     groups: list[int] = []
     if group_part:
         gid = _find_group(group_part, group)

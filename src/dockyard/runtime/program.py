@@ -56,6 +56,7 @@ def _no_traceback(*_: object) -> None:
 
 
 def reset_signals() -> None:
+    """The mask, and what Python ignores; `linux.signals.default_all` did the rest when the zygote began."""
     for number in _IGNORED_BY_PYTHON:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])

@@ -19,7 +19,7 @@ import socket
 import sys
 import traceback
 
-from dockyard.linux import abi, calls, process
+from dockyard.linux import abi, calls, process, signals
 from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import channel, monitor, worker
 from dockyard.runtime.cgroups import open_cgroup
@@ -78,8 +78,7 @@ def _settle(errors: str) -> None:
     os.chdir("/")
     calls.prctl(abi.PR_SET_NAME, b"dockyard-zygote")
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTTOU, signal.SIGTSTP):
-        signal.signal(number, signal.SIG_DFL)
+    signals.default_all()  # what the daemon was started with is not for containers
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
     try:
         os.sched_setaffinity(0, range(os.cpu_count() or 1))

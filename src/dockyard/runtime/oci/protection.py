@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 import dockyard
+from dockyard.linux import signals
 from dockyard.runtime.launcher import clone_read_only
 
 _HIGH: Final = 200  # above what --preserve-fds may name
@@ -28,6 +29,7 @@ def protected() -> bool:
 def settle() -> None:
     """In the copy: what it was started with is not for hooks and containers."""
     os.environ.pop("LD_LIBRARY_PATH", None)
+    signals.default_all()
     for name in os.listdir("/proc/self/fd"):
         if int(name) >= _HIGH:
             try:
