@@ -78,6 +78,15 @@ def join_session_keyring(name: bytes) -> None:
         raise failure("keyctl", "JOIN_SESSION_KEYRING", name)
 
 
+def default_internal_signals() -> None:
+    """SIG_DFL for the two signals that libc keeps to itself (32, 33): its posix_spawn leaves them ignored, and an
+    ignored signal stays so through fork and execve. libc's own sigaction refuses them."""
+    action = ctypes.create_string_buffer(32)  # struct kernel_sigaction: handler SIG_DFL, no flags, empty mask
+    for number in (32, 33):
+        if _syscall(abi.NR["rt_sigaction"], number, action, None, ctypes.c_size_t(8)) < 0:
+            raise failure("rt_sigaction", number)
+
+
 def keep_heap_small() -> None:
     """mallopt(3): buffers of 16 KiB and more are mapped and unmapped one by one, free memory at the top goes back."""
     for parameter, value in ((_M_MMAP_THRESHOLD, 16384), (_M_TRIM_THRESHOLD, 32768), (_M_TOP_PAD, 0)):

@@ -192,6 +192,7 @@ def _split_off(sync: socket.socket, terminal: bool) -> None:
         if terminal:
             pty.make_controlling(0)
         return
+    calls.prctl(abi.PR_SET_NAME, b"dockyard-init")
     os.closerange(0, 1024)
     everything = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
     signal.pthread_sigmask(signal.SIG_BLOCK, everything)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import marshal
 import os
+import select
 import socket
 import time
 import traceback
@@ -53,6 +54,7 @@ def run(request: bytes, fds: list[int], report: socket.socket, rules: SharedElem
     failure: dict[str, Any] = {"event": "failed", "code": REFUSED}
     directory = os.open(options["state_dir"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        _expect_daemon(control)
         launch = json.loads(channel.unseal(fds[1]))
         program = channel.unseal(fds[2]) if options["seccomp"] else None
         made, kept = _make(options, launch, program, directory, rules)
@@ -73,8 +75,18 @@ def run(request: bytes, fds: list[int], report: socket.socket, rules: SharedElem
             os.unlink(name, dir_fd=directory)
         except FileNotFoundError:
             continue
-    channel.send(control, failure)
-    os._exit(1)
+    try:
+        channel.send(control, failure)
+    finally:
+        os._exit(1)
+
+
+def _expect_daemon(control: socket.socket) -> None:
+    """A daemon that died since it asked would not know of the container: nothing is begun for it."""
+    poll = select.poll()
+    poll.register(control, select.POLLHUP)
+    if poll.poll(0):
+        raise OSError(32, "the daemon is gone")
 
 
 def _make(

@@ -79,6 +79,7 @@ def _settle(errors: str) -> None:
     calls.prctl(abi.PR_SET_NAME, b"dockyard-zygote")
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     signals.default_all()  # what the daemon was started with is not for containers
+    calls.default_internal_signals()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
     try:
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
