@@ -146,9 +146,7 @@ class _Parser:
     def open_action(self, start: int) -> bool:
         """Reads the tokens of the action at `start`; True if it was a comment."""
         inner = start + 2
-        if self.text.startswith("- ", inner) or (
-            self.text[inner : inner + 1] == "-" and self.text[inner + 1].isspace()
-        ):
+        if self.text.startswith("-", inner) and self.text[inner + 1 : inner + 2].isspace():
             inner += 2
         if self.text.startswith("/*", inner):
             end = self.text.find("*/", inner)

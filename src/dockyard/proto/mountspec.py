@@ -7,6 +7,7 @@ made absolute against a directory that the caller gives. Every error is a ValueE
 from __future__ import annotations
 
 import posixpath
+import re
 from typing import Any
 
 from dockyard.proto.units import parse_size
@@ -57,19 +58,26 @@ def parse_mount(text: str, directory: str) -> dict[str, Any]:
     return mount
 
 
-def fields(text: str) -> list[str]:
-    """The fields of one CSV line. ValueError where it is none."""
-    import csv
+_FIELD = re.compile(r'"((?:[^"]|"")*)"|([^",]*)')
 
+
+def fields(text: str) -> list[str]:
+    """The fields of one line of CSV (RFC 4180: quotes round a field, doubled inside). ValueError where it is none."""
     if not text:
         raise ValueError("value is empty")
     if text.strip() != text:
         raise ValueError("value has whitespace around it")
-    try:
-        rows = list(csv.reader([text], strict=True))
-    except csv.Error as error:
-        raise ValueError(f"parse error: {error}") from None
-    return rows[0] if rows else []
+    out, position = [], 0
+    while True:
+        match = _FIELD.match(text, position)
+        assert match is not None  # an empty field matches anywhere
+        position = match.end()
+        if text[position : position + 1] not in ("", ","):
+            raise ValueError(f'parse error on column {position + 1}: bare " in field')
+        out.append(match[2] if match[1] is None else match[1].replace('""', '"'))
+        if position == len(text):
+            return out
+        position += 1
 
 
 def _set(mount: dict[str, Any], key: str, value: str, field: str) -> None:
