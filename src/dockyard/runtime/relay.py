@@ -27,7 +27,8 @@ from dockyard.runtime import channel
 
 SOCKET = "relay.sock"
 _CHUNK = 128 << 10
-_PATIENCE = 10.0  # seconds without anybody before the relay ends
+_PATIENCE = 2.0  # seconds without anybody before the relay ends
+_ROUND = 5.0  # seconds between looks at idle clients of UDP ports
 _UDP_IDLE = 90.0  # seconds until a client's datagrams get a new port towards the container
 _UDP_CLIENTS = 4096  # at once, for one port
 _IPV6_PKTINFO, _IPV6_RECVPKTINFO = 50, 49
@@ -100,7 +101,7 @@ class Relay:
     def run(self) -> None:
         """Until nobody has been here for a while."""
         while True:
-            for fd, events in self._epoll.poll(_PATIENCE / 2):
+            for fd, events in self._epoll.poll(_ROUND if self._publishers or self.streams else _PATIENCE):
                 callback = self._callbacks.get(fd)
                 if callback is not None:
                     callback(events)
@@ -113,7 +114,7 @@ class Relay:
                 return
 
     def _expire(self, now: float) -> None:
-        if now - self._expired < _PATIENCE / 2:
+        if now - self._expired < _ROUND:
             return
         self._expired = now
         for _, ports in self._publishers.values():
