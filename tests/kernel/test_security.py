@@ -198,6 +198,19 @@ def test_s3_the_working_directory_is_no_descriptor_of_ours(ground: Ground, bundl
     assert refused, "every descriptor was a fine working directory: the test reaches nothing"
 
 
+@pytest.mark.parametrize("below", ["", "/..", "/../.."])
+def test_s3_a_directory_that_the_caller_left_open(ours: OciRuntime, bundle: Bundle, tmp_path: Path, below: str) -> None:
+    """CVE-2024-21626 itself: a descriptor of a directory of the host, inheritable, reaches the container's init."""
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.set_inheritable(fd, True)
+        bundle.sh(_IS_INSIDE).config["process"]["cwd"] = f"/proc/self/fd/{fd}{below}"
+        done = ours.run(bundle, check=False, close_fds=False)
+    finally:
+        os.close(fd)
+    assert done.stdout == "inside\n" or (done.returncode == 1 and "dockyard-runtime: " in done.stderr), done
+
+
 def test_s3_of_exec_too(ground: Ground, bundle: Bundle, bundler: Bundler) -> None:
     running = ground.start(bundle.sh(FOREVER))
     for number in range(3, 16):

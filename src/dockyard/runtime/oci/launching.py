@@ -50,7 +50,7 @@ def create(root: str, identity: str, bundle: str, wanted: Wanted) -> tuple[Conta
 
 def _create(container: Container, config: dict[str, Any], bundle: str, wanted: Wanted) -> spawn.Spawned:
     linux = config["linux"]
-    linux["cgroupsPath"] = linux.get("cgroupsPath") or f"/dockyard-runtime/{container.id}"
+    linux["cgroupsPath"] = linux.get("cgroupsPath") or f"/dockyard-runtime-{container.id}"
     program = _compile(container, config)
     write_whole(container.file("config.json"), json.dumps(config).encode())
     os.mkfifo(container.file("exec.fifo"), 0o600)
