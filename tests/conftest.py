@@ -1,8 +1,14 @@
-"""Options of all suites."""
+"""Options of all suites, and the look at the machine after each module of the kernel suite."""
 
 from __future__ import annotations
 
+import gc
+import os
+from collections.abc import Iterator
+
 import pytest
+
+from tests.support import leaks
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -12,3 +18,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="both",
         help="which engine the conformance suite asks: Debian's dockerd, ours, or one after the other",
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def machine_as_before(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a module of the kernel suite: no child, no descriptor; where nobody else works (CI), also no mount, cgroup,
+    link, namespace or firewall rule that was not there before."""
+    if "kernel" not in request.path.parts:
+        yield
+        return
+    alone = bool(os.environ.get("CI"))
+    before = leaks.machine(alone)
+    yield
+    gc.collect()
+    left = leaks.settle(lambda: leaks.machine(alone).left(before))
+    assert not left, "left behind:\n" + "\n".join(left)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+MEANT_TO_STAY = "/memfd:dockyard-rules"  # linux.nfnetlink.SharedElements: closing it would make others wait
 
 
 @dataclass(frozen=True)
@@ -172,3 +173,28 @@ def settle(look: Callable[[], Iterable[str]], seconds: float = 5.0) -> list[str]
     while (left := list(look())) and time.monotonic() < end:
         time.sleep(0.05)
     return left
+
+
+def _descriptor(fd: str) -> str:
+    try:
+        target = os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""  # the one that listed the directory
+    return "" if target.startswith(MEANT_TO_STAY) else f"{fd} -> {target}"
+
+
+def machine(alone: bool) -> Snapshot:
+    """This process's children and descriptors; when we are `alone` on the machine, also all that the kernel keeps."""
+    things = {
+        "child": {describe(pid) for pid in children(os.getpid())},
+        "descriptor": {found for fd in os.listdir("/proc/self/fd") if (found := _descriptor(fd))},
+    }
+    if alone:
+        things |= {
+            "mount": mounts(),
+            "link": links(),
+            "nftables": nft_elements(),
+            "named netns": named_netns(),
+            "cgroup": cgroups(lambda name: name.startswith("test") or bool(CONTAINER_ID.fullmatch(name))),
+        }
+    return Snapshot(things)
