@@ -36,11 +36,20 @@ def load_bundle(bundle: str) -> dict[str, Any]:
     """The checked config.json of the directory `bundle`; root.path is made absolute. Raises OciError."""
     config = read_json(os.path.join(bundle, "config.json"))
     check_config(config)
+    _drop_zero_limits(config["linux"].get("resources") or {})
     root = config["root"]["path"]
     config["root"]["path"] = path = os.path.normpath(os.path.join(bundle, root))
     if not os.path.isdir(path):
         raise OciError(f"root.path: {path} is not a directory")
     return config
+
+
+def _drop_zero_limits(resources: dict[str, Any]) -> None:
+    """A limit of 0 means none (dockerd writes them out); only swappiness 0 is a value."""
+    for part in ("memory", "cpu", "pids", "blockIO"):
+        limits = resources.get(part) or {}
+        for name in [name for name, value in limits.items() if value == 0 and name != "swappiness"]:
+            del limits[name]
 
 
 def read_json(path: str) -> dict[str, Any]:
