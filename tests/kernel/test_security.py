@@ -22,7 +22,7 @@ import pytest
 
 from dockyard.linux import capabilities
 from dockyard.model.container import ContainerConfig, HostConfig
-from dockyard.runtime.bundle import BundleInput, BundleMount, Bundler, ExecInput
+from dockyard.runtime.bundle import BundleInput, BundleMount, Bundler, ExecInput, Host
 from dockyard.runtime.bundle.security import DEFAULT_CAPABILITIES, MASKED_PATHS, READONLY_PATHS
 from tests.support.busybox import GROUP, PASSWD
 from tests.support.ground import Ground, MonitorGround, Result
@@ -392,6 +392,18 @@ def test_s10_control_groups_are_private_and_read_only(ground: Ground, bundle: Bu
     lines = ground.run(bundle.sh(script)).output.splitlines()
     assert lines
     assert all(line.endswith(":/") for line in lines), lines
+
+
+def test_s10_in_the_hosts_cgroup_namespace_only_the_own_group_is_mounted(
+    ground: Ground, make: Callable[..., Bundle]
+) -> None:
+    bundle = make(host=HostConfig(cgroupns_mode="host", pids_limit=77))
+    result = ground.run(bundle.sh("cat /proc/self/cgroup; cat /sys/fs/cgroup/pids/pids.max; ls -d /sys/fs/cgroup/*/*/"))
+    if Host.probe().cgroup_version == 2:
+        pytest.skip("v2 shows the one tree, as other runtimes do")
+    assert "/dockyard-test-" in result.out, "the namespace is not the host's"
+    assert "\n77\n" in result.out
+    assert "No such file" in result.err, f"groups of others are seen: {result.out}"
 
 
 def test_s10_writable_control_groups_are_seen_as_such(ground: Ground, make: Callable[..., Bundle]) -> None:

@@ -106,7 +106,8 @@ def _init(job: Job) -> None:
     job.step = "mounting the root file system"
     linux = config.get("linux") or {}
     root = rootfs.mount_root(job.rootfs, job.target, linux.get("rootfsPropagation") or "")
-    rootfs.mount_all(root, config, job.sources, job.hierarchies)
+    own_group = job.cgroup.path if job.cgroup is not None and not job.unshare_cgroup else ""
+    rootfs.mount_all(root, config, job.sources, job.hierarchies, own_group)
     own_dev = any(m["destination"] == "/dev" and m.get("type") == "tmpfs" for m in config.get("mounts") or [])
     job.step = "making devices"
     if own_dev:

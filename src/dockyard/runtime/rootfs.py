@@ -102,14 +102,20 @@ def make_directories(root: int, path: str, mode: int = 0o755) -> int:
     return current
 
 
-def mount_all(root: int, config: dict[str, Any], sources: dict[int, int], hierarchies: list[tuple[str, str]]) -> None:
+def mount_all(
+    root: int,
+    config: dict[str, Any],
+    sources: dict[int, int],
+    hierarchies: list[tuple[str, str]],
+    own_group: str = "",
+) -> None:
     """Carry out config.mounts in order. `sources`: index of a bind -> descriptor of its detached tree, taken over."""
     for index, entry in enumerate(config.get("mounts") or []):
         options = mounts.Options(entry.get("options") or [])
         if index in sources:
             _bind(root, entry["destination"], sources[index], options)
         elif entry.get("type") == "cgroup":
-            _mount_cgroup(root, entry["destination"], options, hierarchies)
+            _mount_cgroup(root, entry["destination"], options, hierarchies, own_group)
         else:
             _mount_new(root, entry, options)
 
@@ -158,10 +164,13 @@ def _real_directory(root: int, destination: str) -> int:
     return openat2(root, name, _PATH | os.O_DIRECTORY | os.O_NOFOLLOW, resolve=_INSIDE | abi.RESOLVE_NO_SYMLINKS)
 
 
-def _mount_cgroup(root: int, destination: str, options: mounts.Options, hierarchies: list[tuple[str, str]]) -> None:
+def _mount_cgroup(
+    root: int, destination: str, options: mounts.Options, hierarchies: list[tuple[str, str]], own_group: str
+) -> None:
     """The container's view of its control groups: one tree on v2, a tmpfs with one mount a hierarchy on v1.
 
-    Needs a cgroup namespace of the container's own: the root of each mount is then the container's group.
+    With a cgroup namespace of the container's own the root of each mount is the container's group. In the host's
+    (`own_group`: the group's path) it would be the host's root: v1 then binds the group itself.
     """
     target = open_target(root, destination, True)
     at = f"/proc/self/fd/{target}"
@@ -176,7 +185,10 @@ def _mount_cgroup(root: int, destination: str, options: mounts.Options, hierarch
     for name, mount_options in hierarchies:
         os.mkdir(name, 0o755, dir_fd=target)
         below = os.open(name, _PATH | os.O_NOFOLLOW, dir_fd=target)
-        mounts.mount("cgroup", f"/proc/self/fd/{below}", "cgroup", options.flags, mount_options)
+        if own_group:
+            _bind_group(f"/sys/fs/cgroup/{name}/{own_group}", below, options)
+        else:
+            mounts.mount("cgroup", f"/proc/self/fd/{below}", "cgroup", options.flags, mount_options)
         os.close(below)
         if "," in name:
             for controller in name.split(","):
@@ -184,6 +196,13 @@ def _mount_cgroup(root: int, destination: str, options: mounts.Options, hierarch
     if options.flags & abi.MS_RDONLY:
         mounts.set_attributes(target, abi.MOUNT_ATTR_RDONLY)
     os.close(target)
+
+
+def _bind_group(path: str, target: int, options: mounts.Options) -> None:
+    tree = mounts.open_tree(abi.AT_FDCWD, path, recursive=False)
+    mounts.set_attributes(tree, options.attributes()[0], propagation=abi.MS_PRIVATE)
+    mounts.move_mount(tree, target)
+    os.close(tree)
 
 
 def make_devices(root: int, devices: list[dict[str, Any]]) -> None:
