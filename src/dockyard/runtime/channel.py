@@ -82,9 +82,14 @@ def seal(data: bytes, name: str = "dockyard") -> int:
 def unseal(fd: int) -> bytes:
     """All of a memfd's bytes; the descriptor is closed."""
     try:
-        return os.pread(fd, os.fstat(fd).st_size, 0)
+        return content(fd)
     finally:
         os.close(fd)
+
+
+def content(fd: int) -> bytes:
+    """All of a memfd's bytes; the descriptor stays open."""
+    return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
 def listen(directory: int, name: str) -> socket.socket:

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 from dockyard.linux import abi, calls, process, pty
 from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import channel, network, setup, spawn
-from dockyard.runtime.cgroups import Cgroup, open_cgroup
+from dockyard.runtime.cgroups import Cgroup, open_cgroup, version
 from dockyard.runtime.setup import Made
 from dockyard.runtime.streams import Streams
 from dockyard.store.journal.writer import LogWriter
@@ -374,22 +374,56 @@ def main(request: bytes, fds: list[int], rules: SharedElements | None) -> NoRetu
     """The zygote's child. `request`: JSON {"state_dir", "tty", "open_stdin", "stdin_once", "gated", "seccomp": bool,
     "log": LogSpec | None, "attached": [[stdin, stdout, stderr], …]}, not read here. `fds`: control socket, Launch in a
     memfd, the seccomp program in a memfd if there is one, the streams of those attached."""
-    os.setsid()
-    calls.prctl(abi.PR_SET_NAME, b"dockyard-mon")
-    calls.prctl(abi.PR_SET_CHILD_SUBREAPER, 1)
+    _become_monitor()
     report, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid, pidfd = process.clone()
     if pid == 0:
         report.close()
         setup.run(request, fds, theirs, rules)
     theirs.close()
+    channel.close_all(fds)
+    _watch_over(_report_of(pid, pidfd, report), rules)
+
+
+def wait(spare: socket.socket, rules: SharedElements | None) -> NoReturn:
+    """As `main`, made ready before there is a request: it comes over `spare`."""
+    _become_monitor()
+    report, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid, pidfd = process.clone()
+    if pid == 0:
+        report.close()
+        setup.wait(spare, theirs, rules)
+    theirs.close()
+    spare.close()
     received = _report_of(pid, pidfd, report)
+    if received is None or not Made(*marshal.loads(received[0])).placed:
+        _remove_spare(pid)
+    _watch_over(received, rules)
+
+
+def _become_monitor() -> None:
+    os.setsid()
+    calls.prctl(abi.PR_SET_NAME, b"dockyard-mon")
+    calls.prctl(abi.PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _remove_spare(pid: int) -> None:
+    if version() == 1:
+        try:
+            open_cgroup(setup.spare_cgroup(pid)).remove()
+        except OSError:
+            traceback.print_exc()  # the daemon's next start sweeps
+
+
+def _watch_over(received: tuple[bytes, list[int]] | None, rules: SharedElements | None) -> NoReturn:
+    """`received`: what the setup process handed over."""
     if received is None:
         os._exit(1)  # the daemon has been told, or sees the control socket's end; a half-made container dies with us
-    made = Made(*marshal.loads(received[0]))
-    control, seccomp = socket.socket(fileno=fds[0]), fds[2] if len(fds) - 2 > len(made.attached) else -1
-    os.close(fds[1])
-    monitor = Monitor(made, received[1], seccomp, rules)
-    monitor.start(control, fds[len(fds) - len(made.attached) :])
+    made, fds = Made(*marshal.loads(received[0])), received[1]
+    control = socket.socket(fileno=fds.pop(0))
+    seccomp = fds.pop(0) if made.seccomp else -1
+    attached = [fds.pop(0) for _ in made.attached]
+    monitor = Monitor(made, fds, seccomp, rules)
+    monitor.start(control, attached)
     monitor.run()
     os._exit(0)

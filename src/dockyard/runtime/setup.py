@@ -24,21 +24,24 @@ from typing import Any, NamedTuple, NoReturn
 
 from dockyard.linux import process
 from dockyard.linux.nfnetlink import SharedElements
-from dockyard.runtime import channel, network, spawn
+from dockyard.runtime import cgroups, channel, network, spawn
 
+_PARENT = "/dockyard"  # the parent of the cgroups of containers that ask for no other
 REFUSED = -1  # the code of a failure that is no fault of the request
 
 
 class Made(NamedTuple):
-    """What the monitor learns of the container it watches. Descriptors come beside it, in this order: run directory,
-    listening socket, [gate, sync socket if gated,] [terminal master, slave | stdin or /dev/null, stdout, stderr], the
-    sockets of the ports."""
+    """What the monitor learns of the container it watches. Descriptors come beside it, in this order: control socket,
+    [seccomp program,] the streams of those attached, run directory, listening socket, [gate, sync socket if gated,]
+    [terminal master, slave | stdin or /dev/null, stdout, stderr], the sockets of the ports."""
 
     pid: int
     started: dict[str, int]  # StartedRecord
     cgroup: str  # path, "" for none
+    placed: bool  # that cgroup was the setup process's own
     own_pids: bool  # a pid namespace of its own
     networked: bool
+    seccomp: bool
     gated: bool
     tty: bool
     open_stdin: bool
@@ -47,8 +50,33 @@ class Made(NamedTuple):
     attached: list[list[bool]]
 
 
-def run(request: bytes, fds: list[int], report: socket.socket, rules: SharedElements | None) -> NoReturn:
-    """`request` and `fds` as the zygote got them: see `monitor.main`."""
+def wait(spare: socket.socket, report: socket.socket, rules: SharedElements | None) -> NoReturn:
+    """As `run`, for a request that is still to come over `spare`; its end means that none will."""
+    place = None
+    if cgroups.version() == 1:
+        place = cgroups.open_cgroup(spare_cgroup(os.getpid()))
+        place.create()
+        place.join()
+    received = channel.receive_raw(spare)
+    if received is None:
+        os._exit(0)
+    spare.close()
+    run(*received, report, rules, place)
+
+
+def spare_cgroup(pid: int) -> str:
+    """Where the spare setup process `pid` waits. Its monitor removes what is left of it."""
+    return f"{_PARENT}/spare-{pid}"
+
+
+def run(
+    request: bytes,
+    fds: list[int],
+    report: socket.socket,
+    rules: SharedElements | None,
+    place: cgroups.Cgroup | None = None,
+) -> NoReturn:
+    """`request` and `fds` as the zygote got them: see `monitor.main`. `place`: see `spawn_container`."""
     options = json.loads(request)
     control = socket.socket(fileno=fds[0])
     failure: dict[str, Any] = {"event": "failed", "code": REFUSED}
@@ -56,8 +84,9 @@ def run(request: bytes, fds: list[int], report: socket.socket, rules: SharedElem
     try:
         _expect_daemon(control)
         launch = json.loads(channel.unseal(fds[1]))
-        program = channel.unseal(fds[2]) if options["seccomp"] else None
-        made, kept = _make(options, launch, program, directory, rules)
+        program = channel.content(fds[2]) if options["seccomp"] else None
+        made, kept = _make(options, launch, program, directory, rules, place)
+        kept = [fds[0], *fds[2:], *kept]
         report.sendmsg([marshal.dumps(tuple(made))], channel.rights(kept))
         channel.send(control, {"event": "started", **made.started, "monitor": os.getppid()})
         os._exit(0)
@@ -95,6 +124,7 @@ def _make(
     program: bytes | None,
     directory: int,
     rules: SharedElements | None,
+    place: cgroups.Cgroup | None,
 ) -> tuple[Made, list[int]]:
     """The container, and the descriptors that the monitor keeps."""
     ports = network.bind_ports(launch["network"]) if launch["network"] is not None else []
@@ -105,7 +135,7 @@ def _make(
         os.mkfifo("exec.fifo", 0o600, dir_fd=directory)
         gate = os.open("exec.fifo", os.O_RDWR | os.O_CLOEXEC, dir_fd=directory)
     theirs, ours = (None, None) if options["tty"] else make_pipes(options["open_stdin"])
-    spawned = spawn.spawn_container(launch, theirs, program, gate, sibling=True, rules=rules)
+    spawned = spawn.spawn_container(launch, theirs, program, gate, sibling=True, rules=rules, place=place)
     try:
         return _hand_over(options, launch, directory, spawned, kept, gate, ours, ports), kept
     except BaseException:
@@ -141,8 +171,10 @@ def _hand_over(
         pid=spawned.pid,
         started=started,
         cgroup=cgroup,
+        placed=bool(spawned.place),
         own_pids=any(entry["type"] == "pid" for entry in launch["config"]["linux"].get("namespaces") or []),
         networked=launch["network"] is not None,
+        seccomp=options["seccomp"],
         gated=gate >= 0,
         tty=ours is None,
         open_stdin=options["open_stdin"],

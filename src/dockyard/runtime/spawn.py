@@ -22,6 +22,7 @@ from dockyard.runtime.cgroups import Cgroup, open_cgroup
 from dockyard.runtime.init import Job, run_exec, run_init
 
 _BUFFER = 8192
+_SMALL_MEMORY = 64 << 20  # bytes
 
 
 def _device(kind: str, major: int, minor: int, access: str = "rwm") -> dict[str, Any]:
@@ -49,13 +50,14 @@ class SpawnFailed(Exception):
 class Spawned:
     """A child whose program runs, or (with a gate) is about to."""
 
-    __slots__ = ("cgroup", "master", "pid", "pidfd", "slave", "sync")
+    __slots__ = ("cgroup", "master", "pid", "pidfd", "place", "slave", "sync")
 
     def __init__(self, pid: int, pidfd: int, sync: socket.socket, cgroup: Cgroup | None) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.sync = sync
         self.cgroup = cgroup
+        self.place = ""  # the name of the cgroup before it became the container's
         self.master = -1  # terminal, or -1
         self.slave = -1
 
@@ -71,13 +73,15 @@ def spawn_container(
     preserved: int = 0,
     on_created: Callable[[int], None] | None = None,
     rules: SharedElements | None = None,
+    place: Cgroup | None = None,
 ) -> Spawned:
     """Make the container of a `Launch`. Raises SpawnFailed.
 
     `detached`: it outlives the calling process. `sibling`: its first process becomes a child of the caller's parent.
     `preserved`: so many inherited descriptors from 3 on stay open.
     `on_created(pid)` is called when the namespaces exist and the root has not been changed yet (OCI hooks); what it
-    raises ends the container. `rules`: the zygote's socket for published ports.
+    raises ends the container. `rules`: the zygote's socket for published ports. `place`: a cgroup that the caller is in
+    already and that becomes the container's if it fits: joining one waits for an RCU grace period of 5 to 10 ms.
 
     Afterwards further children of the calling process are born in the container's pid namespace.
     """
@@ -90,11 +94,12 @@ def spawn_container(
         flags = _namespaces(config, job, opened) | (abi.CLONE_PARENT if sibling else 0)
         _open_sources(config, job)
         opened.extend(job.sources.values())
+        if place is not None and _fits(place, config):
+            return _spawn_in_place(job, flags, config, place, on_created, rules)
         cgroup = _make_cgroup(config)
-        job.cgroup = cgroup
         try:
             job.hierarchies = cgroup.hierarchies() if cgroup else []
-            return _clone_container(job, flags, launch.get("network"), on_created, rules)
+            return _clone_container(job, flags, cgroup, on_created, rules)
         except BaseException:
             if cgroup:
                 _forget(cgroup)
@@ -177,9 +182,7 @@ def _make_cgroup(config: dict[str, Any]) -> Cgroup | None:
     cgroup = open_cgroup(path)
     try:
         cgroup.create()
-        resources = dict(config["linux"].get("resources") or {})
-        resources["devices"] = [*(resources.get("devices") or []), *_DEFAULT_DEVICES]
-        cgroup.limit(resources)
+        _limit(cgroup, config)
     except FileExistsError:
         raise
     except BaseException:
@@ -188,25 +191,75 @@ def _make_cgroup(config: dict[str, Any]) -> Cgroup | None:
     return cgroup
 
 
-def _clone_container(
+def _limit(cgroup: Cgroup, config: dict[str, Any]) -> None:
+    resources = dict(config["linux"].get("resources") or {})
+    resources["devices"] = [*(resources.get("devices") or []), *_DEFAULT_DEVICES]
+    cgroup.limit(resources)
+
+
+def _fits(place: Cgroup, config: dict[str, Any]) -> bool:
+    """Whether `place` can become the cgroup that `config` asks for. With little memory it cannot: what the caller, in
+    it too until it ends, has used would count."""
+    path = (config["linux"].get("cgroupsPath") or "").strip("/")
+    memory = ((config["linux"].get("resources") or {}).get("memory") or {}).get("limit") or 0
+    return os.path.dirname(path) == os.path.dirname(place.path) and not 0 < memory < _SMALL_MEMORY
+
+
+def _spawn_in_place(
     job: Job,
     flags: int,
-    plan: network.NetworkPlan | None,
+    config: dict[str, Any],
+    place: Cgroup,
     on_created: Callable[[int], None] | None,
     rules: SharedElements | None,
 ) -> Spawned:
+    """The caller's own cgroup gets the container's name and, once the child is born in it, the container's limits."""
+    name = place.path
+    place.rename(config["linux"]["cgroupsPath"])
+    try:
+        job.hierarchies = place.hierarchies()
+
+        def limit_then(pid: int) -> None:
+            _limit(place, config)
+            if on_created is not None:
+                on_created(pid)
+
+        spawned = _clone_container(job, flags, place, limit_then, rules, born_in=True)
+    except BaseException:
+        place.rename(name)
+        raise
+    spawned.place = name
+    return spawned
+
+
+def _clone_container(
+    job: Job,
+    flags: int,
+    cgroup: Cgroup | None,
+    on_created: Callable[[int], None] | None,
+    rules: SharedElements | None,
+    *,
+    born_in: bool = False,
+) -> Spawned:
+    """`born_in`: the child is in `cgroup` because the caller is."""
+    plan = job.network
+    into = -1 if cgroup is None or born_in else cgroup.descriptor()
+    job.cgroup = cgroup if into < 0 and not born_in else None
     ours, job.sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        pid, pidfd = process.clone(flags)
+        pid, pidfd = process.clone(flags, into)
     except OSError:
         ours.close()
         job.sync.close()
         raise
+    finally:
+        if into >= 0:
+            os.close(into)
     if pid == 0:
         ours.close()
         run_init(job)
     job.sync.close()
-    spawned = Spawned(pid, pidfd, ours, job.cgroup)
+    spawned = Spawned(pid, pidfd, ours, cgroup)
     attached = False
     try:
         if plan is not None:
@@ -352,7 +405,9 @@ def undo(spawned: Spawned, plan: network.NetworkPlan | None, rules: SharedElemen
     abandon(spawned)
     if plan is not None:
         network.detach_host(plan, rules)
-    if spawned.cgroup is not None:
+    if spawned.cgroup is not None and spawned.place:
+        spawned.cgroup.rename(spawned.place)
+    elif spawned.cgroup is not None:
         _forget(spawned.cgroup)
 
 

@@ -10,6 +10,7 @@ closes its side (the request was cancelled, the daemon died), SIGIO ends the wor
 from __future__ import annotations
 
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -25,6 +26,7 @@ from dockyard.runtime import channel
 
 def main(fds: list[int], site_paths: list[str]) -> NoReturn:
     """`fds`: the answer's socket, the request in a memfd, then the function's own descriptors."""
+    gc.enable()
     os.setsid()
     calls.prctl(abi.PR_SET_NAME, b"dockyard-work")
     answer = socket.socket(fileno=fds[0])

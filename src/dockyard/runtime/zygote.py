@@ -12,12 +12,16 @@ Requests, one message each, neither read nor answered by the zygote itself: `CAL
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
+import select
 import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
+from typing import NoReturn
 
 from dockyard.linux import abi, calls, process, signals
 from dockyard.linux.nfnetlink import SharedElements
@@ -25,6 +29,7 @@ from dockyard.runtime import channel, monitor, worker
 from dockyard.runtime.cgroups import open_cgroup
 
 CALL = b"call"
+SPARES = 3  # monitors that wait for a request, their setup process in a cgroup already
 
 
 def serve(control: socket.socket, site_paths: list[str], rules: SharedElements | None) -> None:
@@ -33,29 +38,51 @@ def serve(control: socket.socket, site_paths: list[str], rules: SharedElements |
     gc.collect()
     gc.freeze()
     gc.disable()
+    spares: list[socket.socket] = []
+    ready = select.poll()
+    ready.register(control, select.POLLIN)
     while True:
+        while len(spares) < SPARES and not ready.poll(0):
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            _fork([control, ours, *spares], functools.partial(monitor.wait, theirs, rules))
+            theirs.close()
+            spares.append(ours)
         received = channel.receive_raw(control)
         if received is None:
             return
-        data, fds = received
-        pid, pidfd = process.clone()
-        if pid == 0:
-            _child(control, data, fds, site_paths, rules)
-        os.close(pidfd)
+        request, fds = received
+        if request == CALL:
+            _fork([control, *spares], functools.partial(worker.main, fds, site_paths))
+        elif not _hand_to_spare(spares, request, fds):
+            _fork([control, *spares], functools.partial(monitor.main, request, fds, rules))
         channel.close_all(fds)
 
 
-def _child(
-    control: socket.socket, request: bytes, fds: list[int], site_paths: list[str], rules: SharedElements | None
-) -> None:
+def _hand_to_spare(spares: list[socket.socket], request: bytes, fds: list[int]) -> bool:
+    """Give a request to a monitor that waits for one. False if there is none, or it died."""
+    if not spares:
+        return False
+    spare = spares.pop(0)
+    try:
+        spare.sendmsg([request], channel.rights(fds), socket.MSG_NOSIGNAL)
+        return True
+    except OSError:
+        return False
+    finally:
+        spare.close()
+
+
+def _fork(foreign: list[socket.socket], child: Callable[[], NoReturn]) -> None:
+    """Fork `child`, without the sockets that are not its business."""
+    pid, pidfd = process.clone()
+    if pid:
+        os.close(pidfd)
+        return
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        control.close()
-        if request == CALL:
-            gc.enable()
-            worker.main(fds, site_paths)
-        else:
-            monitor.main(request, fds, rules)
+        for sock in foreign:
+            sock.close()
+        child()
     except BaseException:
         traceback.print_exc()  # on the host's ground
     finally:

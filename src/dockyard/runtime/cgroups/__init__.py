@@ -46,6 +46,12 @@ class Cgroup(Protocol):
     def remove(self) -> None:
         """Remove it and what is beneath; a missing one is no error. OSError (EBUSY) if processes live in it."""
 
+    def rename(self, path: str) -> None:
+        """Give it another name in the same parent, its processes in it (v1 only: OSError on v2)."""
+
+    def descriptor(self) -> int:
+        """A descriptor for a process to be born in it (CLONE_INTO_CGROUP), -1 on v1, where that is not to be had."""
+
     def hierarchies(self) -> list[tuple[str, str]]:
         """(directory name under /sys/fs/cgroup, mount options) of each hierarchy, for the container's own view;
         empty on v2, where the one tree is mounted."""

@@ -152,6 +152,22 @@ class CgroupV1:
         for directory in self._unique:
             remove_tree(directory)
 
+    def rename(self, path: str) -> None:
+        other = CgroupV1(path.strip("/"), self._root)
+        done: list[tuple[str, str]] = []
+        try:
+            for old, new in zip(self._unique, other._unique, strict=True):
+                os.rename(old, new)
+                done.append((old, new))
+        except OSError:
+            for old, new in done:
+                os.rename(new, old)
+            raise
+        self.path, self._directories, self._unique = other.path, other._directories, other._unique
+
+    def descriptor(self) -> int:
+        return -1
+
     def hierarchies(self) -> list[tuple[str, str]]:
         tops = dict.fromkeys(self._controllers.values())
         names = [os.path.basename(top) for top in tops]

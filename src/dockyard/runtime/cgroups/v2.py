@@ -93,6 +93,12 @@ class CgroupV2:
     def remove(self) -> None:
         remove_tree(self._directory)
 
+    def rename(self, path: str) -> None:
+        raise OSError(95, f"cgroup {self.path} cannot be renamed to {path}: cgroup v2 has no rename")
+
+    def descriptor(self) -> int:
+        return os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
     def hierarchies(self) -> list[tuple[str, str]]:
         return []
 
