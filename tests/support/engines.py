@@ -131,6 +131,11 @@ class Engine:
         try:
             if self.alive and self.answers():
                 self.remove_containers()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        try:
             self.stop()
         finally:
             if self.namespace:

@@ -129,14 +129,25 @@ def files(root: Path) -> set[str]:
     }
 
 
+SHARED_HELPERS = ("dockyard-relay",)  # one for all containers; comes with the first port, ends after the last one
+
+
 def processes_on(ground: Ground) -> set[str]:
     """Processes that touch the ground: a descriptor, cwd, root, mount, cgroup or network namespace of it."""
     home = os.stat(ground.netns).st_ino if ground.netns and os.path.exists(ground.netns) else None
     found = set()
     for entry in os.listdir("/proc"):
-        if entry.isdigit() and int(entry) != os.getpid() and _touches(entry, ground, home):
+        stranger = entry.isdigit() and int(entry) != os.getpid()
+        if stranger and _touches(entry, ground, home) and _comm(entry) not in SHARED_HELPERS:
             found.add(describe(int(entry)))
     return found
+
+
+def _comm(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _touches(pid: str, ground: Ground, home: int | None) -> bool:
