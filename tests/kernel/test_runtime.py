@@ -104,6 +104,17 @@ class Host:
     def cgroups(self) -> list[Path]:
         return [path for path in CGROUPS.glob(f"*/{self.parent}/*") if path.is_dir()]
 
+    def processes(self) -> list[str]:
+        """Zygotes, monitors, spares: whatever was forked for these runtimes has the errors file in its command line."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and str(self.errors).encode() in (entry / "cmdline").read_bytes():
+                    found.append(f"{entry.name} {(entry / 'comm').read_text()}")
+            except OSError:
+                continue
+        return [entry for entry in found if not entry.startswith(f"{os.getpid()} ")]
+
     def close(self) -> None:
         async def end() -> None:
             for handle in self._handles:
@@ -119,6 +130,7 @@ class Host:
         for directory in CGROUPS.glob(f"*/{self.parent}"):
             directory.rmdir()
         assert not left
+        eventually(lambda: not self.processes())
         assert self.errors.read_text() == ""
 
 

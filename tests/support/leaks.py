@@ -129,7 +129,9 @@ def files(root: Path) -> set[str]:
     }
 
 
-SHARED_HELPERS = ("dockyard-relay",)  # one for all containers; comes with the first port, ends after the last one
+# One relay for all containers: comes with the first port, ends after the last one. Spare monitors come and go with
+# every start; that they end with their daemon is tests/kernel/test_runtime.py's to see.
+SHARED_HELPERS = ("dockyard-relay", "dockyard-spare")
 
 
 def processes_on(ground: Ground) -> set[str]:

@@ -32,6 +32,7 @@ from dockyard.runtime.setup import Made
 from dockyard.runtime.streams import Streams
 from dockyard.store.journal.writer import LogWriter
 
+_NAME = b"dockyard-mon"
 _LINGER = 30.0  # s; how long a client may take to fetch the rest of the output of a container that has ended
 _GRACE = 0.2  # s; how long a stranger may go on writing into the pipes of a process that has ended
 
@@ -374,7 +375,7 @@ def main(request: bytes, fds: list[int], rules: SharedElements | None) -> NoRetu
     """The zygote's child. `request`: JSON {"state_dir", "tty", "open_stdin", "stdin_once", "gated", "seccomp": bool,
     "log": LogSpec | None, "attached": [[stdin, stdout, stderr], …]}, not read here. `fds`: control socket, Launch in a
     memfd, the seccomp program in a memfd if there is one, the streams of those attached."""
-    _become_monitor()
+    _become_monitor(_NAME)
     report, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid, pidfd = process.clone()
     if pid == 0:
@@ -387,7 +388,7 @@ def main(request: bytes, fds: list[int], rules: SharedElements | None) -> NoRetu
 
 def wait(spare: socket.socket, rules: SharedElements | None) -> NoReturn:
     """As `main`, made ready before there is a request: it comes over `spare`."""
-    _become_monitor()
+    _become_monitor(b"dockyard-spare")
     report, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid, pidfd = process.clone()
     if pid == 0:
@@ -396,14 +397,15 @@ def wait(spare: socket.socket, rules: SharedElements | None) -> NoReturn:
     theirs.close()
     spare.close()
     received = _report_of(pid, pidfd, report)
+    calls.prctl(abi.PR_SET_NAME, _NAME)
     if received is None or not Made(*marshal.loads(received[0])).placed:
         _remove_spare(pid)
     _watch_over(received, rules)
 
 
-def _become_monitor() -> None:
+def _become_monitor(name: bytes) -> None:
     os.setsid()
-    calls.prctl(abi.PR_SET_NAME, b"dockyard-mon")
+    calls.prctl(abi.PR_SET_NAME, name)
     calls.prctl(abi.PR_SET_CHILD_SUBREAPER, 1)
 
 

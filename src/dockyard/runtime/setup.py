@@ -22,7 +22,7 @@ import time
 import traceback
 from typing import Any, NamedTuple, NoReturn
 
-from dockyard.linux import process
+from dockyard.linux import abi, calls, process
 from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import cgroups, channel, network, spawn
 
@@ -61,6 +61,7 @@ def wait(spare: socket.socket, report: socket.socket, rules: SharedElements | No
     if received is None:
         os._exit(0)
     spare.close()
+    calls.prctl(abi.PR_SET_NAME, b"dockyard-mon")
     run(*received, report, rules, place)
 
 

@@ -309,7 +309,7 @@ def spawn_sealed_exec(
 
     def job(sync: socket.socket) -> Job:
         wanted = json.loads(channel.unseal(spec))
-        program = None if seccomp < 0 or wanted.get("privileged") else channel.unseal(seccomp)
+        program = channel.unseal(seccomp) if seccomp >= 0 else None  # also for a privileged exec, as in Docker
         group = open_cgroup(cgroup) if cgroup else None
         return _exec_job(wanted["process"], init_pidfd, group, stdio, program, 0, sync)
 
