@@ -31,6 +31,9 @@ if [ "$goal" = test ]; then
     have skopeo || need skopeo
     have dockerd || need docker.io
     have runc || need runc
+    have mkfs.btrfs || need btrfs-progs
+    have docker-registry || need docker-registry
+    have debootstrap || need debootstrap
 fi
 
 if [ -n "$wanted" ]; then

@@ -27,7 +27,7 @@ from dockyard.store import inline
 from dockyard.store.db import Database
 from dockyard.store.layout import Layout
 from dockyard.store.snapshots import Snapshots
-from tests.support import busybox
+from tests.support import busybox, loopfs
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 CONTAINER = "c0ffee" + "0" * 58
@@ -114,8 +114,21 @@ def archive(name: str = "app:1", layers: list[bytes] | None = None, config: dict
 # --- life -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("driver", ["overlay", "vfs"])
-def test_load_save_remove_and_load_again(tmp_path: Path, driver: str) -> None:
+DRIVERS = ["overlay", "btrfs", "vfs"]
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A directory whose file system suits the driver that the test is asked to use."""
+    if request.getfixturevalue("driver") != "btrfs":
+        yield tmp_path
+        return
+    with loopfs.mounted("btrfs", tmp_path, 256) as mounted:
+        yield mounted
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_load_save_remove_and_load_again(place: Path, driver: str) -> None:
     async def work(store: Store) -> None:
         (loaded,) = await store.images.load(chunks(gzip.compress(archive(), 1)))
         assert loaded.names == ["app:1"]
@@ -133,7 +146,7 @@ def test_load_save_remove_and_load_again(tmp_path: Path, driver: str) -> None:
         assert await whole(store.images.save(["app:1"])) == saved
         assert [event[0] for event in store.events] == ["load", "save", "save", "untag", "delete", "load", "save"]
 
-    run(tmp_path, work, driver)
+    run(place, work, driver)
 
 
 def test_a_container_sees_its_layers(tmp_path: Path) -> None:
@@ -165,7 +178,8 @@ def test_a_container_sees_its_layers(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
-def test_a_container_sees_its_layers_without_overlay(tmp_path: Path) -> None:
+@pytest.mark.parametrize("driver", ["btrfs", "vfs"])
+def test_a_container_sees_its_layers_without_overlay(place: Path, driver: str) -> None:
     async def work(store: Store) -> None:
         layers = [busybox.layer_tar({"d/one": b"1", "d/two": b"2", "e/old": b"o"}), LAYERS[1]]
         await store.images.load(chunks(archive(layers=layers)))
@@ -175,9 +189,107 @@ def test_a_container_sees_its_layers_without_overlay(tmp_path: Path) -> None:
         tree = Path(rootfs["path"])
         assert sorted(os.listdir(tree / "d")) == ["three", "two"]
         assert os.listdir(tree / "e") == []
+        (tree / "new").write_bytes(b"mine")
         assert await whole(store.images.save(["app:1"]))  # and every layer's tar can still be rebuilt
+        store.snapshots.remove(CONTAINER)
+        await store.images.remove("app:1")
+        assert store.layout.drain()
+        assert store.left() == EMPTY and os.listdir(store.base / "c") == []
 
-    run(tmp_path, work, "vfs")
+    run(place, work, driver)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_what_gives_way_within_a_layer_is_kept_for_its_tar(place: Path, driver: str) -> None:
+    """On btrfs the recipe is another subvolume: what is moved there has to be copied."""
+
+    def twice() -> bytes:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as tar:
+            for name, data in (("a", b"first"), ("d/x", b"beneath"), ("a", b"second"), ("d", b"a file now")):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+        return out.getvalue()
+
+    async def work(store: Store) -> None:
+        layers = [LAYERS[0], twice()]
+        await store.images.load(chunks(archive(layers=layers)))
+        image = store.images.get("app:1")
+        tree = Path(store.snapshots.tree_of(store.snapshots.layer(str(image.chain_id))))
+        assert (tree / "a").read_bytes() == b"second" and (tree / "d").read_bytes() == b"a file now"
+        assert layers[1] in await whole(store.images.save(["app:1"]))
+
+    run(place, work, driver)
+
+
+@pytest.mark.parametrize("driver", ["btrfs", "overlay"])
+def test_a_driver_that_cannot_work_is_refused_and_not_remembered(tmp_path: Path, driver: str) -> None:
+    async def main() -> None:
+        root = tmp_path / "t"
+        root.mkdir()
+        store = Store(root, driver if driver == "btrfs" else "nonsense")
+        with pytest.raises(InvalidArgument, match=r"btrfs does not work|unknown storage driver 'nonsense'"):
+            await store.open()
+        store.database.close()
+        store.layout.close()
+        store.driver = ""
+        await store.open()
+        assert store.snapshots.driver == "overlay"
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_data_root_that_is_an_overlay_falls_back_to_vfs_with_a_warning(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        assert store.snapshots.driver == "vfs"
+        assert "using vfs, slowly" in store.snapshots.warnings[0] and str(root) in store.snapshots.warnings[0]
+        await store.images.load(chunks(archive()))
+        assert await whole(store.images.save(["app:1"]))
+
+    for name in ("lower", "upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    root = tmp_path / "merged"
+    options = f"lowerdir={tmp_path}/lower,upperdir={tmp_path}/upper,workdir={tmp_path}/work"
+    mounts.mount("overlay", str(root), "overlay", 0, options)
+    try:
+        run(root, work)
+    finally:
+        mounts.umount(str(root))
+
+
+def test_128_layers_lie_within_one_page_of_mount_options(tmp_path: Path) -> None:
+    """And a 129th is refused."""
+    layers = [busybox.layer_tar({f"f{number}": b"%d" % number, "last": b"%d" % number}) for number in range(128)]
+
+    async def work(store: Store) -> None:
+        await store.images.load(chunks(archive("deep:1", layers)))
+        await store.snapshots.prepare(CONTAINER, store.images.get("deep:1").chain_id)
+        rootfs = store.snapshots.rootfs(CONTAINER)
+        target = tmp_path / "merged"
+        target.mkdir()
+        lower = ":".join(rootfs["lower"])
+        options = f"lowerdir={lower},upperdir={rootfs['upper']},workdir={rootfs['work']}"
+        options += ",index=off,metacopy=off,redirect_dir=off"
+        assert len(rootfs["lower"]) == 128 and len(options) < 4096
+        here = os.getcwd()
+        os.chdir(rootfs["base"])
+        try:
+            mounts.mount("overlay", str(target), "overlay", 0, options)
+        finally:
+            os.chdir(here)
+        try:
+            assert (target / "last").read_bytes() == b"127" and (target / "f0").read_bytes() == b"0"
+            assert len(os.listdir(target)) == 129
+        finally:
+            mounts.umount(str(target))
+        store.snapshots.remove(CONTAINER)
+        with pytest.raises(InvalidArgument, match="max depth exceeded"):
+            await store.images.load(chunks(archive("deeper:1", [*layers, busybox.layer_tar({"one": b"more"})])))
+        assert len(store.left()["l"]) == 128
+
+    run(tmp_path, work)
 
 
 def test_the_writable_layer_is_like_the_images_root(tmp_path: Path) -> None:

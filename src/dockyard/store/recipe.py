@@ -13,6 +13,7 @@ Does not own: unpacking (`store.unpack`), where the directory lies (`store.snaps
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -24,8 +25,10 @@ import zstandard
 from dockyard.linux import abi
 from dockyard.linux.calls import openat2
 from dockyard.store.bytestream import CHUNK, ByteStream, StreamError, write_all
+from dockyard.store.copytree import copy_entry
 from dockyard.store.layertree import clean
 from dockyard.store.tarread import TarReader, show
+from dockyard.store.trees import remove_tree
 
 _STREAM, _INDEX, _MOVED = "tar.zst", "index.json", "moved"
 _RESOLVE = abi.RESOLVE_BENEATH | abi.RESOLVE_NO_SYMLINKS | abi.RESOLVE_NO_MAGICLINKS
@@ -72,8 +75,21 @@ class RecipeWriter:
             os.mkdir(_MOVED, 0o700, dir_fd=self._fd)
             self._aside = os.open(_MOVED, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
         index = len(self._moved)
-        os.rename(base, str(index), src_dir_fd=parent, dst_dir_fd=self._aside)
+        try:
+            os.rename(base, str(index), src_dir_fd=parent, dst_dir_fd=self._aside)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._copy_aside(base, str(index), parent)  # the tree is a btrfs subvolume
         self._moved.append((number, _text(path), index))
+
+    def _copy_aside(self, base: bytes, index: str, parent: int) -> None:
+        opened = os.open(f"/proc/self/fd/{parent}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            copy_entry(base, opened, os.fsencode(index), self._aside)
+            remove_tree(opened, os.fsdecode(base))
+        finally:
+            os.close(opened)
 
     def finish(self) -> None:
         self._flush()

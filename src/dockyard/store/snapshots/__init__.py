@@ -26,7 +26,8 @@ from dockyard.store.db import Database
 from dockyard.store.inline import Call
 from dockyard.store.layout import Layout
 from dockyard.store.snapshots import layers as table
-from dockyard.store.snapshots.drivers import DRIVERS, Directories, Driver, choose
+from dockyard.store.snapshots.directories import Directories
+from dockyard.store.snapshots.drivers import DRIVERS, Driver, choose, why_not
 from dockyard.store.snapshots.layers import Layer, LayerDocument
 
 __all__ = ["Layer", "LayerDocument", "Lease", "Snapshots"]
@@ -58,7 +59,7 @@ class Snapshots:
     """All layers and all containers' writable layers. For the event loop's thread."""
 
     def __init__(self, layout: Layout, database: Database, call: Call, *, driver: str = "") -> None:
-        """`driver`: "overlay", "vfs", or "" for what the first start found to work."""
+        """`driver`: "overlay", "btrfs", "vfs", or "" for what the first start found to work."""
         self._layout = layout
         self._database = database
         self._call = call
@@ -148,12 +149,10 @@ class Snapshots:
         below = self.layer(parent) if parent is not None else None
         if below is not None and len(self.chain(parent)) >= MAX_LAYERS:
             raise InvalidArgument(f"{what}: max depth exceeded: more than {MAX_LAYERS} layers")
-        try:
-            short = await driver.begin_layer(below)
-        except OSError as error:
-            raise SystemFailure(f"{what}: {error.strerror}") from error
+        short = driver.directories.new_name()
         kept = False
         try:
+            await self._begin(short, below, what)
             result = await self._apply(fd, short, what, offset=offset, length=length, need_end=need_end)
             found = f"sha256:{result['digest']}"
             if diff_id is not None and found != diff_id:
@@ -164,6 +163,12 @@ class Snapshots:
         finally:
             if not kept:
                 self._discard(short)
+
+    async def _begin(self, short: str, below: Layer | None, what: str) -> None:
+        try:
+            await self._ready.begin_layer(short, below)
+        except OSError as error:
+            raise SystemFailure(f"{what}: {error.strerror}") from error
 
     async def _apply(self, fd: int, short: str, what: str, **region: Any) -> dict[str, Any]:
         directories = self._ready.directories
@@ -264,9 +269,9 @@ class Snapshots:
             self._collector()
 
     async def usage(self, container_id: str) -> int:
-        """Bytes of the files in a container's writable layer (vfs: in all of it)."""
+        """Bytes of the files in a container's writable layer (vfs, btrfs: in all of it)."""
         path = self._ready.directories.container(container_id) / "fs"
-        result = await self._call("dockyard.store.snapshots.copytree:usage", {"path": str(path)})
+        result = await self._call("dockyard.store.copytree:usage", {"path": str(path)})
         return int(result["size"])
 
     def chains_of_containers(self) -> set[str]:
@@ -335,18 +340,32 @@ class Snapshots:
             return str(row[0]) if row else None
 
         name = await self._database.read(recorded)
+        if self._wanted_driver and self._wanted_driver not in DRIVERS:
+            raise InvalidArgument(f"unknown storage driver {self._wanted_driver!r}: choose of {', '.join(DRIVERS)}")
         if name is None:
-            name, reason = (self._wanted_driver, "") if self._wanted_driver else choose(self._layout.snapshots)
-            if reason:
-                self.warnings.append(f"overlay does not work on {self._layout.data_root} ({reason}): using vfs, slowly")
+            name = chosen = self._choose_first()
             insert = "INSERT INTO meta VALUES ('snapshot-driver', ?)"
-            await self._database.write(lambda connection: connection.execute(insert, (name,)) and None)
+            await self._database.write(lambda connection: connection.execute(insert, (chosen,)) and None)
         elif self._wanted_driver and name != self._wanted_driver:
             raise InvalidArgument(
                 f"storage driver {self._wanted_driver} was asked for, but {self._layout.data_root} is made with {name}"
             )
         if name not in DRIVERS:
-            raise InvalidArgument(f"unknown storage driver {name!r}")
+            raise SystemFailure(f"{self._layout.data_root} is made with {name}, a driver that this program has not")
+        return name
+
+    def _choose_first(self) -> str:
+        """The driver of a fresh data root: the one asked for if it works, else what a probe finds."""
+        place = self._layout.snapshots
+        if self._wanted_driver:
+            if reason := why_not(self._wanted_driver, place):
+                raise InvalidArgument(
+                    f"storage driver {self._wanted_driver} does not work on {self._layout.data_root}: {reason}"
+                )
+            return self._wanted_driver
+        name, reason = choose(place)
+        if reason:
+            self.warnings.append(f"overlay does not work on {self._layout.data_root} ({reason}): using {name}, slowly")
         return name
 
     async def _drop_doubtful(self) -> None:

@@ -31,6 +31,11 @@ def copy(*, fds: Sequence[int], source: str, target: str) -> dict[str, Any]:
     return {}
 
 
+def copy_entry(name: bytes, source: int, new_name: bytes, target: int) -> None:
+    """Copy `name` in the directory `source` (a descriptor), whatever it is, as `new_name` into `target`. OSError."""
+    _Copier(os.fstat(source).st_dev).entry(name, source, target, new_name)
+
+
 def usage(*, fds: Sequence[int], path: str) -> dict[str, Any]:
     """Worker: {"size": bytes of the regular files beneath `path`, each counted once, "entries": their number}."""
     total = entries = 0
@@ -59,15 +64,15 @@ class _Copier:
         with os.scandir(source) as entries:
             names = sorted(os.fsencode(entry.name) for entry in entries)
         for name in names:
-            self._entry(name, source, target)
+            self.entry(name, source, target, name)
         _attributes(source, target)
 
-    def _entry(self, name: bytes, source: int, target: int) -> None:
-        found = os.stat(name, dir_fd=source, follow_symlinks=False)
+    def entry(self, old: bytes, source: int, target: int, name: bytes) -> None:
+        found = os.stat(old, dir_fd=source, follow_symlinks=False)
         mode = found.st_mode
         if stat.S_ISDIR(mode):
             os.mkdir(name, 0o700, dir_fd=target)
-            inner, copied = os.open(name, _DIRECTORY, dir_fd=source), os.open(name, _DIRECTORY, dir_fd=target)
+            inner, copied = os.open(old, _DIRECTORY, dir_fd=source), os.open(name, _DIRECTORY, dir_fd=target)
             try:
                 self.directory(inner, copied)
             finally:
@@ -75,10 +80,10 @@ class _Copier:
                 os.close(copied)
             return
         if stat.S_ISREG(mode):
-            self._file(name, found, source, target)
+            self._file(old, found, source, target, name)
             return
         if stat.S_ISLNK(mode):
-            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+            os.symlink(os.readlink(old, dir_fd=source), name, dir_fd=target)
         elif stat.S_ISSOCK(mode):
             return
         else:
@@ -87,12 +92,12 @@ class _Copier:
         os.chown(name, found.st_uid, found.st_gid, dir_fd=target, follow_symlinks=False)
         os.utime(name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=target, follow_symlinks=False)
 
-    def _file(self, name: bytes, found: os.stat_result, source: int, target: int) -> None:
+    def _file(self, old: bytes, found: os.stat_result, source: int, target: int, name: bytes) -> None:
         known = self._links.get(found.st_ino)
         if known is not None:
             os.link(known[1], name, src_dir_fd=known[0], dst_dir_fd=target, follow_symlinks=False)
             return
-        original = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
+        original = os.open(old, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
         try:
             copied = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
             try:
