@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from dockyard.linux import abi, calls, process, pty
@@ -58,24 +59,29 @@ class Job:
 
 def run_init(job: Job) -> NoReturn:
     """The first process of a container, fresh from clone."""
-    _run(job, _init)
+    _run(lambda _sync: job, job.sync, _init)
 
 
-def run_exec(job: Job) -> NoReturn:
-    """A further process for a running container."""
-    _run(job, _exec)
+def run_exec(make_job: Callable[[socket.socket], Job], sync: socket.socket) -> NoReturn:
+    """A further process for a running container; it makes its job itself."""
+    _run(make_job, sync, _exec)
 
 
-def _run(job: Job, steps: Any) -> NoReturn:
+def _run(make_job: Callable[[socket.socket], Job], sync: socket.socket, steps: Callable[[Job], None]) -> NoReturn:
+    step = "preparing"
     try:
-        steps(job)
+        job = make_job(sync)
+        try:
+            steps(job)
+        finally:
+            step = job.step
     except program.ProgramFailed as failed:
-        _report(job.sync, failed.code, failed.message)
+        _report(sync, failed.code, failed.message)
     except OSError as error:
-        where = f"{job.step}: " + (f"{error.filename}: " if error.filename is not None else "")
-        _report(job.sync, program.FAILED, where + (error.strerror or str(error)))
+        where = f"{step}: " + (f"{error.filename}: " if error.filename is not None else "")
+        _report(sync, program.FAILED, where + (error.strerror or str(error)))
     except BaseException as error:  # nothing may travel up into the parent's code
-        _report(job.sync, program.FAILED, f"{type(error).__name__}: {error}")
+        _report(sync, program.FAILED, f"{type(error).__name__}: {error}")
     os._exit(1)
 
 

@@ -23,6 +23,7 @@ from dockyard.runtime.init import Job, run_exec, run_init
 
 _BUFFER = 8192
 _SMALL_MEMORY = 64 << 20  # bytes
+_PATIENCE = 30.0  # s that an exec may take: its monitor waits for it, and the whole container for its monitor
 
 
 def _device(kind: str, major: int, minor: int, access: str = "rwm") -> dict[str, Any]:
@@ -191,8 +192,8 @@ def _make_cgroup(config: dict[str, Any]) -> Cgroup | None:
     return cgroup
 
 
-def _limit(cgroup: Cgroup, config: dict[str, Any]) -> None:
-    resources = dict(config["linux"].get("resources") or {})
+def _limit(cgroup: Cgroup, config: dict[str, Any], without: str = "") -> None:
+    resources = {k: v for k, v in (config["linux"].get("resources") or {}).items() if k != without}
     resources["devices"] = [*(resources.get("devices") or []), *_DEFAULT_DEVICES]
     cgroup.limit(resources)
 
@@ -213,18 +214,21 @@ def _spawn_in_place(
     on_created: Callable[[int], None] | None,
     rules: SharedElements | None,
 ) -> Spawned:
-    """The caller's own cgroup gets the container's name and, once the child is born in it, the container's limits."""
+    """The caller's own cgroup gets the container's name and limits, and the child is born in it."""
     name = place.path
     place.rename(config["linux"]["cgroupsPath"])
     try:
         job.hierarchies = place.hierarchies()
+        _limit(place, config, without="pids")
+        pids = (config["linux"].get("resources") or {}).get("pids")
 
-        def limit_then(pid: int) -> None:
-            _limit(place, config)
+        def count_then(pid: int) -> None:
+            if pids:
+                place.limit({"pids": pids})  # only now: the caller, in the group too, counts until it ends
             if on_created is not None:
                 on_created(pid)
 
-        spawned = _clone_container(job, flags, place, limit_then, rules, born_in=True)
+        spawned = _clone_container(job, flags, place, count_then, rules, born_in=True)
     except BaseException:
         place.rename(name)
         raise
@@ -350,11 +354,15 @@ def _clone_exec(make_job: Callable[[socket.socket], Job], cgroup: Cgroup | None)
         raise SpawnFailed(f"the container is ending: {error.strerror}") from error
     if pid == 0:
         ours.close()
-        run_exec(make_job(theirs))
+        run_exec(make_job, theirs)
     theirs.close()
     spawned = Spawned(pid, pidfd, ours, cgroup)
+    ours.settimeout(_PATIENCE)
     try:
         await_program(spawned)
+    except TimeoutError:
+        abandon(spawned)
+        raise SpawnFailed(f"the process did not get to its program within {_PATIENCE:.0f} s") from None
     except BaseException:
         abandon(spawned)
         raise

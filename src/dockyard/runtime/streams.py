@@ -18,7 +18,7 @@ import struct
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-_CHUNK = 32768
+_CHUNK = 16384
 _PENDING = 256 * 1024
 _READABLE = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 STDOUT, STDERR = 1, 2
