@@ -427,3 +427,25 @@ def test_errors_of_workers_keep_their_kind(host: Host, tmp_path: Path) -> None:
 def test_namespaces_of_its_own(host: Host, kind: str) -> None:
     started = host.launch(FOREVER)
     assert os.readlink(f"/proc/{started.handle.started['pid']}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")
+
+
+def test_a_monitor_that_hangs_can_be_ended_and_its_container_with_it(host: Host) -> None:
+    started = host.launch(FOREVER)
+    monitor = started.monitor()
+    os.kill(monitor, signal.SIGSTOP)
+    host.wait(started.handle.kill(signal.SIGKILL))  # needs no monitor
+    host.wait(started.handle.end_monitor())
+    assert started.end()["error"] == "monitor lost"
+    assert host.cgroups() == []
+
+
+def test_an_exec_that_fails_before_its_first_step_leaves_one_monitor(host: Host) -> None:
+    """What the child raises while it prepares must not travel up into the monitor's code, which it is a fork of."""
+    started = host.launch(FOREVER)
+    ours, theirs = socket.socketpair()
+    process: Any = {"args": ["true"], "env": 7, "cwd": "/"}
+    with pytest.raises(StartFailed):
+        host.wait(started.handle.exec({"id": "x", "process": process, "open_stdin": False}, theirs))
+    ours.close()
+    _, stream = started.exec("echo", "still")
+    assert frames(host.wait(read_all(stream)))[1] == b"still\n"

@@ -20,7 +20,7 @@ from dockyard.model.lifecycle import Event, State
 from dockyard.runtime.client import ContainerHandle
 
 DEFAULT_TIMEOUT: Final = 10  # seconds
-KILL_PATIENCE: Final = 30  # seconds for a process to go after SIGKILL
+KILL_PATIENCE: Final = 10  # seconds for a process to go after SIGKILL, then again after the end of its monitor
 
 
 async def stop(context: Context, container: Container, ref: str, signal: str, timeout: int | None) -> None:
@@ -77,14 +77,20 @@ async def _await_end(
 async def kill_now(
     context: Context, container: Container, handle: ContainerHandle, gone: asyncio.Future[WaitResult]
 ) -> None:
-    """SIGKILL, and wait until it has gone. SystemFailure if it does not within 30 s (a process stuck in the kernel)."""
+    """SIGKILL, and wait until it has gone; if nobody tells of its end, its monitor is ended too.
+
+    SystemFailure if it is there even then (a process stuck in the kernel)."""
     await _send(context, container, handle, signals.SIGKILL)
-    try:
-        await asyncio.wait_for(asyncio.shield(gone), KILL_PATIENCE)
-    except TimeoutError:
-        raise SystemFailure(
-            f"container {container.id} PID {container.status.pid} is zombie and can not be killed"
-        ) from None
+    for last in (False, True):
+        try:
+            await asyncio.wait_for(asyncio.shield(gone), KILL_PATIENCE)
+            return
+        except TimeoutError:
+            if last:
+                raise SystemFailure(
+                    f"container {container.id} PID {container.status.pid} is zombie and can not be killed"
+                ) from None
+            await handle.end_monitor()
 
 
 async def _send(context: Context, container: Container, handle: ContainerHandle, number: int) -> None:

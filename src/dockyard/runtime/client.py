@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import msgspec
 
+from dockyard.linux import process
 from dockyard.model.errors import DockyardError, ErrorKind, SystemFailure
 from dockyard.runtime import channel, launcher, leftovers
 from dockyard.runtime.launch import ExecSpec, ExitRecord, Launch, StartedRecord
@@ -188,8 +189,21 @@ class ContainerHandle:
         await self.link.request("begin")
 
     async def kill(self, signal: int) -> None:
-        """Send a signal to the first process. SystemFailure if it is gone."""
-        await self.link.request("kill", signal=signal)
+        """Send a signal to the first process. SystemFailure if it is gone. Does not need the monitor."""
+        try:
+            fd = process.open_process(self.started["pid"], self.started["start_time"])
+        except OSError as error:
+            raise SystemFailure(f"the container's first process is gone: {error.strerror}") from error
+        try:
+            process.pidfd_send_signal(fd, signal)
+        except OSError as error:
+            raise SystemFailure(f"signal {signal} cannot be sent: {error.strerror}") from error
+        finally:
+            os.close(fd)
+
+    async def end_monitor(self) -> None:
+        """End a monitor that does not do its work any more; `exit` then tells `monitor lost`."""
+        await asyncio.to_thread(leftovers.end_monitor, self._state_dir)
 
     async def attach(self, *, stdin: bool, stdout: bool, stderr: bool) -> socket.socket:
         """A connected non-blocking SOCK_STREAM socket: output as raw bytes (terminal) or in frames of 8 bytes header

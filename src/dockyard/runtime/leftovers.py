@@ -55,6 +55,13 @@ def take_over(state_dir: str) -> ExitRecord:
     return ExitRecord(code=137, finished_at=time.time_ns(), oom_killed=False, error=LOST)
 
 
+def end_monitor(state_dir: str) -> None:
+    """SIGKILL the monitor of a container, and with it the container's first process."""
+    state = _read(f"{state_dir}/state.json")
+    if state is not None:
+        _end_monitor(state)
+
+
 def _end_monitor(state: dict[str, Any]) -> None:
     """A monitor that lives but does not speak is no monitor."""
     _kill(state.get("monitor") or 0, state.get("monitor_start_time") or 0)
