@@ -124,9 +124,11 @@ class Source:
         limit: int | None = None,
         decompress: bool = True,
         hash_raw: bool = False,
+        raw: RawInput | None = None,
     ) -> None:
-        self._stop = threading.Event()
-        self._input = _Input(fd, offset, length, hashlib.sha256() if hash_raw else None, self._stop)
+        """`raw`: read this instead of `fd`."""
+        self._input = raw or RawInput(fd, offset, length, hashlib.sha256() if hash_raw else None)
+        self._stop = self._input.stop
         self._limit = limit
         self._decompress = decompress
         self._hash = hashlib.sha256()
@@ -199,12 +201,12 @@ class Source:
             self._hash.update(chunk)
 
 
-class _Input(io.RawIOBase):
+class RawInput(io.RawIOBase):
     """Bytes as they lie in the file or come out of the pipe; an iterator of chunks and a raw file to libraries."""
 
-    def __init__(self, fd: int, offset: int | None, length: int | None, hash_: Any, stop: threading.Event) -> None:
+    def __init__(self, fd: int, offset: int | None = None, length: int | None = None, hash_: Any = None) -> None:
         self._fd = fd
-        self._stop = stop
+        self.stop = threading.Event()  # the consumer has given up
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
         self._offset = offset
@@ -224,12 +226,7 @@ class _Input(io.RawIOBase):
             return data
         if self._left is not None:
             size = min(size, self._left)
-        if self._offset is None:
-            self._wait()
-            data = os.read(self._fd, size)
-        else:
-            data = os.pread(self._fd, size, self._offset)
-            self._offset += len(data)
+        data = self._read_some(size)
         if self._left is not None:
             if not data and size:
                 raise StreamError("unexpected end: the archive is truncated")
@@ -238,10 +235,19 @@ class _Input(io.RawIOBase):
             self.hash.update(data)
         return data
 
+    def _read_some(self, size: int) -> bytes:
+        """Up to `size` of the next bytes as they lie there; b"" at the end."""
+        if self._offset is None:
+            self._wait()
+            return os.read(self._fd, size)
+        data = os.pread(self._fd, size, self._offset)
+        self._offset += len(data)
+        return data
+
     def _wait(self) -> None:
         """Until the pipe has something: a consumer that gave up must not have to wait for a client that stalls."""
         while not self._poll.poll(100):
-            if self._stop.is_set():
+            if self.stop.is_set():
                 raise StreamError("abandoned")
 
     def push_back(self, data: bytes) -> None:
@@ -281,7 +287,7 @@ def compression(magic: bytes) -> str:
     return ""
 
 
-def decompressed(source: _Input) -> Iterator[bytes]:
+def decompressed(source: RawInput) -> Iterator[bytes]:
     """The chunks of `source`, decompressed if they begin like something compressed."""
     kind = compression(source.peek(6))
     if not kind:
@@ -289,7 +295,7 @@ def decompressed(source: _Input) -> Iterator[bytes]:
     return _DECOMPRESSORS[kind](source)
 
 
-def _gzip(source: _Input) -> Iterator[bytes]:
+def _gzip(source: RawInput) -> Iterator[bytes]:
     """One member after another, as gzip(1) concatenates them; zeros after the last are padding."""
     data = source.chunk()
     while data:
@@ -311,7 +317,7 @@ def _gzip(source: _Input) -> Iterator[bytes]:
             raise StreamError("damaged gzip data: something else follows it")
 
 
-def _zstd(source: _Input) -> Iterator[bytes]:
+def _zstd(source: RawInput) -> Iterator[bytes]:
     decoder = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
     with decoder.stream_reader(cast(IO[bytes], source), read_across_frames=True, closefd=False) as reader:
         try:
@@ -321,15 +327,15 @@ def _zstd(source: _Input) -> Iterator[bytes]:
             raise StreamError(f"damaged zstd data: {error}") from None
 
 
-def _bzip2(source: _Input) -> Iterator[bytes]:
+def _bzip2(source: RawInput) -> Iterator[bytes]:
     yield from _stdlib(source, bz2.BZ2Decompressor, "bzip2")
 
 
-def _xz(source: _Input) -> Iterator[bytes]:
+def _xz(source: RawInput) -> Iterator[bytes]:
     yield from _stdlib(source, lambda: lzma.LZMADecompressor(memlimit=1 << 28), "xz")
 
 
-def _stdlib(source: _Input, make: Callable[[], Any], name: str) -> Iterator[bytes]:
+def _stdlib(source: RawInput, make: Callable[[], Any], name: str) -> Iterator[bytes]:
     data = source.chunk()
     while data:
         decoder = make()
@@ -349,7 +355,7 @@ def _stdlib(source: _Input, make: Callable[[], Any], name: str) -> Iterator[byte
 
 
 _MAGIC = {"gzip": b"\x1f\x8b\x08", "zstd": b"\x28\xb5\x2f\xfd", "bzip2": b"BZh", "xz": b"\xfd7zXZ\x00"}
-_DECOMPRESSORS: dict[str, Callable[[_Input], Iterator[bytes]]] = {
+_DECOMPRESSORS: dict[str, Callable[[RawInput], Iterator[bytes]]] = {
     "gzip": _gzip,
     "zstd": _zstd,
     "bzip2": _bzip2,

@@ -11,11 +11,14 @@ import os
 import queue
 import secrets
 import threading
+import time
 from pathlib import Path
 
 from dockyard.model.errors import Conflict, SystemFailure
 from dockyard.store.trees import remove_tree
 
+PARTIAL = "partial-"
+PARTIAL_DAYS = 3  # how long a broken pull may be gone on with
 FORMAT = 1  # raised when an older program could no longer read the data root
 
 
@@ -49,7 +52,7 @@ class Layout:
 
     @property
     def ingest(self) -> Path:
-        """Temporary files: uploads, blobs before they are verified. Emptied by `open()`."""
+        """Temporary files: uploads, blobs before they are verified. `open()` leaves young partial ones only."""
         return self.data_root / "content" / "ingest"
 
     @property
@@ -68,6 +71,17 @@ class Layout:
     @property
     def trash(self) -> Path:
         return self.data_root / "trash"
+
+    def partial(self, digest: str) -> Path:
+        """The part of a blob that a broken pull has fetched: what its next try goes on from."""
+        return self.ingest / (PARTIAL + _component(digest.replace(":", "-")))
+
+    def sweep_partials(self) -> None:
+        """Discard the parts of blobs that nobody has gone on with for days."""
+        oldest = time.time() - PARTIAL_DAYS * 86_400
+        for entry in os.scandir(self.ingest):
+            if entry.name.startswith(PARTIAL) and entry.stat(follow_symlinks=False).st_mtime < oldest:
+                self.discard(Path(entry.path))
 
     def container(self, container_id: str) -> Path:
         """A container's durable files: log, hostname, hosts, resolv.conf. Not made here."""
@@ -108,7 +122,9 @@ class Layout:
             raise SystemFailure(f"data root {self.data_root}: {error.strerror}: {error.filename}") from error
         self._deleter = _Deleter(self.trash)
         for entry in os.listdir(self.ingest):
-            self.discard(self.ingest / entry)
+            if not entry.startswith(PARTIAL):
+                self.discard(self.ingest / entry)
+        self.sweep_partials()
 
     def close(self) -> None:
         """Let go of the lock. What is still in the trash stays there for the next start. Twice is fine."""

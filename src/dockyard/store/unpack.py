@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -43,13 +43,21 @@ def apply(
     "entries", "root": [mode, uid, gid] or None}. Raises InvalidArgument or SystemFailure naming archive, entry and
     cause; the directories are then the caller's to throw away.
     """
-    if limit is None:
-        limit = _free(root)
+    most = free_space(root) if limit is None else limit
+    return apply_source(
+        lambda: Source(fds[0], offset=offset, length=length, limit=most), root, recipe, what, overlay, need_end
+    )
+
+
+def apply_source(
+    make_source: Callable[[], Source], root: str, recipe: str, what: str, overlay: bool, need_end: bool
+) -> dict[str, Any]:
+    """As `apply`, from a source that the caller makes (it is entered and left here)."""
     with ExitStack() as stack:
         root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, root_fd)
         try:
-            source = stack.enter_context(Source(fds[0], offset=offset, length=length, limit=limit))
+            source = stack.enter_context(make_source())
             unpacker = _Unpacker(root_fd, stack.enter_context(RecipeWriter(recipe)), source, overlay)
             stack.callback(unpacker.tree.close)
             unpacker.run(need_end)
@@ -92,7 +100,8 @@ def _cause(error: Exception) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
-def _free(root: str) -> int:
+def free_space(root: str) -> int:
+    """Bytes that an archive may take of the file system of `root`."""
     state = os.statvfs(root)
     return max(state.f_bavail * state.f_frsize - RESERVE, 0)
 

@@ -14,7 +14,7 @@ import asyncio
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -145,18 +145,48 @@ class Snapshots:
         blob that it is. The layer is held by `lease`. Raises InvalidArgument or SystemFailure naming `what` and the
         cause; nothing is left then.
         """
+
+        async def work(place: dict[str, Any]) -> dict[str, Any]:
+            arguments = {"what": what, "offset": offset, "length": length, "need_end": need_end, **place}
+            result: dict[str, Any] = await self._call("dockyard.store.unpack:apply", arguments, [fd])
+            return result
+
+        async def known() -> str | None:
+            return parent
+
+        return await self.unpack_by(work, known, lease, what=what, diff_id=diff_id, blob=blob)
+
+    async def unpack_by(
+        self,
+        work: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]],
+        parent: Callable[[], Awaitable[str | None]],
+        lease: Lease,
+        *,
+        what: str,
+        diff_id: str | None = None,
+        blob: tuple[str, str, int] | None = None,
+    ) -> Layer:
+        """As `unpack`, by a `work` that is given `root`, `recipe` and `overlay` for `store.unpack:apply`.
+
+        `parent()` gives the chain beneath when it is there: where layers lie by themselves (overlay) it is awaited
+        after the work, so that the layers of an image may be unpacked side by side and out of order.
+        """
         driver = self._ready
-        below = self.layer(parent) if parent is not None else None
-        if below is not None and len(self.chain(parent)) >= MAX_LAYERS:
-            raise InvalidArgument(f"{what}: max depth exceeded: more than {MAX_LAYERS} layers")
+        below = await self._below(parent, what) if not driver.overlay else None
         short = driver.directories.new_name()
         kept = False
         try:
             await self._begin(short, below, what)
-            result = await self._apply(fd, short, what, offset=offset, length=length, need_end=need_end)
+            directories = driver.directories
+            place = {
+                "root": str(directories.tree(short)), "recipe": str(directories.recipe(short)),
+                "overlay": driver.overlay,
+            }  # fmt: skip
+            result = await work(place)
             found = f"sha256:{result['digest']}"
             if diff_id is not None and found != diff_id:
                 raise InvalidArgument(f"{what}: its content has the digest {found}, not {diff_id}")
+            below = await self._below(parent, what) if driver.overlay else below
             layer = self._new_layer(short, below, found, result, blob)
             kept = await self._commit(layer, lease)
             return self._layers[layer.chain_id]
@@ -164,23 +194,17 @@ class Snapshots:
             if not kept:
                 self._discard(short)
 
+    async def _below(self, parent: Callable[[], Awaitable[str | None]], what: str) -> Layer | None:
+        chain = await parent()
+        if chain is not None and len(self.chain(chain)) >= MAX_LAYERS:
+            raise InvalidArgument(f"{what}: max depth exceeded: more than {MAX_LAYERS} layers")
+        return self.layer(chain) if chain is not None else None
+
     async def _begin(self, short: str, below: Layer | None, what: str) -> None:
         try:
             await self._ready.begin_layer(short, below)
         except OSError as error:
             raise SystemFailure(f"{what}: {error.strerror}") from error
-
-    async def _apply(self, fd: int, short: str, what: str, **region: Any) -> dict[str, Any]:
-        directories = self._ready.directories
-        arguments = {
-            "root": str(directories.tree(short)),
-            "recipe": str(directories.recipe(short)),
-            "what": what,
-            "overlay": self._ready.overlay,
-            **region,
-        }
-        result: dict[str, Any] = await self._call("dockyard.store.unpack:apply", arguments, [fd])
-        return result
 
     def _new_layer(
         self, short: str, below: Layer | None, diff_id: str, result: dict[str, Any], blob: tuple[str, str, int] | None
@@ -216,6 +240,12 @@ class Snapshots:
         self._layers[layer.chain_id] = layer
         self._settle_soon()
         return True
+
+    async def remember_blob(self, chain: str, digest: str, media_type: str, size: int) -> None:
+        """Note as which blob a layer went to a registry. The blob itself need not be kept here."""
+        layer = self.layer(chain)
+        layer.blob, layer.document.media_type, layer.document.blob_size = digest, media_type, size
+        await self._database.write(lambda connection: table.update(connection, layer))
 
     def tree_of(self, layer: Layer) -> str:
         """The directory of a layer's files, as an argument for worker functions."""
