@@ -33,7 +33,7 @@ if [ "$goal" = test ]; then
     have runc || need runc
     have mkfs.btrfs || need btrfs-progs
     have docker-registry || need docker-registry
-    have debootstrap || need debootstrap
+    have mmdebstrap || need mmdebstrap
 fi
 
 if [ -n "$wanted" ]; then

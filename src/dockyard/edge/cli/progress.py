@@ -1,68 +1,118 @@
-"""Progress that the daemon reports while it pulls, loads and imports.
+"""Progress that the daemon reports while it pulls, pushes, loads and imports.
 
-Owns: turning its JSON messages into lines, and on a terminal into lines that update in place (rich, imported only
-there). Does not own: where the messages come from.
+Owns: turning its JSON messages into lines; on a terminal every part (layer) keeps its line, which changes in place.
+Does not own: where the messages come from.
 """
 
 from __future__ import annotations
 
 import os
+import time
 
 from dockyard.edge.cli.errors import CliError
-from dockyard.edge.cli.terminal import is_terminal
+from dockyard.edge.cli.terminal import is_terminal, size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+_BAR = 50  # characters
+_PAUSE = 0.05  # seconds between two looks of a line that only counts
 
-def show_messages(messages: Iterable[dict[str, Any]], fd: int = 1, quiet: bool = False) -> None:
-    """Shows messages as they come. CliError with the text of an error among them."""
-    if is_terminal(fd) and not quiet:
-        _live(messages, fd)
-        return
+
+def show_messages(messages: Iterable[dict[str, Any]], fd: int = 1, quiet: bool = False) -> list[Any]:
+    """Shows messages as they come; returns what they bring for programs (`aux`). CliError with the text of an error."""
+    live = _Lines(fd) if is_terminal(fd) and not quiet else None
+    aux = []
     for message in messages:
-        _raise_error(message)
-        if not quiet or "stream" in message:
+        if "error" in message:
+            raise CliError(str((message.get("errorDetail") or {}).get("message") or message["error"]))
+        if message.get("aux") is not None:
+            aux.append(message["aux"])
+        if live is not None:
+            live.show(message)
+        elif not quiet or "stream" in message:
             _plain(message, fd)
-
-
-def _raise_error(message: dict[str, Any]) -> None:
-    if "error" in message:
-        raise CliError(str((message.get("errorDetail") or {}).get("message") or message["error"]))
+    return aux
 
 
 def _plain(message: dict[str, Any], fd: int) -> None:
     """Without a terminal progress bars are left out: every line is said once."""
     if message.get("progressDetail") or message.get("progress"):
         return
-    text = message.get("stream")
-    if text is None and message.get("status"):
-        text = f"{message['id']}: {message['status']}\n" if message.get("id") else f"{message['status']}\n"
-    if text:
-        os.write(fd, text.encode())
+    if text := _text(message):
+        _write(fd, text)
 
 
-def _live(messages: Iterable[dict[str, Any]], fd: int) -> None:
-    """One line for every part that is under way, updated in place; what is not progress is printed above them."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+def _text(message: dict[str, Any]) -> str:
+    stream = message.get("stream")
+    if stream is not None:
+        return str(stream)
+    if not message.get("status"):
+        return ""
+    return f"{message['id']}: {message['status']}\n" if message.get("id") else f"{message['status']}\n"
 
-    with open(fd, "w", closefd=False) as file:
-        columns = (TextColumn("{task.fields[part]}"), TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-        with Progress(*columns, console=Console(file=file, highlight=False), transient=True) as progress:
-            tasks: dict[str, TaskID] = {}
-            for message in messages:
-                _raise_error(message)
-                detail = message.get("progressDetail") or {}
-                part = message.get("id") or ""
-                if "current" in detail:
-                    if part not in tasks:
-                        tasks[part] = progress.add_task("", total=None, part=part)
-                    total = detail.get("total") or None
-                    progress.update(
-                        tasks[part], description=message.get("status", ""), completed=detail["current"], total=total
-                    )
-                elif text := (message.get("stream") or message.get("status") or "").rstrip("\n"):
-                    progress.console.print(f"{part}: {text}" if part else text, markup=False)
+
+class _Lines:
+    """The lines that change, always the last on the screen. What has scrolled off it is left as it is."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._places: dict[str, int] = {}  # part -> line, from the top
+        self._last: dict[str, tuple[str, float]] = {}  # part -> status, when it was shown
+
+    def show(self, message: dict[str, Any]) -> None:
+        part, detail = message.get("id") or "", message.get("progressDetail") or {}
+        if not part or "stream" in message:
+            if text := _text(message):
+                _write(self._fd, text)
+                self._places.clear()  # later parts get lines of their own, below this one
+                self._last.clear()
+            return
+        status = str(message.get("status") or "")
+        if self._too_soon(part, status, detail):
+            return
+        rows, columns = size(self._fd)
+        line = f"{part}: {status}"
+        if detail:
+            line += " " + bar(int(detail.get("current") or 0), int(detail.get("total") or 0), columns)
+        self._put(part, line.rstrip()[: max(columns - 1, 20)], rows or 24)
+
+    def _too_soon(self, part: str, status: str, detail: dict[str, Any]) -> bool:
+        """Whether a line that only counts was shown a moment ago."""
+        now = time.monotonic()
+        before, at = self._last.get(part, ("", 0.0))
+        done = detail.get("current") == detail.get("total")
+        if status == before and detail and not done and now - at < _PAUSE:
+            return True
+        self._last[part] = (status, now)
+        return False
+
+    def _put(self, part: str, line: str, rows: int) -> None:
+        if part not in self._places:
+            self._places[part] = len(self._places)
+            _write(self._fd, f"{line}\x1b[K\n")
+            return
+        up = len(self._places) - self._places[part]
+        if up < rows:
+            _write(self._fd, f"\x1b[{up}A\r{line}\x1b[K\x1b[{up}B\r")
+
+
+def bar(current: int, total: int, columns: int) -> str:
+    """`[====>    ]  1.2MB/4.5MB`; without the bar on a narrow terminal, without the total if it is not known."""
+    from dockyard.proto.units import human_size
+
+    if total <= 0 or current > total:
+        return f"{human_size(current):>8}" if current > 0 else ""
+    counts = f"{human_size(current):>8}/{human_size(total)}"
+    if columns <= _BAR + 60:
+        return counts
+    done = _BAR * current // total
+    return f"[{'=' * done}>{' ' * (_BAR - done)}] {counts}"
+
+
+def _write(fd: int, text: str) -> None:
+    view = memoryview(text.encode("utf-8", "replace"))
+    while view:
+        view = view[os.write(fd, view) :]

@@ -112,15 +112,23 @@ class Images:
         message: str = "",
         changes: Sequence[str] = (),
         platform: str = "",
+        created: int | None = None,
     ) -> Image:
         """Make an image of one layer out of a root file system's tar, compressed or not.
 
-        `changes`: instructions such as `CMD ["sh"]`. InvalidArgument naming what is wrong with them, the name or the
+        `changes`: instructions such as `CMD ["sh"]`. `created`: the image's date in ns, by default now; the same tar,
+        changes and date give the same image. InvalidArgument naming what is wrong with them, the name or the
         archive; nothing is left then.
         """
         reference = _name_to_give(repository, tag) if repository else None
         return await importing.import_image(
-            self._services, stream, reference, message=message, changes=changes, platform_name=platform
+            self._services,
+            stream,
+            reference,
+            message=message,
+            changes=changes,
+            platform_name=platform,
+            created=created,
         )
 
     async def load(self, stream: AsyncIterator[bytes]) -> _Loaded:

@@ -38,6 +38,7 @@ async def import_image(
     message: str,
     changes: Sequence[str],
     platform_name: str,
+    created: int | None,
 ) -> Image:
     """See `Images.import_`."""
     config = ContainerConfig()
@@ -48,21 +49,22 @@ async def import_image(
         with services.making(), services.snapshots.lease() as lease:
             layer = await _layer(services, chunks, lease)
             now = services.clock()
-            created = format_rfc3339(now)
+            moment = now if created is None else created
+            shown = format_rfc3339(moment)
             document = ImageConfig(
-                created=created,
+                created=shown,
                 architecture=architecture,
                 variant=variant,
                 os=operating_system,
                 config=config_document(config),
                 rootfs=RootFS(diff_ids=[layer.diff_id]),
-                history=[History(created=created, comment=message)],
+                history=[History(created=shown, comment=message)],
                 comment=message,
             )
             data = _encode(document)
             image_id = await services.content.put(data)
             record = ImageRecord(
-                image_id, document, layer.chain_id, size=layer.document.size, created=now,
+                image_id, document, layer.chain_id, size=layer.document.size, created=moment,
                 tagged_at=now if reference else 0,
             )  # fmt: skip
             await services.commit([(record, [reference.complete] if reference else [])])

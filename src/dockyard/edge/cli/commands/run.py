@@ -62,13 +62,10 @@ def create_container(call: Call, body: dict[str, Any]) -> str:
 
 def pull_image(call: Call, image: str) -> None:
     """Lets the daemon pull; progress goes to stderr."""
-    from dockyard.edge.cli.progress import show_messages
+    from dockyard.edge.cli.commands.registries import pull_reference
     from dockyard.proto.references import parse
 
-    reference = parse(image).with_default_tag()
-    tag = reference.familiar.removeprefix(reference.familiar_repository).lstrip(":@")
-    query = {"fromImage": reference.familiar_repository, "tag": tag, "platform": call.text("platform") or None}
-    show_messages(call.api.stream("POST", "/images/create", query), fd=2, quiet=call.on("quiet"))
+    pull_reference(call, parse(image).with_default_tag(), fd=2, quiet=call.on("quiet"))
 
 
 class CidFile:
