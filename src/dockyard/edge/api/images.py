@@ -33,10 +33,10 @@ _IMAGE_CONFIG = frozenset({
 async def list_(call: Call) -> web.StreamResponse:
     filters = call.filters(LIST_FILTERS)
     listed = call.engine.images.list(filters, shared_size=call.flag("shared-size"))
-    return call.json([_summary(entry, call.version) for entry in listed])
+    return call.json([summary_body(entry, call.version) for entry in listed])
 
 
-def _summary(entry: Listed, version: tuple[int, int]) -> dict[str, Any]:
+def summary_body(entry: Listed, version: tuple[int, int]) -> dict[str, Any]:
     names, digests = entry.names, entry.digests
     if not names and not digests and version < (1, 43):
         names, digests = ["<none>:<none>"], ["<none>@<none>"]
@@ -139,9 +139,18 @@ async def create(call: Call) -> web.StreamResponse:
             message=call.text("message") or "Imported from -",
             changes=call.texts("changes"),
             platform=call.text("platform"),
+            created=_moment(call, "created"),
         )
         await out.send({"status": image.id})
     return out.response
+
+
+def _moment(call: Call, name: str) -> int | None:
+    """Seconds as ns. An extension of ours: other daemons take no notice and date the image themselves."""
+    text = call.text(name)
+    if text and not (text.isdigit() and len(text) < 12):
+        raise InvalidArgument(f"invalid {name} {text[:40]!r}: seconds since 1970 are expected")
+    return int(text) * _SECOND if text else None
 
 
 async def load(call: Call) -> web.StreamResponse:
