@@ -89,7 +89,10 @@ def run(
         made, kept = _make(options, launch, program, directory, rules, place)
         kept = [fds[0], *fds[2:], *kept]
         report.sendmsg([marshal.dumps(tuple(made))], channel.rights(kept))
-        channel.send(control, {"event": "started", **made.started, "monitor": os.getppid()})
+        try:
+            channel.send(control, {"event": "started", **made.started, "monitor": os.getppid()})
+        except OSError:
+            pass  # the daemon is gone: the next one finds the monitor
         os._exit(0)
     except spawn.SpawnFailed as failed:
         failure |= {"error": failed.message, "code": failed.code}
