@@ -17,6 +17,7 @@ import pytest
 
 from dockyard.linux import seccomp
 from dockyard.model.errors import SystemFailure
+from dockyard.runtime import cgroups
 from dockyard.runtime.bundle import Bundler
 from dockyard.runtime.client import ContainerHandle, ExecHandle, Runtime, StartFailed
 from dockyard.runtime.launch import ExecSpec, Launch
@@ -449,3 +450,24 @@ def test_an_exec_that_fails_before_its_first_step_leaves_one_monitor(host: Host)
     ours.close()
     _, stream = started.exec("echo", "still")
     assert frames(host.wait(read_all(stream)))[1] == b"still\n"
+
+
+def used_by(pids: set[int], parent: Path) -> set[str]:
+    """Spare groups in which one of the processes is."""
+    return {p.name for p in parent.glob("spare-*") if pids & {int(n) for n in (p / "cgroup.procs").read_text().split()}}
+
+
+@pytest.mark.skipif(cgroups.version() != 1, reason="spares have control groups on cgroup v1 only")
+def test_groups_of_killed_spares_are_swept_and_those_in_use_stay(host: Host) -> None:
+    parent = CGROUPS / "pids" / "dockyard"
+
+    def in_use() -> set[str]:
+        return used_by({int(line.split()[0]) for line in host.processes()}, parent)
+
+    used = eventually(in_use, lambda found: len(found) >= 3)
+    dead = [top / "dockyard" / "spare-1" for top in CGROUPS.iterdir() if (top / "dockyard").is_dir()]
+    for directory in dead:
+        directory.mkdir()
+    host.new_runtime()
+    assert not any(directory.exists() for directory in dead)
+    assert used <= {path.name for path in parent.glob("spare-*")}

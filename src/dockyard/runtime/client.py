@@ -284,6 +284,7 @@ class Runtime:
 
     async def start(self) -> None:
         """Start the zygote. OSError when this host cannot."""
+        await asyncio.to_thread(leftovers.sweep_spares)
         await self._connect()
 
     async def _connect(self) -> socket.socket:

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from dockyard.linux import process
-from dockyard.runtime import network
+from dockyard.runtime import cgroups, network, setup
 from dockyard.runtime.cgroups import open_cgroup
 from dockyard.runtime.launch import ExitRecord
 
@@ -92,6 +92,11 @@ def _kill(pid: int, started: int) -> None:
 def _is_zombie(pid: int) -> bool:
     with open(f"/proc/{pid}/stat", "rb") as stat:
         return stat.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+
+
+def sweep_spares() -> None:
+    """Remove the control groups of spare monitors that were killed together with their setup processes."""
+    cgroups.sweep(setup.PARENT, setup.SPARE)
 
 
 def clear(config: dict[str, Any], plan: dict[str, Any] | None, state_dir: str) -> None:

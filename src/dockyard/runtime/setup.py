@@ -26,7 +26,8 @@ from dockyard.linux import abi, calls, process
 from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import cgroups, channel, network, spawn
 
-_PARENT = "/dockyard"  # the parent of the cgroups of containers that ask for no other
+SPARE = "spare-"
+PARENT = "/dockyard"  # the parent of the cgroups of containers that ask for no other
 REFUSED = -1  # the code of a failure that is no fault of the request
 
 
@@ -67,7 +68,7 @@ def wait(spare: socket.socket, report: socket.socket, rules: SharedElements | No
 
 def spare_cgroup(pid: int) -> str:
     """Where the spare setup process `pid` waits. Its monitor removes what is left of it."""
-    return f"{_PARENT}/spare-{pid}"
+    return f"{PARENT}/{SPARE}{pid}"
 
 
 def run(

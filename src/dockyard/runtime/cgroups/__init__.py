@@ -67,3 +67,9 @@ def open_cgroup(path: str, root: str = ROOT) -> Cgroup:
     """The control group `path` (absolute, as OCI's cgroupsPath) on this host's hierarchy."""
     relative = os.path.normpath("/" + path).strip("/")
     return v2.CgroupV2(relative, root) if version(root) == 2 else v1.CgroupV1(relative, root)
+
+
+def sweep(parent: str, prefix: str, root: str = ROOT) -> None:
+    """Remove the empty v1 groups `parent`/`prefix`* : spares whose processes were killed together. One in use stays."""
+    if version(root) == 1:
+        v1.sweep(parent.strip("/"), prefix, root)

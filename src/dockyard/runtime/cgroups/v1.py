@@ -174,6 +174,21 @@ class CgroupV1:
         return [(name, "none,name=systemd" if name == "systemd" else name) for name in names]
 
 
+def sweep(parent: str, prefix: str, root: str) -> None:
+    """See `cgroups.sweep`."""
+    for top in set(_hierarchies(root).values()):
+        try:
+            names = os.listdir(f"{top}/{parent}")
+        except FileNotFoundError:
+            continue
+        for name in names:
+            if name.startswith(prefix):
+                try:
+                    os.rmdir(f"{top}/{parent}/{name}")
+                except OSError:
+                    continue  # somebody waits in it
+
+
 def device_rules(devices: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """OCI device rules -> (control file, line) in order."""
     rules = []
