@@ -115,13 +115,13 @@ def _init(job: Job) -> None:
     own_group = job.cgroup.path if job.cgroup is not None and not job.unshare_cgroup else ""
     rootfs.mount_all(root, config, job.sources, job.hierarchies, own_group)
     own_dev = any(m["destination"] == "/dev" and m.get("type") == "tmpfs" for m in config.get("mounts") or [])
+    job.step = "configuring the network"
+    _expect(job.sync, b"N")  # from here on the device rules hold, too
+    if job.new_network:  # a network namespace always gets its loopback device up
+        network.configure_inside(job.network)
     job.step = "making devices"
     if own_dev:
         rootfs.make_devices(root, linux.get("devices") or [])
-    job.step = "configuring the network"
-    _expect(job.sync, b"N")
-    if job.new_network:  # a network namespace always gets its loopback device up
-        network.configure_inside(job.network)
     job.step = "changing the root"
     rootfs.pivot(root)
     os.close(root)

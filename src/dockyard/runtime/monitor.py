@@ -64,8 +64,8 @@ class Monitor:
         self._directory = fds.pop(0)
         self._listener = socket.socket(fileno=fds.pop(0))
         self._gate = fds.pop(0) if made.gated else -1
-        self._sync = socket.socket(fileno=fds.pop(0)) if made.gated else None  # the first process's reports
-        self._terminal, self._slave = (fds.pop(0), fds.pop(0)) if made.tty else (-1, -1)
+        self._sync: socket.socket | None = None  # with a gate: the first process's reports
+        self._terminal = self._slave = -1
         self._pipes = (-1, -1, -1) if made.tty else (fds.pop(0), fds.pop(0), fds.pop(0))
         self._ports = fds  # they hold the published ports
         self._pid = made.pid
@@ -107,17 +107,24 @@ class Monitor:
 
     # start ----------------------------------------------------------------------------------------------------------
 
-    def start(self, control: socket.socket, attached: list[int]) -> None:
-        """Take up the container's streams and requests."""
-        made = self._made
-        for fd, (stdin, stdout, stderr) in zip(attached, made.attached, strict=True):
+    def prepare(self, control: socket.socket, attached: list[int]) -> None:
+        """All that can be done before the program runs."""
+        for fd, (stdin, stdout, stderr) in zip(attached, self._made.attached, strict=True):
             self._streams.attach(socket.socket(fileno=fd), stdin=stdin, stdout=stdout, stderr=stderr)
+        self.watch(self._listener.fileno(), select.EPOLLIN, self._accept)
+        self._serve(control)
+
+    def start(self, fds: list[int]) -> None:
+        """The program runs: take up its streams. `fds`: as `setup.Made` says of its second message."""
+        made = self._made
+        if made.gated:
+            self._sync = socket.socket(fileno=fds.pop(0))
+        if made.tty:
+            self._terminal, self._slave = fds
         if made.tty:
             self._streams.use_terminal(self._terminal)
         else:
             self._streams.use_pipes(*self._pipes)
-        self.watch(self._listener.fileno(), select.EPOLLIN, self._accept)
-        self._serve(control)
         self.watch(self._pidfd, select.EPOLLIN, lambda _events: self._on_exit())
         if made.own_pids:
             try:
@@ -356,21 +363,6 @@ _HANDLERS: dict[str, _Handler] = {
 }
 
 
-def _report_of(pid: int, pidfd: int, report: socket.socket) -> tuple[bytes, list[int]] | None:
-    """What the setup process handed over, None if it ended without. The socket's end does not tell: the container's
-    first process may hold a copy."""
-    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
-    report.setblocking(False)
-    try:
-        return channel.receive_raw(report)
-    except BlockingIOError:
-        return None
-    finally:
-        os.waitpid(pid, 0)
-        os.close(pidfd)
-        report.close()
-
-
 def main(request: bytes, fds: list[int], rules: SharedElements | None) -> NoReturn:
     """The zygote's child. `request`: JSON {"state_dir", "tty", "open_stdin", "stdin_once", "gated", "seccomp": bool,
     "log": LogSpec | None, "attached": [[stdin, stdout, stderr], …]}, not read here. `fds`: control socket, Launch in a
@@ -383,7 +375,7 @@ def main(request: bytes, fds: list[int], rules: SharedElements | None) -> NoRetu
         setup.run(request, fds, theirs, rules)
     theirs.close()
     channel.close_all(fds)
-    _watch_over(_report_of(pid, pidfd, report), rules)
+    _watch_over(_Setup(pid, pidfd, report, spare=False), rules)
 
 
 def wait(spare: socket.socket, rules: SharedElements | None) -> NoReturn:
@@ -396,11 +388,7 @@ def wait(spare: socket.socket, rules: SharedElements | None) -> NoReturn:
         setup.wait(spare, theirs, rules)
     theirs.close()
     spare.close()
-    received = _report_of(pid, pidfd, report)
-    calls.prctl(abi.PR_SET_NAME, _NAME)
-    if received is None or not Made(*marshal.loads(received[0])).placed:
-        _remove_spare(pid)
-    _watch_over(received, rules)
+    _watch_over(_Setup(pid, pidfd, report, spare=True), rules)
 
 
 def _become_monitor(name: bytes) -> None:
@@ -409,23 +397,67 @@ def _become_monitor(name: bytes) -> None:
     calls.prctl(abi.PR_SET_CHILD_SUBREAPER, 1)
 
 
-def _remove_spare(pid: int) -> None:
-    if version() == 1:
+class _Setup:
+    """The setup process, a child of ours."""
+
+    def __init__(self, pid: int, pidfd: int, report: socket.socket, *, spare: bool) -> None:
+        self._pid = pid
+        self.pidfd = pidfd
+        self._report = report
+        self._spare = spare
+
+    def receive(self) -> tuple[bytes, list[int]] | None:
+        """Its next message, None if it ended without. The socket's end alone does not tell: the container's first
+        process may hold a copy."""
+        poll = select.poll()
+        poll.register(self._report, select.POLLIN)
+        poll.register(self.pidfd, select.POLLIN)
+        poll.poll()
+        self._report.setblocking(False)
         try:
-            open_cgroup(setup.spare_cgroup(pid)).remove()
-        except OSError:
-            traceback.print_exc()  # the daemon's next start sweeps
+            return channel.receive_raw(self._report)
+        except BlockingIOError:
+            return None
+
+    def reap(self, placed: bool) -> None:
+        """It has ended. `placed`: the group that it waited in is the container's now; else the group goes."""
+        try:
+            os.waitpid(self._pid, 0)
+        except ChildProcessError:
+            pass  # the container has ended already, and all strangers were reaped
+        os.close(self.pidfd)
+        self._report.close()
+        if self._spare and not placed and version() == 1:
+            try:
+                open_cgroup(setup.spare_cgroup(self._pid)).remove()
+            except OSError:
+                traceback.print_exc()  # the daemon's next start sweeps
 
 
-def _watch_over(received: tuple[bytes, list[int]] | None, rules: SharedElements | None) -> NoReturn:
-    """`received`: what the setup process handed over."""
+def _watch_over(making: _Setup, rules: SharedElements | None) -> NoReturn:
+    """Become the monitor of what the setup process makes. Without a container there is nothing to do: the daemon has
+    been told why, or sees the control socket's end; one that is half made dies with us."""
+    received = making.receive()
     if received is None:
-        os._exit(1)  # the daemon has been told, or sees the control socket's end; a half-made container dies with us
+        making.reap(placed=False)
+        os._exit(1)
+    calls.prctl(abi.PR_SET_NAME, _NAME)
     made, fds = Made(*marshal.loads(received[0])), received[1]
     control = socket.socket(fileno=fds.pop(0))
     seccomp = fds.pop(0) if made.seccomp else -1
     attached = [fds.pop(0) for _ in made.attached]
     monitor = Monitor(made, fds, seccomp, rules)
-    monitor.start(control, attached)
+    monitor.prepare(control, attached)
+    going = making.receive()
+    if going is None:
+        making.reap(placed=False)
+        os._exit(1)
+    monitor.start(going[1])
+
+    def reap(_events: int) -> None:
+        monitor.unwatch(making.pidfd)
+        making.reap(made.placed)
+
+    monitor.watch(making.pidfd, select.EPOLLIN, reap)
     monitor.run()
     os._exit(0)

@@ -28,13 +28,18 @@ from dockyard.runtime import cgroups, channel, network, spawn
 
 SPARE = "spare-"
 PARENT = "/dockyard"  # the parent of the cgroups of containers that ask for no other
+GOING = b"going"
 REFUSED = -1  # the code of a failure that is no fault of the request
 
 
 class Made(NamedTuple):
-    """What the monitor learns of the container it watches. Descriptors come beside it, in this order: control socket,
-    [seccomp program,] the streams of those attached, run directory, listening socket, [gate, sync socket if gated,]
-    [terminal master, slave | stdin or /dev/null, stdout, stderr], the sockets of the ports."""
+    """What the monitor learns of the container it watches, while that is still on its way to its program.
+
+    Descriptors come beside it, in this order: control socket, [seccomp program,] the streams of those attached, run
+    directory, listening socket, [gate,] [without a terminal: stdin or /dev/null, stdout, stderr,] the sockets of the
+    ports. A second message, `GOING`, says that the program runs (or is at the gate); with it come [the sync socket if
+    gated,] [terminal master, slave]. Without it there is no container.
+    """
 
     pid: int
     started: dict[str, int]  # StartedRecord
@@ -87,11 +92,9 @@ def run(
         _expect_daemon(control)
         launch = json.loads(channel.unseal(fds[1]))
         program = channel.content(fds[2]) if options["seccomp"] else None
-        made, kept = _make(options, launch, program, directory, rules, place)
-        kept = [fds[0], *fds[2:], *kept]
-        report.sendmsg([marshal.dumps(tuple(made))], channel.rights(kept))
+        started = _make(options, launch, program, _Ground(directory, report, [fds[0], *fds[2:]]), rules, place)
         try:
-            channel.send(control, {"event": "started", **made.started, "monitor": os.getppid()})
+            channel.send(control, {"event": "started", **started, "monitor": os.getppid()})
         except OSError:
             pass  # the daemon is gone: the next one finds the monitor
         os._exit(0)
@@ -104,7 +107,7 @@ def run(
     except BaseException as error:
         traceback.print_exc()
         failure["error"] = f"{type(error).__name__}: {error}"
-    for name in ("monitor.sock", "exec.fifo"):
+    for name in ("monitor.sock", "exec.fifo", "state.json"):
         try:
             os.unlink(name, dir_fd=directory)
         except FileNotFoundError:
@@ -123,65 +126,62 @@ def _expect_daemon(control: socket.socket) -> None:
         raise OSError(32, "the daemon is gone")
 
 
+class _Ground(NamedTuple):
+    """Where a container is made: its run directory, the way to its monitor, what the daemon gave for the monitor."""
+
+    directory: int
+    report: socket.socket
+    given: list[int]
+
+
 def _make(
     options: dict[str, Any],
     launch: dict[str, Any],
     program: bytes | None,
-    directory: int,
+    ground: _Ground,
     rules: SharedElements | None,
     place: cgroups.Cgroup | None,
-) -> tuple[Made, list[int]]:
-    """The container, and the descriptors that the monitor keeps."""
+) -> dict[str, int]:
+    """Make the container and hand it to the monitor; a StartedRecord."""
     ports = network.bind_ports(launch["network"]) if launch["network"] is not None else []
-    listener = channel.listen(directory, "monitor.sock")
-    kept = [directory, listener.fileno()]
+    listener = channel.listen(ground.directory, "monitor.sock")
+    kept = [*ground.given, ground.directory, listener.fileno()]
     gate = -1
     if options["gated"]:
-        os.mkfifo("exec.fifo", 0o600, dir_fd=directory)
-        gate = os.open("exec.fifo", os.O_RDWR | os.O_CLOEXEC, dir_fd=directory)
+        os.mkfifo("exec.fifo", 0o600, dir_fd=ground.directory)
+        gate = os.open("exec.fifo", os.O_RDWR | os.O_CLOEXEC, dir_fd=ground.directory)
+        kept.append(gate)
     theirs, ours = (None, None) if options["tty"] else make_pipes(options["open_stdin"])
-    spawned = spawn.spawn_container(launch, theirs, program, gate, sibling=True, rules=rules, place=place)
-    try:
-        return _hand_over(options, launch, directory, spawned, kept, gate, ours, ports), kept
-    except BaseException:
-        spawn.undo(spawned, launch["network"], rules)
-        raise
-    finally:
-        listener.detach()
+    kept += ours or ()
+    kept += [port.fileno() for port in ports]
+    started: dict[str, int] = {}
+
+    def hand_over(spawned: spawn.Spawned) -> None:
+        started.update(pid=spawned.pid, start_time=process.start_time(spawned.pid), started_at=time.time_ns())
+        _write_state(ground.directory, launch, started, spawned.cgroup.path if spawned.cgroup else "")
+        made = _made(options, launch, spawned, started)
+        ground.report.sendmsg([marshal.dumps(tuple(made))], channel.rights(kept))
+
+    spawned = spawn.spawn_container(
+        launch, theirs, program, gate, sibling=True, rules=rules, place=place, on_going=hand_over
+    )
+    last = [spawned.sync.fileno()] if gate >= 0 else []
+    last += [spawned.master, spawned.slave] if spawned.master >= 0 else []
+    ground.report.sendmsg([GOING], channel.rights(last))
+    return started
 
 
-def _hand_over(
-    options: dict[str, Any],
-    launch: dict[str, Any],
-    directory: int,
-    spawned: spawn.Spawned,
-    kept: list[int],
-    gate: int,
-    ours: tuple[int, int, int] | None,
-    ports: list[socket.socket],
-) -> Made:
-    """`state.json`, and what the monitor is told; its descriptors are added to `kept`."""
-    if gate >= 0:
-        kept += [gate, spawned.sync.detach()]
-    kept += [spawned.master, spawned.slave] if ours is None else ours
-    kept += [port.detach() for port in ports]
-    started = {
-        "pid": spawned.pid,
-        "start_time": process.start_time(spawned.pid),
-        "started_at": time.time_ns(),
-    }
-    cgroup = spawned.cgroup.path if spawned.cgroup else ""
-    _write_state(directory, launch, started, cgroup)
+def _made(options: dict[str, Any], launch: dict[str, Any], spawned: spawn.Spawned, started: dict[str, int]) -> Made:
     return Made(
         pid=spawned.pid,
         started=started,
-        cgroup=cgroup,
+        cgroup=spawned.cgroup.path if spawned.cgroup else "",
         placed=bool(spawned.place),
         own_pids=any(entry["type"] == "pid" for entry in launch["config"]["linux"].get("namespaces") or []),
         networked=launch["network"] is not None,
         seccomp=options["seccomp"],
-        gated=gate >= 0,
-        tty=ours is None,
+        gated=options["gated"],
+        tty=options["tty"],
         open_stdin=options["open_stdin"],
         stdin_once=options["stdin_once"],
         log=options["log"],

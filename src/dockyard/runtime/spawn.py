@@ -75,6 +75,7 @@ def spawn_container(
     on_created: Callable[[int], None] | None = None,
     rules: SharedElements | None = None,
     place: Cgroup | None = None,
+    on_going: Callable[[Spawned], None] | None = None,
 ) -> Spawned:
     """Make the container of a `Launch`. Raises SpawnFailed.
 
@@ -83,6 +84,7 @@ def spawn_container(
     `on_created(pid)` is called when the namespaces exist and the root has not been changed yet (OCI hooks); what it
     raises ends the container. `rules`: the zygote's socket for published ports. `place`: a cgroup that the caller is in
     already and that becomes the container's if it fits: joining one waits for an RCU grace period of 5 to 10 ms.
+    `on_going(spawned)` is called while the child is on its way to its program: time for what has to be done anyway.
 
     Afterwards further children of the calling process are born in the container's pid namespace.
     """
@@ -96,11 +98,11 @@ def spawn_container(
         _open_sources(config, job)
         opened.extend(job.sources.values())
         if place is not None and _fits(place, config):
-            return _spawn_in_place(job, flags, config, place, on_created, rules)
+            return _spawn_in_place(job, flags, config, place, on_created, on_going, rules)
         cgroup = _make_cgroup(config)
         try:
             job.hierarchies = cgroup.hierarchies() if cgroup else []
-            return _clone_container(job, flags, cgroup, on_created, rules)
+            return _clone_container(job, flags, cgroup, on_created, on_going, rules)
         except BaseException:
             if cgroup:
                 _forget(cgroup)
@@ -192,8 +194,8 @@ def _make_cgroup(config: dict[str, Any]) -> Cgroup | None:
     return cgroup
 
 
-def _limit(cgroup: Cgroup, config: dict[str, Any], without: str = "") -> None:
-    resources = {k: v for k, v in (config["linux"].get("resources") or {}).items() if k != without}
+def _limit(cgroup: Cgroup, config: dict[str, Any]) -> None:
+    resources = dict(config["linux"].get("resources") or {})
     resources["devices"] = [*(resources.get("devices") or []), *_DEFAULT_DEVICES]
     cgroup.limit(resources)
 
@@ -212,28 +214,24 @@ def _spawn_in_place(
     config: dict[str, Any],
     place: Cgroup,
     on_created: Callable[[int], None] | None,
+    on_going: Callable[[Spawned], None] | None,
     rules: SharedElements | None,
 ) -> Spawned:
-    """The caller's own cgroup gets the container's name and limits, and the child is born in it."""
+    """The caller's own cgroup gets the container's name, the child is born in it, then come the limits."""
     name = place.path
     place.rename(config["linux"]["cgroupsPath"])
     try:
         job.hierarchies = place.hierarchies()
-        _limit(place, config, without="pids")
-        pids = (config["linux"].get("resources") or {}).get("pids")
 
-        def count_then(pid: int) -> None:
-            if pids:
-                place.limit({"pids": pids})  # only now: the caller, in the group too, counts until it ends
+        def limit_then(pid: int) -> None:  # not before the clone: the caller, in the group too, counts until it ends
+            _limit(place, config)
             if on_created is not None:
                 on_created(pid)
 
-        spawned = _clone_container(job, flags, place, count_then, rules, born_in=True)
+        return _clone_container(job, flags, place, limit_then, on_going, rules, place=name)
     except BaseException:
         place.rename(name)
         raise
-    spawned.place = name
-    return spawned
 
 
 def _clone_container(
@@ -241,14 +239,15 @@ def _clone_container(
     flags: int,
     cgroup: Cgroup | None,
     on_created: Callable[[int], None] | None,
+    on_going: Callable[[Spawned], None] | None,
     rules: SharedElements | None,
     *,
-    born_in: bool = False,
+    place: str = "",
 ) -> Spawned:
-    """`born_in`: the child is in `cgroup` because the caller is."""
+    """`place`: the child is in `cgroup` because the caller is, and this was the group's name."""
     plan = job.network
-    into = -1 if cgroup is None or born_in else cgroup.descriptor()
-    job.cgroup = cgroup if into < 0 and not born_in else None
+    into = -1 if cgroup is None or place else cgroup.descriptor()
+    job.cgroup = cgroup if into < 0 and not place else None
     ours, job.sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         pid, pidfd = process.clone(flags, into)
@@ -264,6 +263,7 @@ def _clone_container(
         run_init(job)
     job.sync.close()
     spawned = Spawned(pid, pidfd, ours, cgroup)
+    spawned.place = place
     attached = False
     try:
         if plan is not None:
@@ -272,6 +272,8 @@ def _clone_container(
         if on_created is not None:
             on_created(pid)
         _tell(ours, b"N")
+        if on_going is not None:
+            on_going(spawned)
         await_program(spawned)
     except BaseException:
         abandon(spawned)
@@ -406,17 +408,6 @@ def abandon(spawned: Spawned) -> None:
     for fd in (spawned.pidfd, spawned.master, spawned.slave):
         if fd >= 0:
             os.close(fd)
-
-
-def undo(spawned: Spawned, plan: network.NetworkPlan | None, rules: SharedElements | None) -> None:
-    """End a container whose program runs already, when what should follow its start has failed."""
-    abandon(spawned)
-    if plan is not None:
-        network.detach_host(plan, rules)
-    if spawned.cgroup is not None and spawned.place:
-        spawned.cgroup.rename(spawned.place)
-    elif spawned.cgroup is not None:
-        _forget(spawned.cgroup)
 
 
 def _forget(cgroup: Cgroup) -> None:
