@@ -77,7 +77,7 @@ class _Lines:
         line = f"{part}: {status}"
         if detail:
             line += " " + bar(int(detail.get("current") or 0), int(detail.get("total") or 0), columns)
-        self._put(part, line.rstrip()[: max(columns - 1, 20)], rows or 24)
+        self._put(part, line.rstrip()[: max(columns - 1, 20) if columns else None], rows or 24)
 
     def _too_soon(self, part: str, status: str, detail: dict[str, Any]) -> bool:
         """Whether a line that only counts was shown a moment ago."""
