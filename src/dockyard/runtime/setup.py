@@ -58,17 +58,26 @@ class Made(NamedTuple):
 
 def wait(spare: socket.socket, report: socket.socket, rules: SharedElements | None) -> NoReturn:
     """As `run`, for a request that is still to come over `spare`; its end means that none will."""
-    place = None
-    if cgroups.version() == 1:
-        place = cgroups.open_cgroup(spare_cgroup(os.getpid()))
-        place.create()
-        place.join()
+    place = _take_place()
     received = channel.receive_raw(spare)
     if received is None:
         os._exit(0)
     spare.close()
     calls.prctl(abi.PR_SET_NAME, b"dockyard-mon")
     run(*received, report, rules, place)
+
+
+def _take_place() -> cgroups.Cgroup | None:
+    """A control group for the container to come, the calling process in it; None where there is none to be had."""
+    if cgroups.version() != 1:
+        return None
+    place = cgroups.open_cgroup(spare_cgroup(os.getpid()))
+    try:
+        place.create()
+        place.join()
+    except OSError:
+        return None  # the container will join its group the slow way
+    return place
 
 
 def spare_cgroup(pid: int) -> str:

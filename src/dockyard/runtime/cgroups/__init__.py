@@ -70,6 +70,6 @@ def open_cgroup(path: str, root: str = ROOT) -> Cgroup:
 
 
 def sweep(parent: str, prefix: str, root: str = ROOT) -> None:
-    """Remove the empty v1 groups `parent`/`prefix`* : spares whose processes were killed together. One in use stays."""
+    """Remove the v1 groups `parent`/`prefix`PID of processes that are gone: spares that were killed at once."""
     if version(root) == 1:
         v1.sweep(parent.strip("/"), prefix, root)

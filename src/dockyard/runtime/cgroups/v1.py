@@ -182,7 +182,7 @@ def sweep(parent: str, prefix: str, root: str) -> None:
         except FileNotFoundError:
             continue
         for name in names:
-            if name.startswith(prefix):
+            if name.startswith(prefix) and not os.path.exists(f"/proc/{name.removeprefix(prefix)}"):
                 try:
                     os.rmdir(f"{top}/{parent}/{name}")
                 except OSError:
