@@ -120,9 +120,7 @@ def describe(error: OSError) -> str:
     return f"{error.filename}: {text}" if error.filename is not None else text
 
 
-def _container_job(
-    launch: dict[str, Any], stdio: tuple[int, int, int] | None, seccomp: bytes | None, gate: int
-) -> Job:
+def _container_job(launch: dict[str, Any], stdio: tuple[int, int, int] | None, seccomp: bytes | None, gate: int) -> Job:
     config = launch["config"]
     job = Job()
     job.config = config
