@@ -19,8 +19,10 @@ from dockyard.engine.events import Events
 from dockyard.engine.images import Images
 from dockyard.engine.networks import Networks
 from dockyard.engine.system import Settings
+from dockyard.engine.transfers import Transfers
 from dockyard.engine.volumes import Volumes
 from dockyard.model.errors import InvalidArgument, SystemFailure
+from dockyard.proto.registries import RegistryRules
 from dockyard.runtime.bundle import Bundler, Host
 from dockyard.runtime.client import Runtime
 from dockyard.store.containers import ContainerStore
@@ -75,7 +77,8 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
         clock=time.time_ns,
         runtimes=frozenset({"dockyard", *settings.runtimes}),
     )
-    engine = Engine.assemble(context, images, networks, _settings(settings, snapshots.driver))
+    transfers = _transfers(settings, images)
+    engine = Engine.assemble(context, images, networks, _settings(settings, snapshots.driver), transfers)
     users = engine.containers.users_of_image
     images.set_users(lambda image_id: [(user.id, user.running) for user in users(image_id)])
     await engine.open()
@@ -91,6 +94,19 @@ async def _start_runtime(layout: Layout, stack: AsyncExitStack) -> Runtime:
         raise SystemFailure(f"the runtime cannot start: {error}") from error
     stack.push_async_callback(runtime.close)
     return runtime
+
+
+def _transfers(settings: Configuration, images: Images) -> Transfers:
+    for name in ("max_concurrent_downloads", "max_concurrent_uploads"):
+        if getattr(settings, name) < 1:
+            raise InvalidArgument(f"invalid {name.replace('_', '-')}: {getattr(settings, name)} is less than 1")
+    rules = RegistryRules.make(settings.registry_mirrors, settings.insecure_registries, settings.trusted_realms)
+    return Transfers(
+        images.services,
+        rules,
+        downloads=settings.max_concurrent_downloads,
+        uploads=settings.max_concurrent_uploads,
+    )
 
 
 def _bridge_options(settings: Configuration) -> BridgeOptions:

@@ -15,6 +15,7 @@ from typing import Any
 from dockyard import __version__
 from dockyard.model.container import Ulimit
 from dockyard.model.errors import InvalidArgument
+from dockyard.proto.imagegc import Policy
 
 DEFAULT_FILE = "/etc/dockyard/daemon.json"
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
@@ -40,6 +41,11 @@ class Configuration:
     log_driver: str = "json-file"
     log_opts: dict[str, str] = field(default_factory=dict)
     storage_driver: str = ""
+    # images
+    discard_blobs: bool = False
+    image_gc_high: int = 0  # percent of the data root's disk; 0: off
+    image_gc_low: int = 0
+    image_gc_keep_last: int = 0  # images of a repository; 0: all
     cgroup_parent: str = ""
     seccomp_profile: str = ""
     # networks
@@ -59,6 +65,9 @@ class Configuration:
     # registries
     insecure_registries: list[str] = field(default_factory=list)
     registry_mirrors: list[str] = field(default_factory=list)
+    trusted_realms: list[str] = field(default_factory=list)
+    max_concurrent_downloads: int = 3
+    max_concurrent_uploads: int = 5
     # always so, accepted for the sake of existing configurations
     live_restore: bool = True
     # TLS
@@ -178,6 +187,11 @@ OPTIONS = (
     Option("log-driver", ("--log-driver",), _text, "log driver of containers that name none"),
     Option("log-opts", ("--log-opt",), _text_map, "option of that driver, NAME=VALUE (repeatable)", item=_flag_pair),
     Option("storage-driver", ("-s", "--storage-driver"), _text, "overlay, btrfs or vfs; chosen by a probe otherwise"),
+    Option("discard-blobs", ("--discard-blobs",), _boolean, "keep no compressed layer that a registry has"),
+    Option("image-gc-high", ("--image-gc-high",), _integer, "percent of the disk from which on unused images go; 0: none"),
+    Option("image-gc-low", ("--image-gc-low",), _integer, "percent of the disk at which that ends (10 below)"),
+    Option("image-gc-keep-last", ("--image-gc-keep-last",), _integer,
+           "newest images of a repository that stay; older unused ones go; 0: all stay"),
     Option("cgroup-parent", ("--cgroup-parent",), _text, "parent of the containers' control groups"),
     Option("seccomp-profile", ("--seccomp-profile",), _text, "default seccomp profile of containers"),
     Option("bridge", ("-b", "--bridge"), _text, "bridge of the default network, made if missing; none: no network"),
@@ -194,7 +208,12 @@ OPTIONS = (
     Option("dns-opts", ("--dns-opt",), _texts, "resolver option of containers (repeatable)"),
     Option("dns-search", ("--dns-search",), _texts, "search domain of containers (repeatable)"),
     Option("insecure-registries", ("--insecure-registry",), _texts, "registry without TLS (repeatable)"),
-    Option("registry-mirrors", ("--registry-mirror",), _texts, "mirror of docker.io (repeatable)"),
+    Option("registry-mirrors", ("--registry-mirror",), _texts,
+           "mirror, [REGISTRY=]URL; docker.io's if it names none (repeatable)"),
+    Option("trusted-realms", ("--trusted-realm",), _texts,
+           "token server that gets credentials of registries elsewhere (repeatable)"),
+    Option("max-concurrent-downloads", ("--max-concurrent-downloads",), _integer, "layers pulled at a time"),
+    Option("max-concurrent-uploads", ("--max-concurrent-uploads",), _integer, "layers pushed at a time"),
     Option("live-restore", ("--live-restore",), _boolean, "accepted; containers always outlive the daemon"),
     Option("tls", ("--tls",), _boolean, "TLS on TCP; false: TCP for everybody who reaches it (dangerous)"),
     Option("tlsverify", ("--tlsverify",), _boolean, "TLS, and clients need a certificate"),
@@ -301,6 +320,7 @@ def _check(configuration: Configuration) -> None:
             raise InvalidArgument(f"bad attribute format: {label}")
     if configuration.default_runtime not in {"dockyard", *configuration.runtimes}:
         raise InvalidArgument(f"specified default runtime '{configuration.default_runtime}' does not exist")
+    Policy.make(configuration.image_gc_high, configuration.image_gc_low, configuration.image_gc_keep_last)
     for path in ("data_root", "exec_root"):
         if not getattr(configuration, path).startswith("/"):
             raise InvalidArgument(f"{path.replace('_', '-')} must be an absolute path: {getattr(configuration, path)}")

@@ -16,6 +16,7 @@ from dockyard.engine.events import Events
 from dockyard.engine.execs import Execs
 from dockyard.engine.logs import Logs
 from dockyard.engine.system import Settings, System
+from dockyard.engine.transfers import Transfers
 
 if TYPE_CHECKING:
     from dockyard.engine.images import Images
@@ -33,10 +34,18 @@ class Engine:
     logs: Logs
     images: Images
     networks: Networks
+    transfers: Transfers
     system: System
 
     @classmethod
-    def assemble(cls, context: Context, images: Images, networks: Networks, settings: Settings) -> Engine:
+    def assemble(
+        cls,
+        context: Context,
+        images: Images,
+        networks: Networks,
+        settings: Settings,
+        transfers: Transfers | None = None,
+    ) -> Engine:
         """The services about containers over `context`, beside those given. Nothing is asked of them yet."""
         containers = Containers(context)
         return cls(
@@ -47,6 +56,7 @@ class Engine:
             logs=Logs(context),
             images=images,
             networks=networks,
+            transfers=transfers or Transfers(images.services),
             system=System(settings, containers, context.events),
         )
 
@@ -58,6 +68,7 @@ class Engine:
         """Let go: containers run on, what is to be written is written, streams of events end."""
         context = self.context
         context.closing = True
+        await self.transfers.close()
         self.execs.close()
         context.events.close()
         writes = []

@@ -97,6 +97,10 @@ def check_tag(tag: str) -> str:
     return tag
 
 
+def is_tag(text: str) -> bool:
+    return _TAG_ONLY.match(text) is not None
+
+
 def from_complete(text: str) -> Reference:
     """A name as the store keeps it (`Reference.complete`)."""
     name, _, digest = text.partition("@")

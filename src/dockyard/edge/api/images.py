@@ -5,21 +5,25 @@ Owns: decoding these requests, encoding their answers, differences between API v
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
 from msgspec import UNSET
 
-from dockyard.edge.api import wire
+from dockyard.edge.api import auth, wire
 from dockyard.edge.routing import Call, Route
 from dockyard.engine.images import Deleted, HistoryEntry, Image, Listed
+from dockyard.engine.transfers import Message
 from dockyard.model.errors import InvalidArgument, NotServed
-from dockyard.proto import references
 from dockyard.proto.times import ZERO_TIME, format_rfc3339
+from dockyard.proto.units import human_size
 
 LIST_FILTERS = frozenset({"before", "since", "reference", "dangling", "label", "label!", "until"})
 PRUNE_FILTERS = frozenset({"dangling", "until", "label", "label!"})
+SEARCH_FILTERS = frozenset({"is-official", "is-automated", "stars"})
+_BAR = 50  # characters
 _SECOND = 1_000_000_000
 _TAR = "application/x-tar"
 _EMPTY: tuple[Any, ...] = (None, "", False, [], {}, UNSET)
@@ -122,12 +126,9 @@ def _step(entry: HistoryEntry) -> dict[str, Any]:
 
 
 async def create(call: Call) -> web.StreamResponse:
-    """Import (`fromSrc`). Pulling (`fromImage`) is not served yet."""
+    """Pull (`fromImage`) or import (`fromSrc`)."""
     if call.text("fromImage"):
-        wanted = references.parse(call.text("fromImage"))
-        tag = call.text("tag")
-        shown = wanted.familiar + (f"@{tag}" if ":" in tag else f":{tag}" if tag else "")
-        raise NotServed(f"cannot pull {shown}: pulling images from registries is not served yet")
+        return await _pull(call)
     source = call.text("fromSrc")
     if source != "-":
         raise NotServed(f"cannot import from {source!r}: importing from a URL is not served; send the archive itself")
@@ -151,6 +152,60 @@ def _moment(call: Call, name: str) -> int | None:
     if text and not (text.isdigit() and len(text) < 12):
         raise InvalidArgument(f"invalid {name} {text[:40]!r}: seconds since 1970 are expected")
     return int(text) * _SECOND if text else None
+
+
+async def _pull(call: Call) -> web.StreamResponse:
+    messages = call.engine.transfers.pull(
+        call.text("fromImage"),
+        tag=call.text("tag"),
+        platform=call.text("platform"),
+        credentials=auth.given(call),
+    )
+    return await _tell(call, messages)
+
+
+async def push(call: Call) -> web.StreamResponse:
+    messages = call.engine.transfers.push(call.path("name"), tag=call.text("tag"), credentials=auth.given(call))
+    return await _tell(call, messages)
+
+
+async def _tell(call: Call, messages: AsyncGenerator[Message, None]) -> web.StreamResponse:
+    """A transfer's messages as Docker's progress JSON."""
+    async with call.progress() as out, aclosing(messages):
+        async for message in messages:
+            await out.send(_progress(message))
+    return out.response
+
+
+def _progress(message: Message) -> dict[str, Any]:
+    if message.aux is not None:
+        return {"progressDetail": {}, "aux": message.aux}
+    if not message.id:
+        return {"status": message.status}
+    body: dict[str, Any] = {"status": message.status}
+    if message.current is not None:
+        body["progressDetail"] = {"current": message.current, "total": message.total}
+        body["progress"] = _bar(message.current, message.total or 0)
+    elif not message.status.startswith("Pulling from "):
+        body["progressDetail"] = {}
+    return body | {"id": message.id}
+
+
+def _bar(current: int, total: int) -> str:
+    """What clients print that draw no bar themselves."""
+    filled = min(current * _BAR // total, _BAR) if total else 0
+    arrow = "=" * filled + ">" if filled < _BAR else "=" * _BAR
+    return f"[{arrow:<{_BAR}}]  {human_size(current):>6}/{human_size(total)}"
+
+
+async def search(call: Call) -> web.StreamResponse:
+    found = await call.engine.transfers.search(
+        call.text("term"),
+        limit=call.integer("limit") or 25,
+        filters=call.filters(SEARCH_FILTERS),
+        credentials=auth.given(call),
+    )
+    return call.json(found)
 
 
 async def load(call: Call) -> web.StreamResponse:
@@ -207,12 +262,14 @@ async def prune(call: Call) -> web.StreamResponse:
 ROUTES = [
     Route("GET", "/images/json", list_),
     Route("GET", "/images/get", save),
+    Route("GET", "/images/search", search),
     Route("POST", "/images/create", create),
     Route("POST", "/images/load", load),
     Route("POST", "/images/prune", prune, since=(1, 25)),
     Route("GET", "/images/{name:.+}/json", inspect),
     Route("GET", "/images/{name:.+}/history", history),
     Route("GET", "/images/{name:.+}/get", save_one),
+    Route("POST", "/images/{name:.+}/push", push),
     Route("POST", "/images/{name:.+}/tag", tag),
     Route("DELETE", "/images/{name:.+}", remove),
 ]

@@ -6,11 +6,13 @@ of the work; each verb lives in a module of its own.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 from dockyard.engine.images import importing, listing, loading, removal, saving
 from dockyard.engine.images.catalogue import Image
+from dockyard.engine.images.collection import Collector
 from dockyard.engine.images.listing import HistoryEntry, Listed
 from dockyard.engine.images.loading import LoadedImage
 from dockyard.engine.images.removal import Deleted
@@ -18,6 +20,7 @@ from dockyard.engine.images.services import Publisher, Services, UsedBy
 from dockyard.model.errors import InvalidArgument
 from dockyard.proto import references
 from dockyard.proto.filters import Filters
+from dockyard.proto.imagegc import Policy
 from dockyard.store import images as table
 from dockyard.store.content import Content
 from dockyard.store.db import Database
@@ -30,6 +33,7 @@ _Listing = list[Listed]
 _History = list[HistoryEntry]
 _Loaded = list[LoadedImage]
 _Gone = list[Deleted]
+_Ids = list[str]
 
 __all__ = ["Deleted", "HistoryEntry", "Image", "Images", "Listed", "LoadedImage"]
 
@@ -46,9 +50,13 @@ class Images:
         *,
         events: Publisher | None = None,
         clock: Callable[[], int] = time.time_ns,
+        discard_blobs: bool = False,
+        collection: Policy | None = None,
     ) -> None:
+        """`discard_blobs`: keep no compressed layer that a registry has; `collection`: which images go by themselves."""
         content = Content(layout, call)
-        self._services = Services(layout, database, content, snapshots, call, clock, events)
+        self._services = Services(layout, database, content, snapshots, call, clock, events, discard_blobs)
+        self._collector = Collector(self._services, collection or Policy())
         self.warnings: list[str] = []
 
     async def open(self) -> None:
@@ -69,10 +77,24 @@ class Images:
             await services.database.write(lambda connection: table.delete(connection, lost))
         await services.collect()
         services.snapshots.on_release(self._collect_soon)
+        self._collector.start()
+
+    async def close(self) -> None:
+        """End what goes on by itself. Twice is fine."""
+        await self._collector.close()
+
+    async def collect(self) -> _Ids:
+        """Remove the images that the policy of collection would remove now; their ids."""
+        return await self._collector.check()
 
     def set_users(self, used_by: UsedBy) -> None:
         """`used_by(image_id)` tells which containers use an image: (container id, whether it runs)."""
         self._services.used_by = used_by
+
+    @property
+    def services(self) -> Services:
+        """What the use cases of images stand on, for those outside this package (`engine.transfers`)."""
+        return self._services
 
     # --- asking ----------------------------------------------------------------------------------------------------
 
@@ -91,6 +113,10 @@ class Images:
         return listing.list_images(
             self._services, filters or Filters(), shared_size=shared_size, now=self._services.clock()
         )
+
+    async def blobs_size(self) -> int:
+        """Bytes of the blobs that are kept beside the unpacked layers."""
+        return await asyncio.to_thread(self._services.blobs_size)
 
     def history(self, ref: str) -> _History:
         """The steps of an image's making, the last first."""

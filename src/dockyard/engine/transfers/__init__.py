@@ -1,0 +1,178 @@
+"""Images to and from registries.
+
+Owns: `Transfers`, the one interface for pull, push, login, search and a look at a registry's manifest; identical pulls
+share one transfer, and a transfer ends with the last client that waits for it. Does not own: the work (a module for
+each verb), local images (`engine.images`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
+
+from dockyard.engine.images.services import Services
+from dockyard.engine.transfers import looking, pulling, pushing
+from dockyard.engine.transfers.downloads import Downloads
+from dockyard.engine.transfers.looking import Distribution, SearchResult
+from dockyard.engine.transfers.progress import Board, Feed, Message
+from dockyard.engine.transfers.shared import Pool
+from dockyard.model.errors import DockyardError, InvalidArgument
+from dockyard.proto import references
+from dockyard.proto.dockerconfig import Credentials, registry_of
+from dockyard.proto.filters import Filters
+from dockyard.proto.references import DEFAULT_DOMAIN, Reference
+from dockyard.proto.registries import RegistryRules, places
+from dockyard.store.remote import tls
+from dockyard.store.remote.repository import Repository
+from dockyard.store.remote.session import Session, Shared
+from dockyard.store.remote.transport import Limits, Transport
+
+__all__ = ["Distribution", "Limits", "Message", "SearchResult", "Transfers"]
+
+_NOBODY = Credentials()
+
+
+class Transfers:
+    """All transfers of a daemon. For the event loop's thread. `close()` at the end."""
+
+    def __init__(
+        self,
+        services: Services,
+        rules: RegistryRules | None = None,
+        *,
+        downloads: int = 3,
+        uploads: int = 5,
+        limits: Limits | None = None,
+        certificates: tuple[str, ...] = tls.DIRECTORIES,
+    ) -> None:
+        """`downloads`, `uploads`: layers at a time. `certificates`: directories like /etc/docker/certs.d."""
+        self._services = services
+        self._rules = rules or RegistryRules()
+        self._transport = Transport(self._rules, limits, certificates)
+        self._shared = Shared(self._transport)
+        self._downloads = Downloads(services, downloads)
+        self._uploads = asyncio.Semaphore(uploads)
+        self._pool: Pool[None] = Pool()
+
+    async def close(self) -> None:
+        """End what is under way. What was fetched stays for the next try."""
+        await self._pool.close()
+        await self._downloads.close()
+        await self._transport.close()
+
+    # --- verbs -----------------------------------------------------------------------------------------------------
+
+    async def pull(
+        self, name: str, *, tag: str = "", platform: str = "", credentials: Credentials = _NOBODY
+    ) -> AsyncGenerator[Message, None]:
+        """Have an image, or, of a name without tag and digest, all images of the repository. Tells how it goes.
+
+        `tag`: a tag or digest, in place of the name's. NotFound, InvalidArgument, … in Docker's words.
+        """
+        reference = _asked(name, tag)
+        repositories = await self._repositories(reference, credentials, mirrors=True)
+        self._services.layout.sweep_partials()
+        asked = [reference]
+        if not reference.tag and not reference.digest:
+            own = repositories[-1]
+            try:
+                tags = await own.session.again(lambda: own.tags(f"repository {reference.familiar_repository}"))
+            except DockyardError as error:
+                raise pulling.explain_pull(error, reference) from None
+            asked = [reference._replace(tag=tag) for tag in tags if references.is_tag(tag)]
+        for one in asked:
+            key = ("pull", one.complete, platform, credentials)
+
+            def start(board: Board, one: Reference = one) -> Awaitable[None]:
+                return pulling.pull_image(self._services, self._downloads, repositories, one, platform, board)
+
+            async for message in self._told(key, start):
+                yield message
+
+    async def push(
+        self, name: str, *, tag: str = "", credentials: Credentials = _NOBODY
+    ) -> AsyncGenerator[Message, None]:
+        """Send an image, or all images of a repository, to its registry. Tells how it goes."""
+        reference = references.parse(name)
+        if reference.digest:
+            raise InvalidArgument("cannot push a digest reference")
+        if tag:
+            reference = reference._replace(tag=references.check_tag(tag))
+        yield Message(f"The push refers to repository [{reference.repository}]")
+        images = pushing.choose(self._services, reference)
+        (repository,) = await self._repositories(reference, credentials, push=True)
+        for image, name_ in images:
+
+            def start(board: Board, image: pushing.Image = image, name_: Reference = name_) -> Awaitable[None]:
+                return pushing.push_image(self._services, self._uploads, repository, image, name_, board)
+
+            async for message in self._told(("push", name_.complete, image.id, credentials), start):
+                yield message
+
+    async def log_in(self, credentials: Credentials) -> None:
+        """Verify credentials at `credentials.server` ("" is docker.io). Unauthorized if they are not taken."""
+        domain = registry_of(credentials.server) if credentials.server else DEFAULT_DOMAIN
+        self._transport.forget_certificates()
+        await (await self._session(domain, credentials._replace(server=""))).log_in()
+
+    async def search(
+        self, term: str, *, limit: int, filters: Filters, credentials: Credentials = _NOBODY
+    ) -> list[SearchResult]:
+        """Repositories by words: of docker.io, or HOST/WORDS of a registry that offers a search."""
+        domain, words = looking.split_term(term)
+        host = looking.search_host(domain)
+        session = await self._session(host, _belongs(credentials, domain))
+        return await looking.search(session, domain, words, limit, filters)
+
+    async def distribution(self, name: str, credentials: Credentials = _NOBODY) -> Distribution:
+        """What a registry has under a name: the manifest's descriptor and its platforms. Nothing is stored."""
+        reference = references.parse(name).with_default_tag()
+        repositories = await self._repositories(reference, credentials, mirrors=True)
+        return await looking.inspect(repositories, reference)
+
+    # --- below -----------------------------------------------------------------------------------------------------
+
+    async def _told(self, key: Hashable, start: Callable[[Board], Awaitable[None]]) -> AsyncGenerator[Message, None]:
+        """Messages of a work that may be shared, to its end; its error is raised then."""
+        feed = Feed()
+        task = asyncio.create_task(self._pool.join(key, start, feed))
+        task.add_done_callback(lambda _: feed.close())
+        try:
+            async for message in feed:
+                yield message
+            await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _repositories(
+        self, reference: Reference, credentials: Credentials, *, mirrors: bool = False, push: bool = False
+    ) -> list[Repository]:
+        domain = reference.domain
+        insecure = await self._transport.is_insecure(domain)
+        self._transport.forget_certificates()
+        own = _belongs(credentials, domain)
+        return [
+            Repository(Session(self._shared, place, own), reference.path, push=push)
+            for place in places(self._rules, domain, insecure, mirrors=mirrors)
+        ]
+
+    async def _session(self, domain: str, credentials: Credentials) -> Session:
+        insecure = await self._transport.is_insecure(domain)
+        return Session(self._shared, places(self._rules, domain, insecure, mirrors=False)[-1], credentials)
+
+
+def _belongs(credentials: Credentials, domain: str) -> Credentials:
+    """The credentials, if the client did not say that they are another registry's (S38)."""
+    if credentials.server and registry_of(credentials.server) != domain:
+        return _NOBODY
+    return credentials
+
+
+def _asked(name: str, tag: str) -> Reference:
+    reference = references.parse(name)
+    if not tag:
+        return reference
+    if ":" in tag:
+        return references.parse(f"{reference.repository}@{tag}")
+    return reference._replace(tag=references.check_tag(tag))

@@ -1,0 +1,345 @@
+"""An image goes to a registry: `docker push`.
+
+Owns: the layers that the registry lacks, the manifest last, what is remembered of it. Does not own: requests
+(`store.remote`), how a layer's tar is made (`store.remote.layers`).
+
+An image that came with a manifest leaves with the same one, byte for byte, if its blobs can be had; for others one is
+made. A layer whose blob is not kept is compressed while it is sent; its digest is noted, so that the next push asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+
+from dockyard.engine.images.catalogue import Image
+from dockyard.engine.images.services import Services
+from dockyard.engine.transfers.progress import Board
+from dockyard.model import oci
+from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, NotFound, Unauthorized
+from dockyard.model.oci import Descriptor, Manifest
+from dockyard.proto import references
+from dockyard.proto.references import Reference
+from dockyard.store.remote.repository import Repository
+from dockyard.store.snapshots import Layer
+from dockyard.store.spooling import drain
+
+_GZIP_LAYER = oci.OCI_LAYER + "+gzip"
+_CHUNK = 1 << 20
+_DOCKER = {
+    oci.OCI_MANIFEST: oci.DOCKER_MANIFEST,
+    oci.OCI_CONFIG: "application/vnd.docker.container.image.v1+json",
+    oci.OCI_LAYER: "application/vnd.docker.image.rootfs.diff.tar",
+    _GZIP_LAYER: "application/vnd.docker.image.rootfs.diff.tar.gzip",
+}
+
+__all__ = ["Image", "choose", "push_image"]
+
+
+def choose(services: Services, reference: Reference) -> list[tuple[Image, Reference]]:
+    """The images to push, each with its name: the one with this tag, or all of the repository. NotFound as Docker."""
+    catalogue = services.catalogue
+    names = [references.from_complete(name) for name in catalogue.in_repository(reference)]
+    if not names:
+        raise NotFound(f"An image does not exist locally with the tag: {reference.familiar_repository}")
+    if reference.tag:
+        names = [name for name in names if name.tag == reference.tag]
+        if not names:
+            raise NotFound(f"tag does not exist: {reference.familiar}")
+    return [(catalogue.get(name.familiar), name) for name in names]
+
+
+async def push_image(
+    services: Services,
+    slots: asyncio.Semaphore,
+    repository: Repository,
+    image: Image,
+    reference: Reference,
+    board: Board,
+) -> None:
+    """Have `image` under `reference` in the registry."""
+    failed = True
+    try:
+        with services.making(), services.snapshots.lease() as lease:  # what is being read must not be collected
+            if image.chain_id is not None:
+                lease.add(image.chain_id)
+            digest, size = await _Push(services, slots, repository, image, reference, board).run()
+            await _remember(services, image, reference, digest)
+        failed = False
+    except Unauthorized as error:
+        raise Unauthorized(f"unauthorized: {error.message.removeprefix('unauthorized: ')}") from None
+    except Forbidden as error:
+        if error.message.startswith("denied"):
+            raise Forbidden(error.message) from None
+        raise
+    finally:
+        await services.collect_after_making(failed)
+    services.publish("push", reference.familiar, reference.familiar_repository, image.labels)
+    board.say(f"{reference.tag}: digest: {digest} size: {size}")
+    board.say("", aux={"Tag": reference.tag, "Digest": digest, "Size": size})
+
+
+async def _remember(services: Services, image: Image, reference: Reference, digest: str) -> None:
+    current = services.catalogue.by_id(image.id)
+    complete = f"{reference.repository}@{digest}"
+    if current is not None and complete not in current.record.digests:
+        current.record.digests = [*current.record.digests, complete]
+        await services.commit([(current.record, [])])
+
+
+class _Push:
+    """One image on its way."""
+
+    def __init__(
+        self,
+        services: Services,
+        slots: asyncio.Semaphore,
+        repository: Repository,
+        image: Image,
+        reference: Reference,
+        board: Board,
+    ) -> None:
+        self._services = services
+        self._slots = slots
+        self._repository = repository
+        self._image = image
+        self._reference = reference
+        self._board = board
+        self._layers = list(reversed(services.snapshots.chain(image.chain_id)))
+        self._original = self._read_original()
+
+    async def run(self) -> tuple[str, int]:
+        """Push; returns digest and size of the manifest."""
+        for layer in reversed(self._layers):
+            self._board.say("Preparing", _short(layer))
+        await self._repository.session.again(self._repository.session.find)
+        tasks = [asyncio.create_task(self._layer(place)) for place in range(len(self._layers))]
+        try:
+            pushed = list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        config = await self._configuration()
+        return await self._manifest(config, pushed)
+
+    def _read_original(self) -> Manifest | None:
+        """The manifest that the image came with."""
+        record, content = self._image.record, self._services.content
+        if not record.manifest or not content.has(record.manifest):
+            return None
+        manifest = oci.parse_manifest(content.read(record.manifest), f"manifest {record.manifest}")
+        return manifest if len(manifest.layers or ()) == len(self._layers) else None
+
+    # --- layers ----------------------------------------------------------------------------------------------------
+
+    def _known(self, place: int) -> Descriptor | None:
+        """The blob that a layer is or was, if that is known."""
+        layer = self._layers[place]
+        if self._original is not None and self._original.layers is not None:
+            return self._original.layers[place]
+        if layer.blob:
+            return Descriptor(layer.document.media_type or _GZIP_LAYER, layer.blob, layer.document.blob_size)
+        return None
+
+    async def _layer(self, place: int) -> Descriptor:
+        layer, known = self._layers[place], self._known(place)
+        short = _short(layer)
+        again = self._repository.session.again
+        async with self._slots:
+            if known is not None:
+                if await again(lambda: self._repository.has_blob(known.digest, f"layer {known.digest}")) is not None:
+                    self._board.say("Layer already exists", short)
+                    return known
+                if (source := await self._mount(known)) is not None:
+                    self._board.say(f"Mounted from {source}", short)
+                    return known
+            told = self._retrying(short)
+            if known is not None and self._services.content.has(known.digest):
+                await again(lambda: self._send_stored(known, short), told)
+                pushed = known
+            else:
+                compress = known is None or known.digest != layer.diff_id
+                pushed = await again(lambda: self._send_made(layer, compress, short), told)
+                if known is not None and pushed.digest == known.digest:
+                    pushed = known
+        self._board.say("Pushed", short)
+        return pushed
+
+    def _retrying(self, short: str) -> Callable[[float], None]:
+        return lambda seconds: self._board.say(f"Retrying in {max(round(seconds), 1)} seconds", short)
+
+    async def _mount(self, known: Descriptor) -> str | None:
+        """The repository of the same registry that a blob could be taken over from."""
+        for source in self._sources(known.digest)[:3]:
+            location = None
+            try:
+                location = await self._repository.mount(known.digest, source, f"layer {known.digest}")
+            except DockyardError:
+                continue
+            if location is None:
+                return source
+            await self._repository.cancel(location, "upload")
+        return None
+
+    def _sources(self, digest: str) -> list[str]:
+        """Repositories of this registry that images with this blob came from or went to."""
+        holders = {layer.chain_id for layer in self._layers if layer.blob == digest}
+        found: dict[str, None] = {}
+        for image in self._services.catalogue:
+            for name in image.record.digests:
+                reference = references.from_complete(name)
+                if reference.domain != self._reference.domain or reference.path == self._reference.path:
+                    continue
+                if holders & {layer.chain_id for layer in self._services.snapshots.chain(image.chain_id)}:
+                    found[reference.path] = None
+        return list(found)
+
+    async def _send_stored(self, blob: Descriptor, short: str) -> None:
+        """A blob as it lies in the store, in one request."""
+        what = f"layer {blob.digest}"
+        path = self._services.content.path(blob.digest)
+        location = await self._repository.begin(what)
+        chunks = lambda: self._counted(_file(str(path)), short, blob.size)  # noqa: E731
+        await self._repository.upload_whole(location, chunks, blob.size, blob.digest, what)
+
+    async def _send_made(self, layer: Layer, compress: bool, short: str) -> Descriptor:
+        """A layer's tar, made and compressed while it is sent."""
+        what = f"layer {layer.diff_id}"
+        location = await self._repository.begin(what)
+        made = _Made(self._services, layer, compress)
+        try:
+            chunks = lambda: self._counted(made.chunks(), short, layer.document.tar_size)  # noqa: E731
+            location = await self._repository.upload(location, chunks, None, what)
+            digest, size = await made.result()
+            await self._repository.finish(location, digest, what)
+        except BaseException:
+            await made.close()
+            raise
+        media_type = _GZIP_LAYER if compress else oci.OCI_LAYER
+        if compress:
+            await self._services.snapshots.remember_blob(layer.chain_id, digest, media_type, size)
+        return Descriptor(media_type, digest, size)
+
+    async def _counted(self, chunks: AsyncIterator[bytes], short: str, total: int) -> AsyncGenerator[bytes, None]:
+        sent = 0
+        async for chunk in chunks:
+            yield chunk
+            sent += len(chunk)
+            self._board.move("Pushing", short, min(sent, total), total)
+
+    # --- configuration and manifest ----------------------------------------------------------------------------------
+
+    async def _configuration(self) -> Descriptor:
+        content = self._services.content
+        digest = self._image.id
+        descriptor = Descriptor(oci.OCI_CONFIG, digest, content.size(digest))
+        what = f"configuration {digest}"
+        again = self._repository.session.again
+        if await again(lambda: self._repository.has_blob(digest, what)) is None:
+
+            async def send() -> None:
+                location = await self._repository.begin(what)
+                path = str(content.path(digest))
+                await self._repository.upload_whole(location, lambda: _file(path), descriptor.size, digest, what)
+
+            await again(send)
+        return descriptor
+
+    async def _manifest(self, config: Descriptor, layers: list[Descriptor]) -> tuple[str, int]:
+        record, again = self._image.record, self._repository.session.again
+        what = f"manifest for {self._reference.familiar}"
+        original = self._original
+        if original is not None and [entry.digest for entry in original.layers or ()] == [x.digest for x in layers]:
+            data = self._services.content.read(record.manifest)
+            kind = record.manifest_type
+            await again(lambda: self._repository.put_manifest(self._reference.tag, data, kind, what))
+            return oci.sha256(data), len(data)
+        for manifest in (_make(config, layers), _make(config, layers, docker=True)):
+            data = msgspec.json.encode(manifest)
+            kind = manifest.media_type
+            try:
+                await again(
+                    lambda d=data, k=kind: self._repository.put_manifest(self._reference.tag, d, k, what)  # type: ignore[misc]
+                )
+                return oci.sha256(data), len(data)
+            except InvalidArgument:
+                if kind == oci.DOCKER_MANIFEST:  # older registries know only these
+                    raise
+        raise AssertionError("unreachable")
+
+
+def _make(config: Descriptor, layers: list[Descriptor], *, docker: bool = False) -> Manifest:
+    def kind(media_type: str) -> str:
+        oci_type = next((ours for ours, theirs in _DOCKER.items() if theirs == media_type), media_type)
+        return _DOCKER.get(oci_type, oci_type) if docker else oci_type
+
+    def plain(descriptor: Descriptor) -> Descriptor:
+        return Descriptor(kind(descriptor.media_type), descriptor.digest, descriptor.size, urls=descriptor.urls)
+
+    return Manifest(2, kind(oci.OCI_MANIFEST), plain(config), [plain(layer) for layer in layers])
+
+
+class _Made:
+    """A layer's tar as chunks, out of a worker."""
+
+    def __init__(self, services: Services, layer: Layer, compress: bool) -> None:
+        self._services = services
+        self._layer = layer
+        self._compress = compress
+        self._task: asyncio.Task[dict[str, Any]] | None = None
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Once."""
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._task = asyncio.create_task(self._work(writing))
+            async for chunk in drain(reading):
+                yield chunk
+            await asyncio.wait([self._task])
+            self._task.result()  # an upload that lacks its end must not be finished
+        finally:
+            os.close(reading)
+
+    async def result(self) -> tuple[str, int]:
+        """(digest, size) of what went out."""
+        assert self._task is not None
+        done = await self._task
+        return done["digest"], done["size"]
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _work(self, writing: int) -> dict[str, Any]:
+        snapshots = self._services.snapshots
+        layer = {
+            "recipe": snapshots.recipe_of(self._layer), "tree": snapshots.tree_of(self._layer),
+            "size": self._layer.document.tar_size, "digest": self._layer.diff_id,
+        }  # fmt: skip
+        arguments = {"layer": layer, "compress": self._compress}
+        try:
+            function = "dockyard.store.remote.layers:send"
+            result: dict[str, Any] = await self._services.call(function, arguments, [writing])
+            return result
+        finally:
+            os.close(writing)
+
+
+async def _file(path: str) -> AsyncGenerator[bytes, None]:
+    """A file's bytes, read in threads."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while data := await asyncio.to_thread(os.read, fd, _CHUNK):
+            yield data
+    finally:
+        os.close(fd)
+
+
+def _short(layer: Layer) -> str:
+    return layer.diff_id.partition(":")[2][:12]

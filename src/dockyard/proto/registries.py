@@ -1,0 +1,153 @@
+"""Which hosts stand for a registry, and what is trusted about them.
+
+Owns: `RegistryRules`: mirrors, insecure registries, realms that may get credentials; the names of hosts.
+Does not own: connections (`store.remote`), resolving names: addresses are arguments. Pure.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from dockyard.model.errors import InvalidArgument
+from dockyard.proto.references import DEFAULT_DOMAIN
+
+HUB_HOST: Final = "registry-1.docker.io"  # where docker.io really is
+HUB_INDEX: Final = "index.docker.io"  # its search
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?\Z")
+_SECOND_LEVEL = frozenset({"co", "com", "org", "net", "gov", "ac", "edu", "or", "ne", "go"})
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Place(NamedTuple):
+    """A host that is asked for a registry's content. `schemes`: those to try, in order; `prefix` of repositories."""
+
+    host: str
+    schemes: tuple[str, ...]
+    prefix: str = ""
+    mirror: bool = False
+
+
+class Mirror(NamedTuple):
+    domain: str
+    url: str
+
+
+def parse_mirror(text: str) -> Mirror:
+    """`https://host[/prefix]` (of docker.io) or `REGISTRY=https://host[/prefix]`. InvalidArgument."""
+    domain, separator, url = text.partition("=")
+    if not separator or "://" in domain:
+        domain, url = DEFAULT_DOMAIN, text
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not _HOST.match(parts.netloc):
+        raise InvalidArgument(f'invalid mirror: "{text}" is not [REGISTRY=]http(s)://HOST[/PREFIX]')
+    if parts.query or parts.fragment or parts.username:
+        raise InvalidArgument(f'invalid mirror: query, fragment or user in "{text}"')
+    return Mirror(domain.lower(), url.rstrip("/"))
+
+
+def check_insecure(text: str) -> str:
+    """A host, host:port or address range. InvalidArgument in Docker's words."""
+    if "://" in text:
+        raise InvalidArgument(f"insecure registry {text} should not contain '://'")
+    if "/" in text:
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            raise InvalidArgument(f"insecure registry {text} is not valid: no address range") from None
+    elif not _HOST.match(text):
+        raise InvalidArgument(f"insecure registry {text} is not valid: no host")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryRules:
+    """The daemon's settings of registries, checked."""
+
+    mirrors: Sequence[Mirror] = ()
+    insecure: Sequence[str] = ()
+    trusted_realms: Sequence[str] = ()  # hosts that may be sent credentials, and may be local, though they are others
+    _ranges: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = field(default_factory=list)
+
+    @classmethod
+    def make(cls, mirrors: Iterable[str], insecure: Iterable[str], trusted_realms: Iterable[str] = ()) -> RegistryRules:
+        """From the texts of the configuration. InvalidArgument naming the wrong one."""
+        names = [check_insecure(text) for text in insecure]
+        ranges = [ipaddress.ip_network(text, strict=False) for text in names if "/" in text]
+        hosts = [text.lower() for text in names if "/" not in text]
+        return cls([parse_mirror(text) for text in mirrors], hosts, [r.lower() for r in trusted_realms], ranges)
+
+    def is_insecure(self, host: str, addresses: Iterable[IPAddress] = ()) -> bool:
+        """Whether a registry may go without TLS, or with a certificate that nobody vouches for.
+
+        By name, or because an address of it is in a range. Loopback always is, as in Docker.
+        """
+        if host.lower() in self.insecure or hostname(host) in self.insecure:
+            return True
+        own = address_of(host)
+        known: list[IPAddress] = [*addresses, own] if own else [*addresses]
+        return any(a.is_loopback or any(a in r for r in self._ranges if r.version == a.version) for a in known)
+
+    def may_be_local(self, host: str) -> bool:
+        """Whether somebody said that this host may be at a loopback or link-local address."""
+        return any(name in self.trusted_realms or name in self.insecure for name in (host.lower(), hostname(host)))
+
+    def realm_gets_credentials(self, registry: str, realm: str) -> bool:
+        """Whether a token server may get the registry's credentials: the same host, a relative, or a trusted one."""
+        if realm.lower() in self.trusted_realms or hostname(realm) in self.trusted_realms:
+            return True
+        return are_related(hostname(registry), hostname(realm))
+
+
+def hostname(host: str) -> str:
+    """Without the port, in lower case."""
+    if host.startswith("["):
+        return host.partition("]")[0][1:].lower()
+    return host.rpartition(":")[0].lower() if host.count(":") == 1 else host.lower()
+
+
+def address_of(host: str) -> IPAddress | None:
+    """The address, if the host is written as one."""
+    try:
+        return ipaddress.ip_address(hostname(host))
+    except ValueError:
+        return None
+
+
+def is_local(address: IPAddress) -> bool:
+    """Loopback, link-local (where clouds keep their secrets) or nowhere."""
+    mapped = getattr(address, "ipv4_mapped", None)
+    return is_local(mapped) if mapped else address.is_loopback or address.is_link_local or address.is_unspecified
+
+
+def are_related(one: str, other: str) -> bool:
+    """The same host, or both beneath one registrable domain ("registry-1.docker.io", "auth.docker.io")."""
+    if one == other:
+        return True
+    if address_of(one) or address_of(other):
+        return False
+    left, right = _registrable(one), _registrable(other)
+    return bool(left) and left == right
+
+
+def _registrable(host: str) -> str:
+    labels = host.rstrip(".").split(".")
+    count = 3 if len(labels) > 2 and len(labels[-1]) == 2 and labels[-2] in _SECOND_LEVEL else 2
+    return ".".join(labels[-count:]) if len(labels) >= count else ""
+
+
+def places(rules: RegistryRules, domain: str, insecure: bool, *, mirrors: bool = True) -> list[Place]:
+    """The hosts to ask for a registry's content, in order: its mirrors, then itself."""
+    found = []
+    for mirror in rules.mirrors if mirrors else ():
+        if mirror.domain == domain:
+            parts = urlsplit(mirror.url)
+            found.append(Place(parts.netloc.lower(), (parts.scheme,), parts.path.strip("/"), mirror=True))
+    schemes = ("https", "http") if insecure else ("https",)
+    found.append(Place(HUB_HOST if domain == DEFAULT_DOMAIN else domain, schemes))
+    return found

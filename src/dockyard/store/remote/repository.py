@@ -1,0 +1,287 @@
+"""One repository of a registry: manifests, tags, blobs out and in.
+
+Owns: the distribution API's requests and what makes their answers acceptable: digests (S31), media types (S32), sizes.
+Does not own: authorization and redirects (`session`), where blobs go (`layers`, `engine.transfers`).
+
+Source: OCI distribution-spec 1.1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from dockyard.model import oci
+from dockyard.model.errors import DockyardError, InvalidArgument, NotFound
+from dockyard.model.oci import Descriptor, Manifest
+from dockyard.store.remote.authorization import read_limited
+from dockyard.store.remote.errors import Temporary
+from dockyard.store.remote.session import Session, pause
+
+ACCEPT = ", ".join([oci.OCI_INDEX, oci.OCI_MANIFEST, oci.DOCKER_INDEX, oci.DOCKER_MANIFEST])
+_SCHEMA1 = "application/vnd.docker.distribution.manifest.v1"
+_MAX_TAGS = 100_000
+_PROGRESS = 1 << 20  # bytes after which a download counts as going on: its tries begin anew
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
+Waiting = Callable[[float], None]  # told how many seconds the next try is away
+
+
+class Fetched(NamedTuple):
+    """A manifest as it came. `digest` is that of `data`, and the one that was asked for if one was."""
+
+    data: bytes
+    media_type: str
+    digest: str
+    manifest: Manifest
+
+
+class Repository:
+    """`name`: as the registry calls it, "library/busybox"."""
+
+    def __init__(self, session: Session, name: str, *, push: bool = False) -> None:
+        prefix = session.place.prefix
+        self.session = session
+        self.name = f"{prefix}/{name}" if prefix else name
+        self._scopes = [f"repository:{self.name}:{'pull,push' if push else 'pull'}"]
+
+    # --- manifests -------------------------------------------------------------------------------------------------
+
+    async def manifest(self, reference: str, what: str) -> Fetched:
+        """By tag or digest. NotFound "manifest unknown…"; InvalidArgument naming `what` for one that lies."""
+        url = self._url("manifests", reference)
+        headers = {"Accept": ACCEPT}
+        async with self.session.request("GET", url, self._scopes, what, headers=headers) as response:
+            data = await read_limited(response, oci.MAX_DOCUMENT, what)
+            media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
+            told = response.headers.get("Docker-Content-Digest", "")
+        digest = oci.sha256(data)
+        wanted = reference if ":" in reference else told
+        if wanted and wanted.startswith("sha256:") and wanted != digest:
+            raise InvalidArgument(f"{what}: manifest verification failed: its digest is {digest}, not {wanted[:80]}")
+        return Fetched(data, media_type, digest, check_manifest(data, media_type, what))
+
+    async def manifest_digest(self, reference: str, what: str) -> tuple[str, int] | None:
+        """(digest, size) as the registry says; None: not there."""
+        url = self._url("manifests", reference)
+        async with self.session.request(
+            "HEAD", url, self._scopes, what, headers={"Accept": ACCEPT}, allow=(404,)
+        ) as response:
+            if response.status == 404:
+                return None
+            digest = oci.check_digest(response.headers.get("Docker-Content-Digest", ""), what)
+            return digest, response.content_length or 0
+
+    async def put_manifest(self, reference: str, data: bytes, media_type: str, what: str) -> str:
+        """Store a manifest under a tag or its digest; returns the digest."""
+        url = self._url("manifests", reference)
+        headers = {"Content-Type": media_type}
+        async with self.session.request("PUT", url, self._scopes, what, headers=headers, body=lambda: data):
+            pass
+        return oci.sha256(data)
+
+    async def tags(self, what: str) -> list[str]:
+        """All tags, page by page."""
+        url: str | None = self._url("tags", "list")
+        found: list[str] = []
+        while url is not None:
+            async with self.session.request("GET", url, self._scopes, what) as response:
+                data = await read_limited(response, oci.MAX_DOCUMENT, what)
+                link = response.headers.get("Link", "")
+            try:
+                page = msgspec.json.decode(data, type=dict[str, Any]).get("tags") or []
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                raise InvalidArgument(f"{what}: not a list of tags") from None
+            found += [tag for tag in page if isinstance(tag, str)]
+            following = re.match(r'\s*<([^>]+)>\s*;\s*rel="?next"?', link)
+            url = self._page(following[1]) if following and page and len(found) < _MAX_TAGS else None
+        return found
+
+    def _page(self, link: str) -> str:
+        parts = urlsplit(link)  # of this registry, whatever host it names
+        return parts.path + (f"?{parts.query}" if parts.query else "")
+
+    # --- blobs out -------------------------------------------------------------------------------------------------
+
+    async def small_blob(self, descriptor: Descriptor, what: str) -> bytes:
+        """A configuration, verified."""
+        if descriptor.size > oci.MAX_DOCUMENT:
+            raise InvalidArgument(f"{what}: larger than {oci.MAX_DOCUMENT} bytes")
+        parts: list[bytes] = []
+        async with aclosing(self.blob(descriptor, 0, what)) as chunks:
+            async for chunk in chunks:
+                parts.append(chunk)
+        data = b"".join(parts)
+        if oci.sha256(data) != descriptor.digest:
+            raise InvalidArgument(f"{what}: its digest is {oci.sha256(data)}, not {descriptor.digest}")
+        return data
+
+    async def blob(
+        self, descriptor: Descriptor, start: int, what: str, waiting: Waiting | None = None, tries: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes of a blob from `start`, exactly as many as its descriptor says, not yet verified.
+
+        A broken connection is gone on with where it broke. Temporary when that does not help; InvalidArgument for a
+        registry that has another number of bytes.
+        """
+        limits = self.session.limits
+        at = mark = start
+        attempt = 0
+        while True:
+            try:
+                async with aclosing(self._blob(descriptor, at, what)) as chunks:
+                    async for chunk in chunks:
+                        at += len(chunk)
+                        if at > descriptor.size:
+                            raise InvalidArgument(f"{what}: the registry sends more than its {descriptor.size} bytes")
+                        yield chunk
+                if at == descriptor.size:
+                    return
+                raise Temporary(f"{what}: the registry sent {at} of {descriptor.size} bytes (unexpected EOF)")
+            except Temporary as error:
+                if at - mark >= _PROGRESS:
+                    attempt, mark = 0, at
+                delay = pause(error, attempt, tries or limits.tries, limits.delay)
+                if delay is None:
+                    raise type(error)(f"{what}: {error}" if what not in str(error) else str(error)) from None
+                attempt += 1
+            if waiting is not None:
+                waiting(delay)
+            await asyncio.sleep(delay)
+
+    async def _blob(self, descriptor: Descriptor, start: int, what: str) -> AsyncGenerator[bytes, None]:
+        """One try: the blob's bytes from `start`."""
+        if start >= descriptor.size > 0:
+            return
+        async with aclosing(self._sources(descriptor)) as urls:
+            async for url in urls:
+                try:
+                    async with aclosing(self._read(url, descriptor.size, start, what)) as chunks:
+                        async for chunk in chunks:
+                            yield chunk
+                    return
+                except NotFound:
+                    if url == (descriptor.urls or [url])[-1]:
+                        raise
+
+    async def _sources(self, descriptor: Descriptor) -> AsyncGenerator[str, None]:
+        """The registry itself; then, for foreign layers, where their descriptor leads to (by TLS, as a stranger)."""
+        yield self._url("blobs", oci.check_digest(descriptor.digest))
+        for url in descriptor.urls or ():
+            if url.startswith("https://"):
+                yield url
+
+    async def _read(self, url: str, size: int, start: int, what: str) -> AsyncGenerator[bytes, None]:
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        async with self.session.request("GET", url, self._scopes, what, headers=headers) as response:
+            skip, length = start, response.content_length
+            if response.status == 206:
+                found = _RANGE.match(response.headers.get("Content-Range", ""))
+                if not found or int(found[1]) != start:
+                    raise InvalidArgument(f"{what}: the registry answers with another part than was asked for")
+                skip, length = 0, None if length is None else length + start
+            if length is not None and length != size:
+                raise InvalidArgument(f"{what}: the registry has {length} bytes, its manifest says {size}")
+            async for chunk in response.content.iter_any():
+                if skip:
+                    dropped = min(skip, len(chunk))
+                    skip, chunk = skip - dropped, chunk[dropped:]
+                if chunk:
+                    yield chunk
+
+    # --- blobs in --------------------------------------------------------------------------------------------------
+
+    async def has_blob(self, digest: str, what: str) -> int | None:
+        """Its size, None: not there."""
+        url = self._url("blobs", oci.check_digest(digest))
+        async with self.session.request("HEAD", url, self._scopes, what, allow=(404,)) as response:
+            return None if response.status == 404 else response.content_length or 0
+
+    async def mount(self, digest: str, source: str, what: str) -> str | None:
+        """Let a blob of the repository `source` be in this one too. None: done; else the address of an upload."""
+        query = f"?mount={quote(oci.check_digest(digest))}&from={quote(source, safe='')}"
+        return await self._begin(query, [*self._scopes, f"repository:{source}:pull"], what)
+
+    async def begin(self, what: str) -> str:
+        """Begin an upload; returns its address."""
+        location = await self._begin("", self._scopes, what)
+        if location is None:
+            raise InvalidArgument(f"{what}: the registry began no upload")
+        return location
+
+    async def _begin(self, query: str, scopes: Sequence[str], what: str) -> str | None:
+        url = self._url("blobs", "uploads/") + query
+        async with self.session.request("POST", url, scopes, what) as response:
+            if response.status == 201:
+                return None
+            return self._location(response, what)
+
+    async def upload(
+        self, location: str, chunks: Callable[[], AsyncIterator[bytes]], size: int | None, what: str
+    ) -> str:
+        """Send bytes (`size` of them, None: nobody knows yet); returns the address to finish at."""
+        headers = {"Content-Type": "application/octet-stream"}
+        if size is not None:
+            headers["Content-Length"] = str(size)
+            headers["Content-Range"] = f"0-{max(size - 1, 0)}"
+        async with self.session.request(
+            "PATCH", location, self._scopes, what, headers=headers, body=chunks
+        ) as response:
+            return self._location(response, what)
+
+    async def upload_whole(
+        self, location: str, chunks: Callable[[], AsyncIterator[bytes]], size: int, digest: str, what: str
+    ) -> None:
+        """Send a blob whose digest is known, in one request."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        url = _with_digest(location, digest)
+        async with self.session.request("PUT", url, self._scopes, what, headers=headers, body=chunks):
+            pass
+
+    async def finish(self, location: str, digest: str, what: str) -> None:
+        """End an upload: the registry verifies the digest."""
+        url = _with_digest(location, digest)
+        async with self.session.request("PUT", url, self._scopes, what, headers={"Content-Length": "0"}):
+            pass
+
+    async def cancel(self, location: str, what: str) -> None:
+        """Give an upload up. A registry that will not hear of it sweeps it by itself."""
+        try:
+            async with self.session.request("DELETE", location, self._scopes, what, allow=(404, 405)):
+                pass
+        except DockyardError:
+            pass
+
+    def _location(self, response: Any, what: str) -> str:
+        location = str(response.headers.get("Location", ""))
+        if not location:
+            raise InvalidArgument(f"{what}: the registry names no address for the upload")
+        return location
+
+    def _url(self, kind: str, last: str) -> str:
+        return f"/v2/{self.name}/{kind}/{last}"
+
+
+def _with_digest(location: str, digest: str) -> str:
+    return f"{location}{'&' if '?' in location else '?'}digest={quote(digest)}"
+
+
+def check_manifest(data: bytes, media_type: str, what: str) -> Manifest:
+    """A manifest or index that is what its Content-Type says (S32). InvalidArgument naming `what` and the cause."""
+    if media_type.startswith(_SCHEMA1):
+        raise InvalidArgument(f"{what}: Docker image format v1 (manifest schema 1) is no longer supported")
+    if media_type not in oci.MANIFESTS | oci.INDEXES:
+        raise InvalidArgument(f"{what}: unsupported manifest media type {media_type[:100]!r}")
+    manifest = oci.parse_manifest(data, what)
+    if manifest.media_type and manifest.media_type != media_type:
+        raise InvalidArgument(
+            f"{what}: manifest media type {manifest.media_type[:100]!r} does not match its Content-Type {media_type!r}"
+        )
+    if (media_type in oci.INDEXES) != (manifest.manifests is not None):
+        raise InvalidArgument(f"{what}: it is not of the type that its Content-Type {media_type!r} says")
+    return manifest
