@@ -13,6 +13,7 @@ import sqlite3
 import stat
 import subprocess
 import tarfile
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from dockyard.engine.images import Images
 from dockyard.linux import mounts
 from dockyard.model.errors import Conflict, DockyardError, InvalidArgument, NotFound, SystemFailure
 from dockyard.proto.filters import Filters
+from dockyard.proto.imagegc import Policy
 from dockyard.store import inline
 from dockyard.store.db import Database
 from dockyard.store.layout import Layout
@@ -41,6 +43,8 @@ class Store:
         self.driver = driver
         self.events: list[tuple[str, str, str]] = []
         self.users: dict[str, list[tuple[str, bool]]] = {}
+        self.options: dict[str, Any] = {}
+        self.now = 0
 
     def publish(self, type: str, action: str, actor_id: str, attributes: Any = None) -> None:
         self.events.append((action, actor_id, attributes["name"]))
@@ -52,11 +56,16 @@ class Store:
         self.database.open()
         self.snapshots = Snapshots(self.layout, self.database, inline.call, driver=self.driver)
         await self.snapshots.open()
-        self.images = Images(self.layout, self.database, self.snapshots, inline.call, events=self)
+        self.images = Images(
+            self.layout, self.database, self.snapshots, inline.call, events=self,
+            clock=lambda: self.now or time.time_ns(),
+            **self.options,
+        )  # fmt: skip
         await self.images.open()
         self.images.set_users(lambda image_id: self.users.get(image_id, []))
 
     async def close(self) -> None:
+        await self.images.close()
         await self.snapshots.close()
         self.database.close()
         self.layout.drain()
@@ -634,11 +643,85 @@ def test_a_client_that_goes_away_leaves_nothing(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
+# --- collection -------------------------------------------------------------------------------------------------------
+
+
+def test_unattended_collection_keeps_the_newest_and_what_is_used(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        store.options = {"collection": Policy.make(0, 0, 2)}
+        await store.reopen()
+        start = time.time_ns()
+        for number in range(5):
+            store.now = start + number * 10**9
+            layer = busybox.layer_tar({"n": b"%d" % number})
+            await store.images.load(chunks(archive(f"app:{number}", [LAYERS[0], layer])))
+        store.users[store.images.get("app:0").id] = [(CONTAINER, False)]
+        assert await store.images.collect() == []  # too young
+        store.now = start + 10**12
+        gone = await store.images.collect()
+        assert len(gone) == 2
+        assert sorted(name for listed in store.images.list() for name in listed.names) == ["app:0", "app:3", "app:4"]
+        assert len(store.left()["l"]) == 4 and await store.images.collect() == []
+        assert [event[0] for event in store.events if event[0] != "load"] == ["untag", "delete"] * 2
+
+    run(tmp_path, work)
+
+
+def test_collection_on_a_disk_that_fills(disk: Path) -> None:
+    async def work(store: Store) -> None:
+        store.options = {"collection": Policy.make(15, 12, 0)}
+        await store.reopen()
+        start = time.time_ns()
+        for number in range(4):
+            store.now = start + number * 10**9
+            layer = busybox.layer_tar({"n": os.urandom(10 << 20)})
+            await store.images.import_(chunks(layer), repository=f"app{number}")
+        store.now = start + 10**12
+        assert len(await store.images.collect()) == 2
+        assert [listed.names for listed in store.images.list()] == [["app3:latest"], ["app2:latest"]]
+
+    run(disk, work)
+
+
+def test_discarded_blobs_of_images_that_a_registry_has(tmp_path: Path) -> None:
+    def layout(name: str) -> bytes:
+        return busybox.oci_archive(name, LAYERS, {})
+
+    async def work(store: Store) -> None:
+        await store.images.load(chunks(layout("pulled:1")))
+        image = store.images.get("pulled:1")
+        compressed = {layer.blob for layer in store.snapshots.chain(image.chain_id)}
+        assert all(compressed) and await store.images.blobs_size() > 0
+        store.options = {"discard_blobs": True}
+        await store.reopen()
+        assert compressed <= {f"sha256:{name}" for name in store.left()["blobs"]}  # no registry has them
+        image = store.images.get("pulled:1")
+        image.record.digests = [f"docker.io/library/pulled@sha256:{'a' * 64}"]
+        await store.images.services.commit([(image.record, [])])
+        before = await store.images.blobs_size()
+        await store.reopen()
+        assert not compressed & {f"sha256:{name}" for name in store.left()["blobs"]}
+        assert 0 < await store.images.blobs_size() < before
+        assert await whole(store.images.save(["pulled:1"]))
+
+    run(tmp_path, work)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "small"
+    """So small that an archive may take 6 MB of it."""
+    yield from memory_disk(tmp_path / "small", 70)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """200 MB, all free."""
+    yield from memory_disk(tmp_path / "disk", 200)
+
+
+def memory_disk(place: Path, megabytes: int) -> Iterator[Path]:
     place.mkdir()
-    mounts.mount("tmpfs", str(place), "tmpfs", 0, "size=70m,mode=711")
+    mounts.mount("tmpfs", str(place), "tmpfs", 0, f"size={megabytes}m,mode=711")
     yield place
     mounts.umount(str(place))
 

@@ -53,7 +53,7 @@ class Images:
         discard_blobs: bool = False,
         collection: Policy | None = None,
     ) -> None:
-        """`discard_blobs`: keep no compressed layer that a registry has; `collection`: which images go by themselves."""
+        """`discard_blobs`: keep no compressed layer that a registry has. `collection`: what goes by itself."""
         content = Content(layout, call)
         self._services = Services(layout, database, content, snapshots, call, clock, events, discard_blobs)
         self._collector = Collector(self._services, collection or Policy())

@@ -67,6 +67,15 @@ async def prune_images(services: Services, filters: Filters, now: int) -> tuple[
     return records, max(before - _bytes_used(services), 0)
 
 
+async def remove_unused(services: Services, image: Image) -> bool:
+    """Remove an image with all its names, unless a container uses it; whether it went."""
+    records: list[Deleted] = []
+    await _untag(services, image, image.references, records)
+    image = _again(services, image)
+    await _delete(services, image, records, force=False, quiet=True)
+    return image.id not in services.catalogue
+
+
 def _until(filters: Filters, now: int) -> int | None:
     texts = filters.get("until")
     if len(texts) > 1:

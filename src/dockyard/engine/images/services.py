@@ -40,7 +40,9 @@ class Services:
         call: Call,
         clock: Callable[[], int],
         events: Publisher | None,
+        discard_blobs: bool = False,
     ) -> None:
+        """`discard_blobs`: of layers that a registry has, only the unpacked form is kept."""
         self.layout = layout
         self.database = database
         self.content = content
@@ -50,6 +52,7 @@ class Services:
         self.events = events
         self.catalogue = Catalogue()
         self.used_by: UsedBy = lambda image_id: []
+        self._discard_blobs = discard_blobs
         self._making = 0  # loads and imports under way: their blobs have no row yet
         self._owed = False  # a collection was put off because of them
 
@@ -111,13 +114,27 @@ class Services:
 
     async def collect_after_making(self, failed: bool) -> None:
         """At the end of a load or import: clean up after a failure, or what was put off meanwhile."""
-        if failed or (self._owed and not self._making):
+        if failed or self._discard_blobs or (self._owed and not self._making):
             await self.collect()
 
     def wanted_blobs(self) -> set[str]:
         wanted = self.snapshots.blobs()
+        if self._discard_blobs:
+            wanted -= self._fetchable_blobs()
         for image in self.catalogue:
             wanted.add(image.id)
             if image.record.manifest:
                 wanted.add(image.record.manifest)
         return wanted
+
+    def _fetchable_blobs(self) -> set[str]:
+        """Compressed layers of images that came from a registry, or went to one: it has them."""
+        found: set[str] = set()
+        for image in self.catalogue:
+            if image.record.digests:
+                found.update(layer.blob for layer in self.snapshots.chain(image.chain_id) if layer.blob)
+        return found
+
+    def blobs_size(self) -> int:
+        """Bytes of all blobs: compressed layers, manifests, configurations. Blocks for a look at each."""
+        return sum(self.content.size(digest) for digest in self.content.digests())
