@@ -22,6 +22,7 @@ from dockyard.engine.system import Settings
 from dockyard.engine.transfers import Transfers
 from dockyard.engine.volumes import Volumes
 from dockyard.model.errors import InvalidArgument, SystemFailure
+from dockyard.proto.imagegc import Policy
 from dockyard.proto.registries import RegistryRules
 from dockyard.runtime.bundle import Bundler, Host
 from dockyard.runtime.client import Runtime
@@ -51,8 +52,17 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
     snapshots = Snapshots(layout, database, runtime.call, driver=driver)
     await snapshots.open()
     stack.push_async_callback(snapshots.close)
-    images = Images(layout, database, snapshots, runtime.call, events=events)
+    images = Images(
+        layout,
+        database,
+        snapshots,
+        runtime.call,
+        events=events,
+        discard_blobs=settings.discard_blobs,
+        collection=Policy.make(settings.image_gc_high, settings.image_gc_low, settings.image_gc_keep_last),
+    )
     await images.open()
+    stack.push_async_callback(images.close)
     for warning in (*snapshots.warnings, *images.warnings):
         log.warning("%s", warning)
     networks = Networks(

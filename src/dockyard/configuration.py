@@ -188,7 +188,7 @@ OPTIONS = (
     Option("log-opts", ("--log-opt",), _text_map, "option of that driver, NAME=VALUE (repeatable)", item=_flag_pair),
     Option("storage-driver", ("-s", "--storage-driver"), _text, "overlay, btrfs or vfs; chosen by a probe otherwise"),
     Option("discard-blobs", ("--discard-blobs",), _boolean, "keep no compressed layer that a registry has"),
-    Option("image-gc-high", ("--image-gc-high",), _integer, "percent of the disk from which on unused images go; 0: none"),
+    Option("image-gc-high", ("--image-gc-high",), _integer, "percent of the disk at which unused images go; 0: never"),
     Option("image-gc-low", ("--image-gc-low",), _integer, "percent of the disk at which that ends (10 below)"),
     Option("image-gc-keep-last", ("--image-gc-keep-last",), _integer,
            "newest images of a repository that stay; older unused ones go; 0: all stay"),
