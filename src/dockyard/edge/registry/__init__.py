@@ -1,0 +1,1 @@
+"""`dockyard registry`: the OCI distribution server over `dockyard.registry`."""
