@@ -54,6 +54,7 @@ GROUPS = {
     "imagetools": "Work on images in a registry",
     "manifest": "Manage manifests and manifest lists",
     "network": "Manage networks",
+    "registry": "Serve and look after a registry",
     "system": "Manage Dockyard",
 }
 
@@ -396,6 +397,9 @@ ENTRIES = (
     ),
     Entry("network ls", "networks:ls", "List networks", "[OPTIONS]", 0, 0, ("network list",)),
     Entry("search", "registries:search", "Search a registry for images", "[OPTIONS] TERM", 1, 1),
+    Entry("registry check", "registry:check", "Verify every tag, manifest and blob of a registry", "[OPTIONS]", 0, 0),
+    Entry("registry gc", "registry:collect", "Delete what no image of a registry needs", "[OPTIONS]", 0, 0),
+    Entry("registry serve", "registry:serve", "Serve images to any OCI client", "[OPTIONS]", 0, 0),
     Entry("system df", "df:df", "Show disk usage", "[OPTIONS]", 0, 0),
     Entry("system events", "events:events", "Get real time events from the server", "[OPTIONS]", 0, 0, ("events",)),
     Entry("system info", "info:info", "Display system-wide information", "[OPTIONS]", 0, 0, ("info",)),
