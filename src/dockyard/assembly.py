@@ -82,7 +82,7 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
         snapshots=snapshots,
         images=images,
         networks=networks,
-        volumes=Volumes(layout),
+        volumes=Volumes(layout, runtime.call),
         events=events,
         clock=time.time_ns,
         runtimes=frozenset({"dockyard", *settings.runtimes}),

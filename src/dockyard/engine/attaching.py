@@ -59,7 +59,8 @@ async def resize(context: Context, container: Container, ref: str, height: int, 
     check_size(height, width)
     if container.handle is None:
         raise Conflict(f"container {container.id} is not running")
-    await container.handle.resize(height, width)
+    if container.config.tty:  # without a terminal there is nothing to resize, which is no error in Docker
+        await container.handle.resize(height, width)
     context.publish(container, "resize", height=str(height), width=str(width))
 
 

@@ -14,11 +14,12 @@ import builtins
 import socket
 from typing import NamedTuple
 
-from dockyard.engine import attaching, creation, listing, removal, renaming, restoring, starting, stopping, top
+from dockyard.engine import attaching, creation, details, listing, removal, renaming, restoring, starting, stopping, top
 from dockyard.engine.container import Container, WaitResult
 from dockyard.engine.context import Context
+from dockyard.engine.details import Ground
 from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig
-from dockyard.model.errors import Conflict, InvalidArgument
+from dockyard.model.errors import Conflict, DockyardError, InvalidArgument
 from dockyard.model.lifecycle import Event
 from dockyard.proto.filters import Filters
 
@@ -84,9 +85,18 @@ class Containers:
 
     async def sizes(self, container: Container) -> Sizes:
         """For `ps -s` and `inspect -s`; reads the writable layer."""
-        rw = await self._context.snapshots.usage(container.id)
+        try:
+            rw = await self._context.snapshots.usage(container.id)
+        except (DockyardError, OSError):
+            if not container.removed:
+                raise
+            rw = 0  # it went away while it was being measured
         below = sum(layer.document.size for layer in self._context.snapshots.chain(container.spec.chain_id))
         return Sizes(rw, rw + below)
+
+    def ground(self, container: Container) -> Ground:
+        """What its settings come down to on this host."""
+        return details.ground(self._context, container)
 
     async def start(self, ref: str) -> None:
         """Run a container. NotModified if it runs; StartFailed (`.exit_code`) if its program cannot be run."""

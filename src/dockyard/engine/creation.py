@@ -288,6 +288,7 @@ async def _make(context: Context, container_id: str, name: str, spec: ContainerS
         if isinstance(error, OSError) and not isinstance(error, DockyardError):
             raise SystemFailure(f"container {container_id}: {error.strerror}: {error.filename}") from error
         raise
+    context.volumes.keep(new_volumes)
     container = Container(row, directory, context.layout.run_container(container_id))
     context.registry.add(container)
     return container

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from dockyard.engine.containers import Containers
 from dockyard.engine.context import Context
+from dockyard.engine.disk import Disk
 from dockyard.engine.events import Events
 from dockyard.engine.execs import Execs
 from dockyard.engine.logs import Logs
@@ -36,6 +37,7 @@ class Engine:
     networks: Networks
     transfers: Transfers
     system: System
+    disk: Disk
 
     @classmethod
     def assemble(
@@ -57,7 +59,8 @@ class Engine:
             images=images,
             networks=networks,
             transfers=transfers or Transfers(images.services),
-            system=System(settings, containers, context.events),
+            system=System(settings, containers, context.events, networks.firewall_notes),
+            disk=Disk(context, containers, images),
         )
 
     async def open(self) -> None:

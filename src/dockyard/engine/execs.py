@@ -42,6 +42,12 @@ class ExecConfig(Struct):
     cmd: list[str] | None = None
 
 
+def _command(config: ExecConfig) -> str:
+    """As Docker's events tell it: the program, a space, its arguments."""
+    program, *arguments = config.cmd or [""]
+    return f"{program} {' '.join(arguments)}"
+
+
 class Exec:
     """One exec instance."""
 
@@ -79,7 +85,7 @@ class Execs:
         self._execs[instance.id] = instance
         container.exec_ids.append(instance.id)
         self._forget_later(instance)
-        self._tell(container, instance, f"exec_create: {' '.join(config.cmd)}")
+        self._tell(container, instance, f"exec_create: {_command(config)}")
         return instance.id
 
     async def start(
@@ -131,7 +137,8 @@ class Execs:
         check_size(height, width)
         if instance.handle is None or not instance.running:
             raise Conflict(f"exec {exec_id} is not running")
-        await instance.handle.resize(height, width)
+        if instance.config.tty:
+            await instance.handle.resize(height, width)
 
     def detached(self, exec_id: str) -> None:
         """Note that a client left by its detach keys (event `exec_detach`)."""
@@ -169,7 +176,7 @@ class Execs:
         instance.running, instance.pid = True, handle.pid
         if instance.forget is not None:
             instance.forget.cancel()
-        self._tell(container, instance, f"exec_start: {' '.join(instance.config.cmd or [])}")
+        self._tell(container, instance, f"exec_start: {_command(instance.config)}")
         handle.exit.add_done_callback(lambda done: self._ended(container, instance, done.result()["code"]))
 
     def _ended(self, container: Container, instance: Exec, code: int) -> None:

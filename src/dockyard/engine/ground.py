@@ -192,7 +192,9 @@ def _write(path: str, data: bytes) -> None:
 
 def _hosts(context: Context, container: Container, endpoints: Mapping[str, EndpointSettings]) -> str:
     host, config = container.host, container.config
-    gateway = next((endpoint.gateway for endpoint in endpoints.values() if endpoint.gateway), "")
+    gateway = context.networks.gateway
+    if not gateway and any(entry.endswith("host-gateway") for entry in host.extra_hosts or ()):
+        raise InvalidArgument("unable to derive the IP value for host-gateway: there is no default bridge")
     extra = etcfiles.parse_extra_hosts(host.extra_hosts or (), gateway)
     if host.network_mode == "host":
         return etcfiles.hosts_text((), extra, _read("/etc/hosts"))

@@ -230,7 +230,7 @@ class Networks:
     def check(self, host: HostConfig, asked: dict[str, EndpointSettings]) -> None:
         """What no predefined network grants, in Docker's words. InvalidArgument; NotFound for an unknown network."""
         for name, endpoint in asked.items():
-            row = self.get(name)
+            row = self.get("bridge" if name == "default" else name)
             wanted = endpoint.ipam_config
             problems = []
             if wanted is not None and (wanted.ipv4_address or wanted.ipv6_address):

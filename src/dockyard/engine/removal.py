@@ -53,41 +53,47 @@ async def remove_ended(context: Context, container: Container) -> None:
 async def _take_away(context: Context, container: Container, *, volumes: bool) -> None:
     before = container.status.state
     container.status.state = State.REMOVING
+    going = _own_volumes(context, container) if volumes else set()
     try:
         await exits.released(container)
+        context.volumes.doubt(going)
         await context.store.delete(container.id)
     except BaseException:
+        context.volumes.keep(going)
         container.status.state = before
         raise
     container.removed = True
     context.registry.discard(container)
     container.drop_pending()
-    await _clean(context, container, volumes=volumes)
+    _clean(context, container, going)
     for tell in context.removed:
         tell(container)
     context.publish(container, "destroy")
     container.wake("removed", "not-running", "next-exit")
 
 
-async def _clean(context: Context, container: Container, *, volumes: bool) -> None:
+def _clean(context: Context, container: Container, volumes: set[str]) -> None:
     """What the row named. What cannot be taken away now is taken by the sweep of the next start."""
     exits.remove_state_dir(container)
     try:
         context.snapshots.remove(container.id)
         context.layout.discard(context.layout.container(container.id))
-        if volumes:
-            _remove_volumes(context, container)
+        _remove_volumes(context, volumes)
     except (DockyardError, OSError) as error:
         log.warning("container %s: left for the sweep: %s", container.id, error)
 
 
-def _remove_volumes(context: Context, container: Container) -> None:
+def _own_volumes(context: Context, container: Container) -> set[str]:
     """Its anonymous volumes that no other container uses."""
     mine = {point.name for point in container.mounts if point.type == "volume" and point.anonymous}
     if not mine:
-        return
-    used = {point.name for other in context.registry for point in other.mounts if point.type == "volume"}
-    for name in mine - used:
+        return mine
+    others = (other for other in context.registry if other is not container)
+    return mine - {point.name for other in others for point in other.mounts if point.type == "volume"}
+
+
+def _remove_volumes(context: Context, names: set[str]) -> None:
+    for name in names:
         try:
             context.volumes.remove(name)
         except NotFound:

@@ -6,7 +6,7 @@ themselves).
 
 A daemon may have been killed between any two steps. What that can leave, and what becomes of it:
 
-    directory without a row                      swept
+    directory or anonymous volume without a row  swept
     row "created", monitor runs                  adopted: the start had happened
     row "running", monitor runs                  adopted
     row "running", exit record                   recorded, with its own time
@@ -127,10 +127,12 @@ async def _end_stranger(context: Context, container_id: str) -> None:
 
 
 def _sweep(context: Context) -> None:
-    """Directories of containers without a row."""
+    """Directories and anonymous volumes of containers without a row."""
     known = {container.id for container in context.registry}
     for name in _listed(context.layout.containers) - known:
         context.layout.discard(context.layout.containers / name)
+    points = (point for container in context.registry for point in container.mounts)
+    context.volumes.sweep({point.name for point in points if point.type == "volume"})
 
 
 def _listed(directory: os.PathLike[str]) -> set[str]:

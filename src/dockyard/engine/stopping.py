@@ -105,13 +105,19 @@ async def _send(context: Context, container: Container, handle: ContainerHandle,
                 raise
         return
     context.publish(container, "kill", signal=str(int(number)))
-    if container.state is State.PAUSED and _ends(container, number):
+    if container.state is State.PAUSED and _thaws(container, number):
         await _thaw(context, container, handle)
 
 
 def _ends(container: Container, number: int) -> bool:
     """Whether this signal is meant to end it."""
     return number == signals.SIGKILL or number == parse_signal(container.config.stop_signal or "SIGTERM")
+
+
+def _thaws(container: Container, number: int) -> bool:
+    """Whether a frozen container has to act on this signal. As in Docker: any that may end it, which is every one
+    unless it has named its own."""
+    return not container.config.stop_signal or _ends(container, number)
 
 
 async def _thaw(context: Context, container: Container, handle: ContainerHandle) -> None:

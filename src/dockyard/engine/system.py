@@ -10,7 +10,7 @@ import os
 import platform
 import socket
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dockyard import __version__
@@ -116,8 +116,16 @@ class Counts:
 class System:
     """Facts for `version`, `info` and `system df`. One per engine."""
 
-    def __init__(self, settings: Settings, containers: Containers, events: Events) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        containers: Containers,
+        events: Events,
+        firewall_notes: Callable[[], list[str]] = list,
+    ) -> None:
+        """`firewall_notes`: what stands in other people's firewalls for us."""
         self.settings = settings
+        self._firewall_notes = firewall_notes
         self.host = read_host(settings.data_root)
         self.version = __version__
         self.id = engine_id(settings.data_root)
@@ -144,7 +152,7 @@ class System:
         return _read("/proc/sys/net/ipv4/ip_forward") == "1"
 
     def warnings(self) -> list[str]:
-        """What is missing on this host, in Docker's words."""
+        """What is missing on this host, in Docker's words; what somebody else's firewall holds of ours."""
         groups = self.host.cgroups
         found = [
             (groups.memory_limit, "No memory limit support"),
@@ -156,7 +164,8 @@ class System:
             (groups.cpuset, "No cpuset support"),
             (self.forwarding(), "IPv4 forwarding is disabled"),
         ]
-        return [f"WARNING: {text}" for present, text in found if not present]
+        missing = [f"WARNING: {text}" for present, text in found if not present]
+        return missing + [f"NOTE: {note}" for note in self._firewall_notes()]
 
 
 def engine_id(data_root: str) -> str:

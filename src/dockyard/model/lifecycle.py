@@ -19,7 +19,7 @@ from typing import Final
 from msgspec import Struct, field
 
 from dockyard.model.container import EndpointSettings, PortBinding, RestartPolicy
-from dockyard.model.errors import Conflict, DockyardError, NotModified
+from dockyard.model.errors import Conflict, DockyardError, NotModified, SystemFailure
 
 SECOND = 1_000_000_000
 
@@ -72,6 +72,7 @@ class Refusal:
 
 
 _NOT_RUNNING = Refusal(Conflict, "container {id} is not running")
+_NOT_PAUSED = Refusal(SystemFailure, "container {id} is not paused")  # 500 in Docker too, unlike its neighbours
 _RESTARTING = Refusal(Conflict, "container {id} is restarting, wait until the container is running")
 _CANNOT_KILL = Refusal(Conflict, "cannot kill container: {ref}: container {id} is not running")
 _MARKED = Refusal(Conflict, "container is marked for removal and cannot be {event}ed")
@@ -88,7 +89,7 @@ _OF_STOPPED: Final[dict[Event, State | Refusal]] = {
     _E.RESTART: _S.RUNNING,
     _E.KILL: _CANNOT_KILL,
     _E.PAUSE: _NOT_RUNNING,
-    _E.UNPAUSE: Refusal(Conflict, "container {id} is not paused"),
+    _E.UNPAUSE: _NOT_PAUSED,
     _E.EXEC: _NOT_RUNNING,
     _E.RESIZE: _NOT_RUNNING,
     _E.TOP: _NOT_RUNNING,
@@ -106,7 +107,7 @@ TABLE: Final[dict[State, dict[Event, State | Refusal]]] = {
         _E.RESTART: _S.RUNNING,
         _E.KILL: _S.RUNNING,
         _E.PAUSE: _S.PAUSED,
-        _E.UNPAUSE: Refusal(Conflict, "container {id} is not paused"),
+        _E.UNPAUSE: _NOT_PAUSED,
         _E.EXEC: _S.RUNNING,
         _E.ATTACH: _S.RUNNING,
         _E.RESIZE: _S.RUNNING,
@@ -138,7 +139,7 @@ TABLE: Final[dict[State, dict[Event, State | Refusal]]] = {
         _E.RESTART: _S.RUNNING,
         _E.KILL: _S.EXITED,
         _E.PAUSE: _RESTARTING,
-        _E.UNPAUSE: Refusal(Conflict, "container {id} is not paused"),
+        _E.UNPAUSE: _NOT_PAUSED,
         _E.EXEC: _RESTARTING,
         _E.ATTACH: _RESTARTING,
         _E.RESIZE: _RESTARTING,

@@ -144,7 +144,7 @@ class ServerThread:
         nothing: Any = None
         self.engine = Engine(
             containers=self.containers, execs=self.execs, events=events, logs=self.logs, images=nothing,
-            networks=nothing, system=system, context=nothing,
+            networks=nothing, transfers=nothing, system=system, disk=nothing, context=nothing,
         )  # fmt: skip
         self.server = ApiServer(self.engine, extra + all_routes(), logging.getLogger("test"))
         await self.server.start(self.listeners)

@@ -12,6 +12,7 @@ from dockyard.edge.api import known, wire
 from dockyard.edge.api.bodies import inspect_body, summary_body
 from dockyard.edge.api.containers import CreateRequest
 from dockyard.edge.api.routes import all_routes
+from dockyard.engine.details import Ground
 from dockyard.engine.execs import ExecConfig
 from dockyard.model import container as model
 from dockyard.model.errors import InvalidArgument
@@ -34,6 +35,8 @@ DEFINITIONS = {
     model.EndpointIPAMConfig: ("EndpointIPAMConfig", ()),
     model.EndpointSettings: ("EndpointSettings", ()),
 }
+
+GROUND = Ground("overlay", ["/l/b", "/l/a"], "/c/fs", "/c/work", "/proc/7/root", ["/proc/kcore"], ["/proc/sys"])
 
 
 def described(name: str) -> set[str]:
@@ -166,7 +169,7 @@ def test_inspect_and_list_are_as_described() -> None:
     container.host.log_config.type, container.host.memory_swappiness = "json-file", 60
     container.status.ports = {"80/tcp": [model.PortBinding("0.0.0.0", "8080")], "81/tcp": None}
     container.status.endpoints = {"bridge": model.EndpointSettings(ip_address="172.30.0.2", network_id="n")}
-    body = json.loads(wire.encode(inspect_body(container, (1, 50), "overlay", None)))
+    body = json.loads(wire.encode(inspect_body(container, (1, 50), GROUND, None)))
     assert problems(body, definition("ContainerInspectResponse"), unknown=False) == []
     assert body["NetworkSettings"]["Ports"] == {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}], "81/tcp": None}
     assert (body["Created"], body["Name"]) == ("2023-11-14T22:13:20.5Z", "/web")
@@ -179,10 +182,21 @@ def test_inspect_and_list_are_as_described() -> None:
     ]  # fmt: skip
 
 
+def test_inspect_tells_where_the_file_system_lies() -> None:
+    body = json.loads(wire.encode(inspect_body(make_container(), (1, 50), GROUND, None)))
+    data = {"LowerDir": "/l/b:/l/a", "UpperDir": "/c/fs", "WorkDir": "/c/work", "MergedDir": "/proc/7/root"}
+    assert body["GraphDriver"] == {"Name": "overlay", "Data": data}
+    assert (body["HostConfig"]["MaskedPaths"], body["HostConfig"]["ReadonlyPaths"]) == (["/proc/kcore"], ["/proc/sys"])
+    other = GROUND._replace(driver="vfs", lower=[], upper=None, merged="", masked_paths=None, readonly_paths=None)
+    body = json.loads(wire.encode(inspect_body(make_container(), (1, 50), other, None)))
+    assert body["GraphDriver"] == {"Name": "vfs", "Data": None}
+    assert body["HostConfig"]["MaskedPaths"] is body["HostConfig"]["ReadonlyPaths"] is None
+
+
 def test_aliases_of_old_versions() -> None:
     container = make_container()
     container.spec.networks = {"front": model.EndpointSettings(aliases=["x"])}
-    old = json.loads(wire.encode(inspect_body(container, (1, 44), "overlay", None)))
-    new = json.loads(wire.encode(inspect_body(container, (1, 45), "overlay", None)))
+    old = json.loads(wire.encode(inspect_body(container, (1, 44), GROUND, None)))
+    new = json.loads(wire.encode(inspect_body(container, (1, 45), GROUND, None)))
     assert old["NetworkSettings"]["Networks"]["front"]["Aliases"] == ["x", "c" * 12]
     assert new["NetworkSettings"]["Networks"]["front"]["Aliases"] == ["x"]

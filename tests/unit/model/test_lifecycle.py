@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dockyard.model.container import RestartPolicy
-from dockyard.model.errors import Conflict, NotModified
+from dockyard.model.errors import Conflict, NotModified, SystemFailure
 from dockyard.model.lifecycle import (
     RESTART_FIRST,
     RESTART_LONGEST,
@@ -44,7 +44,7 @@ def test_every_state_answers_everything_that_a_client_can_ask() -> None:
         (State.RESTARTING, Event.EXEC, Conflict,
          "container abc123 is restarting, wait until the container is running"),
         (State.PAUSED, Event.PAUSE, Conflict, "container abc123 is already paused"),
-        (State.RUNNING, Event.UNPAUSE, Conflict, "container abc123 is not paused"),
+        (State.RUNNING, Event.UNPAUSE, SystemFailure, "container abc123 is not paused"),
         (State.RUNNING, Event.REMOVE, Conflict,
          'cannot remove container "/x": container is running: stop the container before removing or force remove'),
         (State.PAUSED, Event.REMOVE, Conflict,

@@ -11,6 +11,7 @@ from typing import Any
 from dockyard.edge.api import wire
 from dockyard.engine.container import Container
 from dockyard.engine.containers import Sizes
+from dockyard.engine.details import Ground
 from dockyard.model.container import EndpointSettings, PortBinding
 from dockyard.model.lifecycle import State, Status, status_text
 from dockyard.model.mounts import MountPoint
@@ -23,8 +24,8 @@ Version = tuple[int, int]
 Ports = Mapping[str, list[PortBinding] | None]
 
 
-def inspect_body(container: Container, version: Version, driver: str, sizes: Sizes | None) -> dict[str, Any]:
-    """ContainerInspectResponse. `driver`: the snapshots' name."""
+def inspect_body(container: Container, version: Version, ground: Ground, sizes: Sizes | None) -> dict[str, Any]:
+    """ContainerInspectResponse."""
     status = container.status
     body: dict[str, Any] = {
         "Id": container.id,
@@ -39,14 +40,14 @@ def inspect_body(container: Container, version: Version, driver: str, sizes: Siz
         "LogPath": container.log_path,
         "Name": f"/{container.name}",
         "RestartCount": status.restart_count,
-        "Driver": driver,
+        "Driver": ground.driver,
         "Platform": container.spec.platform,
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": list(container.exec_ids) or None,
-        "HostConfig": _host_config(container),
-        "GraphDriver": {"Name": driver, "Data": None},
+        "HostConfig": _host_config(container, ground),
+        "GraphDriver": {"Name": ground.driver, "Data": _graph_data(ground)},
         "Mounts": [_mount(mount) for mount in container.mounts],
         "Config": wire.outgoing(container.config),
         "NetworkSettings": _network_settings(container, version),
@@ -83,8 +84,17 @@ def summary_body(
     return body
 
 
-def _host_config(container: Container) -> Any:
+def _graph_data(ground: Ground) -> dict[str, str] | None:
+    """Docker's names of an overlay's parts; null for any other driver. MergedDir only while there is such a view."""
+    if ground.upper is None:
+        return None
+    data = {"LowerDir": ":".join(ground.lower), "UpperDir": ground.upper, "WorkDir": ground.work}
+    return {**data, "MergedDir": ground.merged} if ground.merged else data
+
+
+def _host_config(container: Container, ground: Ground) -> Any:
     body: Any = wire.outgoing(container.host)
+    body.masked_paths, body.readonly_paths = ground.masked_paths, ground.readonly_paths
     body.console_size = body.console_size or [0, 0]  # never null in Docker
     return body
 

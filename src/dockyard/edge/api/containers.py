@@ -96,7 +96,7 @@ async def inspect(call: Call) -> web.StreamResponse:
     containers = call.engine.containers
     container = containers.get(call.path("id"))
     sizes = await containers.sizes(container) if call.flag("size") else None
-    return call.json(inspect_body(container, call.version, call.engine.system.settings.storage_driver, sizes))
+    return call.json(inspect_body(container, call.version, containers.ground(container), sizes))
 
 
 async def start(call: Call) -> web.StreamResponse:

@@ -13,13 +13,15 @@ from typing import Any
 
 from aiohttp import web
 
+from dockyard.edge.api import images
 from dockyard.edge.api.bodies import summary_body
 from dockyard.edge.routing import Call, Route
+from dockyard.engine.disk import KINDS, VolumeUsage
 from dockyard.engine.system import System
-from dockyard.proto.times import format_rfc3339
+from dockyard.model.errors import InvalidArgument
+from dockyard.proto.times import SECOND, format_rfc3339
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-_DF_TYPES = ("container", "image", "volume", "build-cache")
 
 
 async def ping(call: Call) -> web.StreamResponse:
@@ -211,23 +213,37 @@ def _constants() -> dict[str, Any]:
 
 
 async def disk_usage(call: Call) -> web.StreamResponse:
-    """What takes space. `type` restricts it to some kinds; the rest is left out."""
-    kinds = set(call.texts("type")) or set(_DF_TYPES)
-    body: dict[str, Any] = {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
-    if "container" in kinds:
-        containers = call.engine.containers
-        now = time.time_ns()
-        body["Containers"] = [
-            summary_body(container, call.version, now, await containers.sizes(container))
-            for container in containers.list(all=True)
-        ]
-    if "volume" in kinds:
-        body["Volumes"] = []
-    if "build-cache" in kinds:
-        body["BuildCache"] = []
-    if "image" in kinds:
-        body["Images"] = []
+    """What takes space. `type` restricts it to some kinds; the rest is null."""
+    kinds = call.texts("type")
+    for kind in kinds:
+        if kind not in KINDS:
+            raise InvalidArgument(f"unknown object type: {kind}")
+    usage = await call.engine.disk.usage(kinds)
+    now = time.time_ns()
+    body: dict[str, Any] = {"LayersSize": usage.layers_size}
+    body["Images"] = usage.images and [
+        images.summary_body(entry.image, call.version) | {"Containers": entry.containers} for entry in usage.images
+    ]
+    body["Containers"] = usage.containers and [
+        summary_body(entry.container, call.version, now, entry.sizes) for entry in usage.containers
+    ]
+    body["Volumes"] = usage.volumes and [_volume(entry) for entry in usage.volumes]
+    body["BuildCache"] = [] if "build-cache" in usage.kinds else None
     return call.json(body)
+
+
+def _volume(usage: VolumeUsage) -> dict[str, Any]:
+    volume = usage.volume
+    return {
+        "CreatedAt": format_rfc3339(volume.created_at // SECOND * SECOND),
+        "Driver": "local",
+        "Labels": None,
+        "Mountpoint": volume.path,
+        "Name": volume.name,
+        "Options": None,
+        "Scope": "local",
+        "UsageData": {"RefCount": usage.containers, "Size": usage.size},
+    }
 
 
 ROUTES = [
