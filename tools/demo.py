@@ -1,8 +1,8 @@
 """`make run`: Dockyard's main job on this machine, in one go, leaving nothing behind.
 
-A daemon on a private root, the image `demo` made from busybox-static, a web server in a container with a published port,
-its page fetched from outside, ps, logs and exec by the command-line client, the time a container takes. Ends with 0 only
-when the page really came.
+A daemon on a private root, the image `demo` made from busybox-static, a web server in a container with a published
+port, its page fetched from outside, ps, logs and exec by the command-line client, the time a container takes. Ends with
+0 only when the page really came.
 """
 
 from __future__ import annotations

@@ -43,10 +43,11 @@ def main() -> int:
         if code not in (0, NO_TESTS):
             bad.append(name)
     seconds = time.monotonic() - begun
-    summary = ", ".join(f"{total[word]} {word}" for word in ("failed", "passed", "skipped", "error") if total[word])
+    total["errors"] = total.pop("error")
+    summary = ", ".join(f"{total[word]} {word}" for word in ("failed", "passed", "skipped", "errors") if total[word])
     print(f"\nsuites that failed: {', '.join(bad) or 'none'}")
     print(f"{'=' * 20} {summary or 'no tests ran'} in {seconds:.2f}s {'=' * 20}", flush=True)
-    return 1 if bad or total["failed"] or total["error"] or not total["passed"] else 0
+    return 1 if bad or total["failed"] or total["errors"] or not total["passed"] else 0
 
 
 if __name__ == "__main__":

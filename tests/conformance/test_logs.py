@@ -19,7 +19,9 @@ STAMP = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (.*)$")
 @pytest.fixture
 def talker(api: Connection) -> str:
     """Ended, after ten lines on stdout and two on stderr."""
-    identifier = steps.started(api, "sh", "-c", "for i in $(seq 10); do echo line $i; done; echo e1 >&2; echo e2 >&2")
+    identifier = steps.started(
+        api, "sh", "-c", "for i in $(seq 10); do echo line $i; done; sleep 0.1; echo e1 >&2; echo e2 >&2"
+    )
     steps.wait(api, identifier)
     return identifier
 
