@@ -20,12 +20,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
-
-import docker
+from typing import TYPE_CHECKING, Any, Self
 
 from tests.support import netns
 from tests.support.rawhttp import Connection, Response, unix_dialer
+
+if TYPE_CHECKING:
+    import docker
 
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
@@ -180,7 +181,9 @@ class Engine:
             return api.request(method, path, body, query)
 
     def client(self) -> docker.DockerClient:
-        """docker-py, negotiated."""
+        """docker-py, negotiated. Imported here: `make run` does without it."""
+        import docker
+
         return docker.DockerClient(base_url=self.url, timeout=60, version="auto")
 
     def cli_environment(self) -> dict[str, str]:
