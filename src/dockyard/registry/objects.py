@@ -79,7 +79,7 @@ class ObjectBackend:
             answer = await self._obstore.get_async(self._store, key)
             if bytes(await answer.bytes_async()) != content:
                 return False
-            seen = {"e_tag": answer.meta["e_tag"], "version": answer.meta.get("version")}
+            seen = {key: answer.meta[key] for key in ("e_tag", "version") if answer.meta.get(key)}
             await self._obstore.put_async(self._store, key, b"", mode=seen, use_multipart=False)
         except (FileNotFoundError, self._obstore.exceptions.PreconditionError):
             return False

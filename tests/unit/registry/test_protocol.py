@@ -1,0 +1,265 @@
+"""The distribution spec over HTTP, on each storage. Source: OCI distribution-spec 1.1."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+
+import pytest
+
+from tests.unit.registry.support import (
+    CONFIG, LAYER, OCI_INDEX, OCI_MANIFEST, Client, Registry, descriptor, digest_of, image,
+)  # fmt: skip
+
+
+def put(client: Client, reference: str, manifest: bytes, kind: str = OCI_MANIFEST, repository: str = "a/b"):  # type: ignore[no-untyped-def]
+    return client("PUT", f"/v2/{repository}/manifests/{reference}", manifest, Content_Type=kind)
+
+
+def begin(client: Client, repository: str = "a/b") -> str:
+    answer = client("POST", f"/v2/{repository}/blobs/uploads/")
+    assert answer.status == 202 and answer.headers["range"] == "0-0"
+    assert answer.headers["docker-upload-uuid"] in answer.headers["location"]
+    return answer.headers["location"]
+
+
+def test_version_health_and_unknown_paths(client: Client) -> None:
+    answer = client("GET", "/v2/")
+    assert answer.status == 200 and answer.headers["docker-distribution-api-version"] == "registry/2.0"
+    assert client("GET", "/healthz").body == b"ok\n"
+    assert client("GET", "/nowhere").status == 404
+    assert client("POST", "/v2/").codes == ["UNSUPPORTED"]
+    answer = client("PATCH", "/v2/a/b/manifests/x")
+    assert answer.status == 405 and "PUT" in answer.headers["allow"]
+
+
+def test_push_and_pull(client: Client) -> None:
+    layer = os.urandom(300_000)
+    digest = client.push("a/b", "v1", layer)
+    for reference in ("v1", digest):
+        answer = client("GET", f"/v2/a/b/manifests/{reference}")
+        assert digest_of(answer.body) == digest == answer.headers["docker-content-digest"]
+        assert answer.headers["content-type"] == OCI_MANIFEST
+        head = client("HEAD", f"/v2/a/b/manifests/{reference}")
+        assert (head.status, head.headers["content-length"]) == (200, str(len(answer.body)))
+    answer = client("GET", f"/v2/a/b/blobs/{digest_of(layer)}")
+    assert answer.body == layer and answer.headers["docker-content-digest"] == digest_of(layer)
+    head = client("HEAD", f"/v2/a/b/blobs/{digest_of(layer)}")
+    assert (head.status, head.headers["content-length"]) == (200, "300000")
+    answer = client("GET", f"/v2/a/b/blobs/{digest_of(layer)}", If_None_Match=f'"{digest_of(layer)}"')
+    assert (answer.status, answer.body) == (304, b"")
+    assert client("GET", f"/v2/other/blobs/{digest_of(layer)}").codes == ["BLOB_UNKNOWN"]
+    assert client("GET", "/v2/a/b/manifests/none").codes == ["MANIFEST_UNKNOWN"]
+    assert client("GET", f"/v2/a/b/manifests/{digest_of(b'')}").codes == ["MANIFEST_UNKNOWN"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "end"), [("bytes=0-9", 0, 10), ("bytes=5-", 5, 100), ("bytes=-7", 93, 100), ("bytes=90-999", 90, 100)]
+)  # fmt: skip
+def test_ranges(client: Client, asked: str, start: int, end: int) -> None:
+    content = bytes(range(100))
+    client.push_blob("a/b", content)
+    answer = client("GET", f"/v2/a/b/blobs/{digest_of(content)}", Range=asked)
+    assert (answer.status, answer.body) == (206, content[start:end])
+    assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/100"
+
+
+def test_a_range_beyond_the_end(client: Client) -> None:
+    client.push_blob("a/b", b"abc")
+    answer = client("GET", f"/v2/a/b/blobs/{digest_of(b'abc')}", Range="bytes=3-")
+    assert (answer.status, answer.headers["content-range"]) == (416, "bytes */3")
+    assert client("GET", f"/v2/a/b/blobs/{digest_of(b'abc')}", Range="pages=1").body == b"abc"
+
+
+def test_upload_in_chunks(client: Client) -> None:
+    content = os.urandom(1000)
+    location = begin(client)
+    answer = client("PATCH", location, content[:400], Content_Range="0-399")
+    assert (answer.status, answer.headers["range"]) == (202, "0-399")
+    for wrong in ("0-399", "500-899", "401-800"):
+        answer = client("PATCH", location, content[:400], Content_Range=wrong)
+        assert (answer.status, answer.headers["range"]) == (416, "0-399"), wrong
+        assert answer.headers["location"] == location
+    assert client("PATCH", location, b"abc", Content_Range="400-500").codes == ["SIZE_INVALID"]
+    assert client("PATCH", location, b"abc", Content_Range="bytes").codes == ["BLOB_UPLOAD_INVALID"]
+    answer = client("GET", location)
+    assert (answer.status, answer.headers["range"]) == (204, "0-399")
+    answer = client("PUT", f"{location}?digest={digest_of(content)}", content[400:], Content_Range="400-999")
+    assert (answer.status, answer.headers["location"]) == (201, f"/v2/a/b/blobs/{digest_of(content)}")
+    assert client("GET", f"/v2/a/b/blobs/{digest_of(content)}").body == content
+    assert client("GET", location).codes == ["BLOB_UPLOAD_UNKNOWN"]
+
+
+def test_an_upload_as_docker_does_it(client: Client) -> None:
+    content = os.urandom(2_000_000)
+    location = begin(client)
+    parts = iter([content[:900_000], content[900_000:]])
+    assert client("PATCH", location, parts).status == 202
+    assert client("PUT", f"{location}?digest={digest_of(content)}").status == 201
+    assert client("GET", f"/v2/a/b/blobs/{digest_of(content)}").body == content
+
+
+def test_an_upload_can_be_cancelled_and_belongs_to_its_repository(client: Client) -> None:
+    location = begin(client)
+    assert client("GET", location.replace("a/b", "c/d")).codes == ["BLOB_UPLOAD_UNKNOWN"]
+    assert client("DELETE", location).status == 204
+    assert client("PATCH", location, b"x").codes == ["BLOB_UPLOAD_UNKNOWN"]
+    assert client("GET", "/v2/a/b/blobs/uploads/nonsense").codes == ["BLOB_UPLOAD_UNKNOWN"]
+
+
+def test_a_broken_upload_goes_on_where_it_ended(registry: Registry, client: Client) -> None:
+    content = os.urandom(5_000_000)
+    location = begin(client)
+    host, port = registry.address.split(":")
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode())
+        raw.sendall(content[:3_000_000])
+    for _ in range(100):
+        answer = client("GET", location)
+        size = int(answer.headers["range"].split("-")[1]) + 1 if answer.headers["range"] != "0-0" else 0
+        if client("PATCH", location, content[size:]).status == 202:
+            break
+    assert client("PUT", f"{location}?digest={digest_of(content)}").status == 201
+    assert client("GET", f"/v2/a/b/blobs/{digest_of(content)}").body == content
+
+
+def test_s31_wrong_and_malformed_digests_leave_nothing(client: Client) -> None:
+    wrong = digest_of(b"other")
+    assert client("POST", f"/v2/a/b/blobs/uploads/?digest={wrong}", b"content").codes == ["DIGEST_INVALID"]
+    assert client("HEAD", f"/v2/a/b/blobs/{wrong}").status == 404
+    location = begin(client)
+    for bad in ("sha256:abc", "sha256:" + "A" * 64, "md5:" + "0" * 32, "sha256:" + "../" * 21 + "a", ""):
+        assert client("PUT", f"{location}?digest={bad}", b"x").codes == ["DIGEST_INVALID"], bad
+        if bad:
+            assert client("GET", f"/v2/a/b/blobs/{bad.replace('/', '%2f')}").status in (400, 404), bad
+
+
+@pytest.mark.parametrize("name", ["A/b", "a//b", "a/_refs", "..", "a/../b", "a" * 256, "-a", "a%2f..%2fb"])
+def test_names_that_are_none(client: Client, name: str) -> None:
+    answer = client("POST", f"/v2/{name}/blobs/uploads/")
+    assert answer.status in (400, 404), answer.body
+    assert client("PUT", "/v2/a/b/manifests/-tag", b"{}").status == 400
+
+
+def test_mount(client: Client) -> None:
+    digest = client.push_blob("a/b", b"shared")
+    answer = client("POST", f"/v2/c/d/blobs/uploads/?mount={digest}&from=a/b")
+    assert (answer.status, answer.headers["location"]) == (201, f"/v2/c/d/blobs/{digest}")
+    assert client("GET", f"/v2/c/d/blobs/{digest}").body == b"shared"
+    assert client("POST", f"/v2/e/f/blobs/uploads/?mount={digest}").status == 201  # found without from
+    for query in (f"mount={digest_of(b'x')}&from=a/b", f"mount={digest}&from=no/where", f"mount={digest_of(b'x')}"):
+        assert client("POST", f"/v2/g/h/blobs/uploads/?{query}").status == 202, query
+
+
+def test_s32_manifests_that_are_refused(client: Client) -> None:
+    config, layer = b"{}", b"layer"
+    for content in (config, layer):
+        client.push_blob("a/b", content)
+    good = json.loads(image(config, layer))
+    assert put(client, "t", json.dumps(good).encode()).status == 201
+    both = json.dumps(good | {"manifests": []}).encode()
+    assert put(client, "t2", both).codes == ["MANIFEST_INVALID"]
+    assert put(client, "t2", json.dumps(good).encode(), OCI_INDEX).codes == ["MANIFEST_INVALID"]
+    index = json.dumps({"schemaVersion": 2, "manifests": []}).encode()
+    assert put(client, "t2", index, OCI_MANIFEST).codes == ["MANIFEST_INVALID"]
+    assert put(client, "t2", b"{", OCI_MANIFEST).codes == ["MANIFEST_INVALID"]
+    assert put(client, "t2", json.dumps(good).encode(), "text/plain").codes == ["MANIFEST_INVALID"]
+    assert put(client, digest_of(b"x"), json.dumps(good).encode()).codes == ["DIGEST_INVALID"]
+    lying = good | {"layers": [descriptor(LAYER, layer) | {"size": 4}]}
+    assert put(client, "t2", json.dumps(lying).encode()).codes == ["MANIFEST_INVALID"]
+    escaping = good | {"layers": [descriptor(LAYER, layer) | {"digest": "sha256:../../../../etc/passwd"}]}
+    assert put(client, "t2", json.dumps(escaping).encode()).codes == ["DIGEST_INVALID"]
+    missing = image(config, b"not there", b"nor this")
+    answer = put(client, "t2", missing)
+    assert answer.codes == ["MANIFEST_BLOB_UNKNOWN"] * 2
+    assert answer.json()["errors"][0]["detail"] == {"digest": digest_of(b"not there")}
+    assert put(client, "t2", b" " * (5 << 20)).status == 413
+    assert client("GET", "/v2/a/b/manifests/t2").status == 404
+
+
+def test_an_index_needs_its_manifests(client: Client) -> None:
+    digest = client.push("a/b", "", b"one")
+    raw = client("GET", f"/v2/a/b/manifests/{digest}").body
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [descriptor(OCI_MANIFEST, raw)]}
+    assert put(client, "multi", json.dumps(index).encode(), OCI_INDEX).status == 201
+    index["manifests"] = [descriptor(OCI_MANIFEST, b"unknown")]
+    assert put(client, "bad", json.dumps(index).encode(), OCI_INDEX).codes == ["MANIFEST_BLOB_UNKNOWN"]
+
+
+def test_referrers(client: Client) -> None:
+    subject = client.push("a/b", "v1", b"one")
+    described = {"mediaType": OCI_MANIFEST, "digest": subject, "size": 5}
+    blob = client.push_blob("a/b", b"{}")
+    assert blob
+    found = {}
+    for kind in ("application/x.signature", "application/x.sbom", ""):
+        document = json.loads(image(b"{}")) | {"subject": described, "annotations": {"kind": kind}}
+        if kind:
+            document["artifactType"] = kind
+        raw = json.dumps(document).encode()
+        answer = put(client, digest_of(raw), raw)
+        assert (answer.status, answer.headers["oci-subject"]) == (201, subject)
+        found[digest_of(raw)] = kind or CONFIG
+    answer = client("GET", f"/v2/a/b/referrers/{subject}")
+    assert answer.headers["content-type"] == OCI_INDEX and answer.json()["mediaType"] == OCI_INDEX
+    assert {each["digest"]: each["artifactType"] for each in answer.json()["manifests"]} == found
+    assert all("kind" in each["annotations"] for each in answer.json()["manifests"])
+    answer = client("GET", f"/v2/a/b/referrers/{subject}?artifactType=application/x.sbom")
+    assert [each["artifactType"] for each in answer.json()["manifests"]] == ["application/x.sbom"]
+    assert answer.headers["oci-filters-applied"] == "artifactType"
+    answer = client("GET", f"/v2/a/b/referrers/{subject}?n=2")
+    more = client("GET", answer.headers["link"].split(">")[0][1:])
+    assert len(answer.json()["manifests"] + more.json()["manifests"]) == 3 and "link" not in more.headers
+    assert client("GET", f"/v2/nowhere/referrers/{subject}").json()["manifests"] == []
+    assert client("GET", "/v2/a/b/referrers/nonsense").codes == ["DIGEST_INVALID"]
+    for digest in found:
+        assert client("DELETE", f"/v2/a/b/manifests/{digest}").status == 202
+    assert client("GET", f"/v2/a/b/referrers/{subject}").json()["manifests"] == []
+
+
+def test_tags_and_catalog_in_pages(client: Client) -> None:
+    for tag in ("b", "A", "c", "B2", "a1"):
+        client.push("a/b", tag, b"one")
+    client.push("a", "x", b"one")
+    client.push("z/y/x", "x", b"one")
+    assert client("GET", "/v2/a/b/tags/list").json() == {"name": "a/b", "tags": ["A", "a1", "b", "B2", "c"]}
+    answer = client("GET", "/v2/a/b/tags/list?n=2")
+    assert answer.json()["tags"] == ["A", "a1"]
+    following = answer.headers["link"].split(">")[0][1:]
+    assert client("GET", following).json()["tags"] == ["b", "B2"]
+    last = client("GET", "/v2/a/b/tags/list?n=2&last=B2")
+    assert last.json()["tags"] == ["c"] and "link" not in last.headers
+    assert client("GET", "/v2/a/b/tags/list?n=0").json()["tags"] == []
+    assert client("GET", "/v2/a/b/tags/list?n=-1").codes == ["PAGINATION_NUMBER_INVALID"]
+    assert client("GET", "/v2/no/where/tags/list").codes == ["NAME_UNKNOWN"]
+    assert client("GET", "/v2/_catalog").json() == {"repositories": ["a", "a/b", "z/y/x"]}
+    answer = client("GET", "/v2/_catalog?n=1")
+    assert client("GET", answer.headers["link"].split(">")[0][1:]).json()["repositories"] == ["a/b"]
+    found = client("GET", "/v1/search?q=y%2Fx&n=25").json()
+    assert found["num_results"] == 1 and found["results"][0]["name"] == "z/y/x"
+
+
+def test_deletions(client: Client) -> None:
+    layer = b"one layer"
+    digest = client.push("a/b", "v1", layer)
+    client.push("a/b", "v2", layer)
+    assert client("DELETE", "/v2/a/b/manifests/v1").status == 202
+    assert client("DELETE", "/v2/a/b/manifests/v1").codes == ["MANIFEST_UNKNOWN"]
+    assert client("GET", "/v2/a/b/manifests/v2").status == 200
+    answer = client("DELETE", f"/v2/a/b/blobs/{digest_of(layer)}")
+    assert (answer.status, answer.codes) == (405, ["UNSUPPORTED"])  # the image would be broken
+    assert client("DELETE", f"/v2/a/b/manifests/{digest}").status == 202
+    assert client("GET", "/v2/a/b/manifests/v2").codes == ["MANIFEST_UNKNOWN"]
+    assert client("DELETE", f"/v2/a/b/manifests/{digest}").codes == ["MANIFEST_UNKNOWN"]
+    assert client("DELETE", f"/v2/a/b/blobs/{digest_of(layer)}").status == 202
+    assert client("DELETE", f"/v2/a/b/blobs/{digest_of(layer)}").codes == ["BLOB_UNKNOWN"]
+    assert client("GET", f"/v2/a/b/blobs/{digest_of(layer)}").codes == ["BLOB_UNKNOWN"]
+    assert client.push("a/b", "v3", layer) == digest
+
+
+def test_check_finds_nothing_wrong(registry: Registry, client: Client) -> None:
+    client.push("a/b", "v1", b"one", b"two")
+    done = registry.run("check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == "1 tags, 1 manifests, 3 blobs: all verify\n"
