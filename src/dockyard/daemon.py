@@ -28,8 +28,7 @@ from dockyard.configuration import Configuration, Invocation
 from dockyard.edge.api.routes import all_routes
 from dockyard.edge.listeners import Address, Listener, listen, parse_address, refuse_open_tcp
 from dockyard.edge.server import ApiServer
-from dockyard.engine import Engine
-from dockyard.engine.system import check_kernel
+from dockyard.engine import Engine, kernel
 from dockyard.model.errors import DockyardError, NotServed
 from dockyard.proto.times import format_rfc3339
 
@@ -170,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("configuration OK")
             return 0
         set_up_log(settings)
-        check_kernel(os.uname().release)
+        kernel.check(kernel.probe(), bridge=settings.bridge != "none")
         started = time.monotonic()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(Daemon(settings, invocation).run())

@@ -16,9 +16,9 @@ from dockyard.configuration import (
     parse_file,
     without_effect,
 )
-from dockyard.engine.system import Settings, check_kernel, engine_id, read_cgroups
+from dockyard.engine.system import Settings, engine_id, read_cgroups
 from dockyard.model.container import HostConfig, LogConfig, Ulimit
-from dockyard.model.errors import InvalidArgument, SystemFailure
+from dockyard.model.errors import InvalidArgument
 
 
 def test_every_option_is_an_attribute_and_no_name_stands_twice() -> None:
@@ -110,13 +110,6 @@ def test_containers_get_the_daemons_defaults() -> None:
     host = HostConfig(dns=["9.9.9.9"], log_config=LogConfig("json-file"))
     settings.fill_in(host)
     assert (host.dns, host.log_config) == (["9.9.9.9"], LogConfig("json-file"))
-
-
-def test_old_kernels_are_refused_by_name() -> None:
-    with pytest.raises(SystemFailure, match=r"Linux 5\.13\.9-arch1 is too old: Dockyard needs 5\.14 or newer"):
-        check_kernel("5.13.9-arch1")
-    check_kernel("5.14.0-427.el9.x86_64")
-    check_kernel("6.1.0-rc1+")
 
 
 def test_cgroup_facts(tmp_path: Path) -> None:

@@ -144,13 +144,16 @@ class Relay:
             await asyncio.sleep(0.001)
         async with aclosing(cast(Closable, chunks)):
             async for chunk in chunks:
-                if self._done.done():
+                if self._done.done() or self.client.transport.is_closing():
                     return
                 self.client.transport.write(chunk)
                 await self.client.writable.wait()
 
     def output(self, data: bytes) -> None:
         """The program wrote: to the client, once that has read the head."""
+        if self.client.transport.is_closing():
+            self.finish()  # it has gone; the loop is about to tell us
+            return
         if self._head is not None and not self._head.has_been_read():
             self._held += data
             if self._holding is None and self.engine.transport is not None:

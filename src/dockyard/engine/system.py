@@ -17,11 +17,9 @@ from dockyard import __version__
 from dockyard.engine.containers import Containers
 from dockyard.engine.events import Events
 from dockyard.model.container import HostConfig
-from dockyard.model.errors import SystemFailure
 from dockyard.model.lifecycle import State
 from dockyard.runtime import cgroups
 
-MINIMUM_KERNEL = (5, 14)
 _V1_FILES = {
     "memory_limit": "memory/memory.limit_in_bytes",
     "swap_limit": "memory/memory.memsw.limit_in_bytes",
@@ -172,22 +170,6 @@ def engine_id(data_root: str) -> str:
     """The same for the same data root on the same machine."""
     machine = _read("/etc/machine-id") or socket.gethostname()
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"dockyard:{machine}:{os.path.realpath(data_root)}"))
-
-
-def check_kernel(release: str) -> None:
-    """Refuse a kernel that is too old or lacks something needed. SystemFailure naming it."""
-    numbers = tuple(int("".join(filter(str.isdigit, part)) or 0) for part in release.split("-")[0].split(".")[:2])
-    if numbers < MINIMUM_KERNEL:
-        wanted = ".".join(map(str, MINIMUM_KERNEL))
-        raise SystemFailure(f"Linux {release} is too old: Dockyard needs {wanted} or newer")
-    needed = {
-        "namespaces": [f"/proc/self/ns/{name}" for name in ("mnt", "pid", "net", "ipc", "uts", "cgroup")],
-        "control groups": ["/sys/fs/cgroup"],
-        "seccomp": ["/proc/sys/kernel/seccomp/actions_avail"],
-    }
-    missing = [what for what, paths in needed.items() if not all(map(os.path.exists, paths))]
-    if missing:
-        raise SystemFailure(f"this kernel ({release}) lacks {', '.join(missing)}, which Dockyard needs")
 
 
 def read_host(data_root: str) -> HostFacts:
