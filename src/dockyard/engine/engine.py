@@ -16,6 +16,7 @@ from dockyard.engine.disk import Disk
 from dockyard.engine.events import Events
 from dockyard.engine.execs import Execs
 from dockyard.engine.logs import Logs
+from dockyard.engine.named_volumes import NamedVolumes
 from dockyard.engine.system import Settings, System
 from dockyard.engine.transfers import Transfers
 
@@ -38,6 +39,7 @@ class Engine:
     transfers: Transfers
     system: System
     disk: Disk
+    volumes: NamedVolumes
 
     @classmethod
     def assemble(
@@ -61,6 +63,7 @@ class Engine:
             transfers=transfers or Transfers(images.services),
             system=System(settings, containers, context.events, networks.firewall_notes),
             disk=Disk(context, containers, images),
+            volumes=NamedVolumes(context),
         )
 
     async def open(self) -> None:

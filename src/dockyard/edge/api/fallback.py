@@ -12,7 +12,7 @@ from aiohttp import web
 
 from dockyard.edge.api import known
 from dockyard.edge.routing import Call, Route
-from dockyard.model.errors import NotServed, Unavailable
+from dockyard.model.errors import NotFound, NotServed, Unavailable
 
 _NO_SWARM = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
@@ -34,6 +34,11 @@ async def _plugins(call: Call) -> web.StreamResponse:
     return call.json([])
 
 
+async def _plugin(call: Call) -> web.StreamResponse:
+    """There are none: `docker inspect` asks for one by every name."""
+    raise NotFound(f'plugin "{call.path("name")}" not found')
+
+
 def _shape(path: str) -> str:
     """A path without the names of its parameters: two modules may call the same one differently."""
     return re.sub(r"\{[^}]*\}", "{}", path)
@@ -41,7 +46,7 @@ def _shape(path: str) -> str:
 
 def fallback_routes(served: list[Route]) -> list[Route]:
     """A route for every known endpoint that `served` leaves out."""
-    routes = [Route("GET", "/plugins", _plugins)]
+    routes = [Route("GET", "/plugins", _plugins), Route("GET", "/plugins/{name:.+}/json", _plugin)]
     there = {(route.method, _shape(route.path)) for route in [*served, *routes]}
     for method, path in known.known_endpoints():
         if (method, _shape(path)) in there:

@@ -5,7 +5,18 @@ Owns: the list. Does not own: any route.
 
 from __future__ import annotations
 
-from dockyard.edge.api import attaching, auth, containers, distribution, events, execs, images, networks, system
+from dockyard.edge.api import (
+    attaching,
+    auth,
+    containers,
+    distribution,
+    events,
+    execs,
+    images,
+    networks,
+    system,
+    volumes,
+)
 from dockyard.edge.api.fallback import fallback_routes
 from dockyard.edge.routing import Route
 
@@ -13,6 +24,6 @@ from dockyard.edge.routing import Route
 def all_routes() -> list[Route]:
     """What is served, and an answer for everything else that Docker's API has."""
     served: list[Route] = []
-    for module in (system, containers, attaching, execs, events, images, networks, auth, distribution):
+    for module in (system, containers, attaching, execs, events, images, networks, auth, distribution, volumes):
         served += module.ROUTES
     return served + fallback_routes(served)

@@ -15,11 +15,12 @@ from aiohttp import web
 
 from dockyard.edge.api import images
 from dockyard.edge.api.bodies import summary_body
+from dockyard.edge.api.volumes import volume_body
 from dockyard.edge.routing import Call, Route
 from dockyard.engine.disk import KINDS, VolumeUsage
 from dockyard.engine.system import System
 from dockyard.model.errors import InvalidArgument
-from dockyard.proto.times import SECOND, format_rfc3339
+from dockyard.proto.times import format_rfc3339
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -233,17 +234,7 @@ async def disk_usage(call: Call) -> web.StreamResponse:
 
 
 def _volume(usage: VolumeUsage) -> dict[str, Any]:
-    volume = usage.volume
-    return {
-        "CreatedAt": format_rfc3339(volume.created_at // SECOND * SECOND),
-        "Driver": "local",
-        "Labels": None,
-        "Mountpoint": volume.path,
-        "Name": volume.name,
-        "Options": None,
-        "Scope": "local",
-        "UsageData": {"RefCount": usage.containers, "Size": usage.size},
-    }
+    return {**volume_body(usage.volume), "UsageData": {"RefCount": usage.containers, "Size": usage.size}}
 
 
 ROUTES = [
