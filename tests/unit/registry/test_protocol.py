@@ -9,7 +9,15 @@ import socket
 import pytest
 
 from tests.unit.registry.support import (
-    CONFIG, LAYER, OCI_INDEX, OCI_MANIFEST, Client, Registry, descriptor, digest_of, image,
+    CONFIG,
+    LAYER,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Client,
+    Registry,
+    descriptor,
+    digest_of,
+    image,
 )  # fmt: skip
 
 
@@ -55,7 +63,8 @@ def test_push_and_pull(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "start", "end"), [("bytes=0-9", 0, 10), ("bytes=5-", 5, 100), ("bytes=-7", 93, 100), ("bytes=90-999", 90, 100)]
+    ("asked", "start", "end"),
+    [("bytes=0-9", 0, 10), ("bytes=5-", 5, 100), ("bytes=-7", 93, 100), ("bytes=90-999", 90, 100)],
 )  # fmt: skip
 def test_ranges(client: Client, asked: str, start: int, end: int) -> None:
     content = bytes(range(100))
