@@ -61,7 +61,7 @@ class Downloads:
         repositories: Sequence[Repository],
         wanted: Wanted,
         parent: Callable[[], Awaitable[str | None]],
-        listener: Listener,
+        listener: Listener | None,
     ) -> str:
         """Have a layer unpacked; returns its chain. `repositories` are asked in turn. Errors name layer and cause."""
         if not self._services.snapshots.has(wanted.chain):

@@ -195,7 +195,7 @@ def _check_kinds(config: Descriptor, layers: Sequence[Descriptor], reference: Re
 
 
 def _check_platform(config: ImageConfig, target: Platform, wanted: str, reference: Reference) -> None:
-    actual = Platform(config.architecture, config.os or "linux", variant=config.variant)
+    actual = Platform(config.architecture, config.os or "linux", variant=config.variant or target.variant)
     if actual.os != "linux":
         raise InvalidArgument(
             f'image operating system "{actual.os[:50]}" cannot be used on this platform: {reference.familiar}'
@@ -241,10 +241,10 @@ async def _fetch_all(
 ) -> None:
     """All layers, side by side; the first failure ends the others."""
 
-    async def fetch(place: int) -> str | None:
+    async def fetch(place: int, listener: Board | None) -> str | None:
         if place < 0:
             return None
-        return await downloads.fetch(repositories, layers[place], lambda: fetch(place - 1), board)
+        return await downloads.fetch(repositories, layers[place], lambda: fetch(place - 1, None), listener)
 
     missing = []
     for place, layer in enumerate(layers):
@@ -253,7 +253,7 @@ async def _fetch_all(
         else:
             board.say("Pulling fs layer", layer.id)
             missing.append(place)
-    tasks = [asyncio.create_task(fetch(place)) for place in missing]
+    tasks = [asyncio.create_task(fetch(place, board)) for place in missing]
     if not tasks:
         return
     try:
