@@ -87,7 +87,7 @@ def _decode(header: str, what: str) -> dict[str, Any]:
         raise InvalidArgument(f"{what}: longer than {_MAX} characters")
     text = header.strip().replace("+", "-").replace("/", "_").rstrip("=")
     try:
-        document = msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)) or b"{}")
+        document = msgspec.json.decode(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
     except (binascii.Error, msgspec.MsgspecError, UnicodeDecodeError, ValueError):
         raise InvalidArgument(f"{what}: not base64url of JSON") from None
     if document is None:
