@@ -38,11 +38,16 @@ class Checker:
             seen: set[str] = set()
             for tag, digest in (await self._manifests.tags(repository)).items():
                 self.tags += 1
-                async for problem in self._manifest(repository, digest, seen):
-                    yield f"{repository}:{tag}: {problem}"
+                problems = [each async for each in self._manifest(repository, digest, seen)]
+                if problems and (await self._manifests.tags(repository)).get(tag) == digest:  # not deleted meanwhile
+                    for problem in problems:
+                        yield f"{repository}:{tag}: {problem}"
             for entry in (await self._backend.below(names.manifests(repository))).names:
-                async for problem in self._manifest(repository, f"sha256:{entry}", seen):
-                    yield f"{repository}@sha256:{entry}: {problem}"
+                digest = f"sha256:{entry}"
+                problems = [each async for each in self._manifest(repository, digest, seen)]
+                if problems and await self._backend.stat(names.manifest(repository, digest)) is not None:
+                    for problem in problems:
+                        yield f"{repository}@{digest}: {problem}"
 
     async def _manifest(self, repository: str, digest: str, seen: set[str]) -> AsyncIterator[str]:
         if digest in seen:
