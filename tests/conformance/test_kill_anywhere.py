@@ -1,4 +1,4 @@
-"""kill -9 of dockyardd thirty times, at random moments of everything that happens to containers.
+"""kill -9 of dockyardd thirty times, at random moments of everything that happens to containers, and of its own start.
 
 After each restart the machine stands still and is compared with what the daemon says: what is said to run answers,
 what is not said to run has no process, nothing lies on disk that belongs to nobody, nothing is missing that is needed.
@@ -10,7 +10,7 @@ import os
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ import pytest
 
 from tests.conformance.test_live_restore import daemon  # noqa: F401 - the fixture
 from tests.support import leaks, steps
-from tests.support.engines import Dockyardd
+from tests.support.engines import Dockyardd, EngineFailed
 from tests.support.rawhttp import Connection
 
-KILLS = 30
-WORKERS = 3
-LONGEST = 0.45  # seconds of work between a restart and the next kill
+KILLS = 30  # a third of them while the daemon starts
+WORKERS = 4
+LONGEST = 0.3  # seconds of work between a restart and the next kill
 
 
 class Load:
@@ -96,19 +96,20 @@ def one_round(api: Connection, chance: random.Random) -> None:
 
 
 @pytest.mark.timeout(150)
-def test_killed_at_random_moments(daemon: Dockyardd, record_property: Any) -> None:  # noqa: F811
+def test_killed_at_random_moments(daemon: Dockyardd) -> None:  # noqa: F811
     chance = random.Random(20)
     gone: set[str] = set()
     with Load(daemon) as load:
-        for number in range(KILLS):
+        for number in range(KILLS * 2 // 3):
             with load.working():
                 threading.Event().wait(chance.uniform(0.02, LONGEST))
                 daemon.kill()
+            if number % 2:
+                start_and_kill(daemon, chance.uniform(0.1, 0.6))
             daemon.start()
             with daemon.api() as api:
                 check(daemon, api, gone)
                 thin_out(api, chance, gone, keep=0 if number % 10 == 9 else 6)
-    record_property("rounds", load.finished)
     assert load.finished > KILLS, "hardly anything happened between the kills"
     daemon.remove_containers()
     with daemon.api() as api:
@@ -117,6 +118,16 @@ def test_killed_at_random_moments(daemon: Dockyardd, record_property: Any) -> No
         assert steps.run(api, "echo", "served") == (0, "served\n", "")
     left = leaks.settle(lambda: leaks.links(daemon.netns_path) - {daemon.bridge})
     assert not left, "links of containers that nobody knows"
+
+
+def start_and_kill(daemon: Dockyardd, seconds: float) -> None:  # noqa: F811
+    """A start that gets so far and no further."""
+    timer = threading.Timer(seconds, lambda: daemon.process and daemon.process.kill())
+    timer.start()
+    with suppress(EngineFailed):
+        daemon.start()
+    timer.join()
+    daemon.kill()
 
 
 def listed(api: Connection) -> dict[str, str]:
