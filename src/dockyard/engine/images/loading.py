@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -245,9 +245,7 @@ async def _store(services: Services, spool: Spool, image: _Found, lease: Lease) 
         raise InvalidArgument(
             f"{_WHAT}: invalid manifest, layers length mismatch: expected {len(image.layers)}, got {len(diff_ids)}"
         )
-    top: str | None = None
-    for diff_id, source in zip(diff_ids, image.layers, strict=True):
-        top = await _layer(services, spool, diff_id, source, top, lease)
+    top = await _layers(services, spool, list(zip(diff_ids, image.layers, strict=True)), lease)
     image_id = await services.content.put(image.config)
     manifest, manifest_type = "", ""
     if image.manifest is not None:
@@ -271,12 +269,57 @@ async def _store(services: Services, spool: Spool, image: _Found, lease: Lease) 
     return record
 
 
+async def _layers(services: Services, spool: Spool, layers: list[tuple[str, _Source]], lease: Lease) -> str | None:
+    """Unpack an image's layers, several at a time; the topmost chain. After a failure all have ended."""
+    chains: list[str] = []
+    for diff_id, _ in layers:
+        chains.append(oci.chain_id(diff_id, chains[-1] if chains else None))
+    gate = _Gate(len(os.sched_getaffinity(0)))
+    tasks: list[asyncio.Task[str]] = []
+    for chain, (diff_id, source) in zip(chains, layers, strict=True):
+        lease.add(chain)
+        below = tasks[-1] if tasks else None
+        tasks.append(asyncio.create_task(_layer(services, spool, chain, diff_id, source, below, lease, gate)))
+    try:
+        if tasks:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        gate.closed = True
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    for outcome in sorted(outcomes, key=lambda found: isinstance(found, asyncio.CancelledError)):
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return chains[-1] if chains else None
+
+
+class _Gate:
+    """Lets a few pass at a time, and nobody any more once it is closed: what runs goes on to its end."""
+
+    def __init__(self, width: int) -> None:
+        self._free = asyncio.Semaphore(width)
+        self.closed = False
+
+    async def __aenter__(self) -> None:
+        await self._free.acquire()
+        if self.closed:
+            self._free.release()
+            raise asyncio.CancelledError
+
+    async def __aexit__(self, *_: object) -> None:
+        self._free.release()
+
+
 async def _layer(
-    services: Services, spool: Spool, diff_id: str, source: _Source, parent: str | None, lease: Lease
+    services: Services,
+    spool: Spool,
+    chain: str,
+    diff_id: str,
+    source: _Source,
+    below: asyncio.Task[str] | None,
+    lease: Lease,
+    gate: _Gate,
 ) -> str:
     """Unpack one layer, unless it is there. Compressed blobs with a digest are kept as they came."""
-    chain = oci.chain_id(diff_id, parent)
-    lease.add(chain)
     what = f"layer {diff_id}"
     snapshots = services.snapshots
     if snapshots.has(chain):
@@ -287,9 +330,21 @@ async def _layer(
         descriptor = source.blob
         if size != descriptor.size:
             raise InvalidArgument(f"{what}: blob {descriptor.digest} has {size} bytes, not {descriptor.size}")
-        await services.content.ingest(spool.fd, offset, size, descriptor.digest, f"{what}: blob {descriptor.digest}")
+        async with gate:
+            named = f"{what}: blob {descriptor.digest}"
+            await services.content.ingest(spool.fd, offset, size, descriptor.digest, named)
         blob = (descriptor.digest, descriptor.media_type, size)
-    await snapshots.unpack(spool.fd, parent, lease, what=what, diff_id=diff_id, offset=offset, length=size, blob=blob)
+
+    async def work(place: dict[str, Any]) -> dict[str, Any]:
+        arguments = {"what": what, "offset": offset, "length": size, **place}
+        async with gate:
+            result: dict[str, Any] = await services.call("dockyard.store.unpack:apply", arguments, [spool.fd])
+        return result
+
+    async def parent() -> str | None:
+        return await asyncio.shield(below) if below is not None else None
+
+    await snapshots.unpack_by(work, parent, lease, what=what, diff_id=diff_id, blob=blob)
     return chain
 
 

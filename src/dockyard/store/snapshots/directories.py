@@ -14,6 +14,7 @@ import os
 import secrets
 from pathlib import Path
 
+from dockyard.linux.paths import spread_children
 from dockyard.store.snapshots.layers import LayerDocument
 
 SHORT = 26  # characters: mount(2) takes a page of options, and 128 layers have to fit
@@ -27,6 +28,11 @@ class Directories:
         self.base = base
         for part in ("", "l", "r", "c", f"l/{NO_LAYER}"):
             (base / part).mkdir(mode=0o700, exist_ok=True)
+        layers = os.open(base / "l", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            spread_children(layers)
+        finally:
+            os.close(layers)
 
     def tree(self, short: str) -> Path:
         return self.base / "l" / short
