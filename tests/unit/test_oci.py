@@ -76,7 +76,7 @@ def test_broken_configurations(document: bytes) -> None:
 
 
 def test_too_many_layers() -> None:
-    document = {"rootfs": {"type": "layers", "diff_ids": [D] * 128}}
+    document = {"rootfs": {"type": "layers", "diff_ids": [D] * 129}}
     with pytest.raises(InvalidArgument, match="max depth exceeded"):
         oci.parse_config(msgspec.json.encode(document), "config X")
 
