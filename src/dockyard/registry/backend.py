@@ -36,7 +36,11 @@ class Missing(Exception):
 
 
 class Backend(Protocol):
-    """Keys are `/`-separated, of names that `registry.names` makes."""
+    """Keys are `/`-separated, of names that `registry.names` makes. `tick`: seconds between two readings of the store's
+    clock that differ."""
+
+    @property
+    def tick(self) -> float: ...
 
     async def read(self, key: str) -> bytes:
         """A small object. Missing."""

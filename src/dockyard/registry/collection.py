@@ -89,7 +89,7 @@ class Collector:
         """A round that condemns, the time to settle, and a round that deletes."""
         report = await self.round()
         if report.condemned:
-            await asyncio.sleep(self._ages.settle * 1.05 + 0.1)
+            await asyncio.sleep(self._ages.settle * 1.05 + 3 * self._backend.tick)
             report.add(await self.round())
         return report
 
@@ -156,7 +156,7 @@ class Collector:
         if known is None or known.modified != entry.modified:
             stored = await self._manifests.read(repository, f"sha256:{hexa}")
             known = _Known(entry.modified, stored.generation if stored else "")
-            if (await self._backend.now()) - entry.modified > 2:  # clocks of some stores tick once a second
+            if (await self._backend.now()) - entry.modified > 2 * self._backend.tick:  # else it may change unseen
                 self._generations[key] = known
         return known.generation
 
@@ -236,7 +236,7 @@ class Collector:
         return {
             entry.name.removesuffix(CONDEMNED)
             async for entry in self._backend.walk(names.BLOBS)
-            if entry.name.endswith(CONDEMNED) and now - entry.modified > self._ages.settle
+            if entry.name.endswith(CONDEMNED) and now - entry.modified > self._ages.settle + self._backend.tick
         }
 
     async def _collect_blobs(self, state: _Round, condemned: set[str]) -> None:

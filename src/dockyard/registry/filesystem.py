@@ -34,6 +34,8 @@ _TEMPORARY_AGE = 24 * 3600.0  # seconds
 class FileBackend:
     """`root` is made if it is not there. Blocking work happens in threads of its own."""
 
+    tick = 0.02  # the kernel dates files by its timer's ticks
+
     def __init__(self, root: Path) -> None:
         self._root = root
         self._temporary = root / "tmp"

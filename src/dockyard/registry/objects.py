@@ -51,6 +51,8 @@ def open_s3(
 class ObjectBackend:
     """`library` is the obstore module, `store` one of its stores."""
 
+    tick = 1.0  # HTTP dates
+
     def __init__(self, library: Any, store: Any) -> None:
         self._obstore = library
         self._store = store

@@ -16,6 +16,7 @@ from dockyard.edge.registry.configuration import Configuration
 from dockyard.edge.registry.service import Core
 from dockyard.registry import names
 from dockyard.registry.errors import RegistryError
+from tests.unit.registry.conftest import make_bucket
 from tests.unit.registry.support import CONFIG, OCI_INDEX, OCI_MANIFEST, descriptor, digest_of, image
 
 AGES = {"grace": 0.4, "settle": 0.2, "upload_age": 0.4, "interval": 0}
@@ -156,6 +157,23 @@ def test_untagged_manifests_go_only_if_asked_and_only_if_nothing_names_them(tmp_
         await core.manifests.delete("a/b", subject)
         await core.collector.collect()
         assert await core.manifests.referrers("a/b", subject, None) == []
+
+    asyncio.run(main())
+
+
+def test_the_same_on_s3(s3_endpoint: str) -> None:
+    async def main() -> None:
+        core = core_on({"s3": make_bucket(s3_endpoint)}, grace=2.5, settle=1.2)
+        digest = await push(core, "v1", b"kept", b"going")
+        await push(core, "v1", b"kept", repository="other")
+        await push_blob(core, b"stray")
+        await asyncio.sleep(3.7)
+        await core.manifests.delete("a/b", digest)
+        report = await core.collector.collect()
+        assert (report.blobs, report.bytes) == (2, 10)
+        assert await has(core, digest_of(b"kept"), "other") and not await has(core, digest_of(b"going"))
+        assert [each async for each in core.checker(True).findings()] == []
+        assert len(await data_files(core)) == 2
 
     asyncio.run(main())
 

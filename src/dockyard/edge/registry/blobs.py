@@ -20,7 +20,6 @@ from dockyard.registry.errors import RegistryError, WrongOffset
 from dockyard.registry.uploads import Upload
 
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,18})-(\d{1,18})(?:/(?:\d+|\*))?\Z")
-_READ = 1 << 18
 
 
 async def get(call: Exchange) -> web.StreamResponse:
@@ -214,8 +213,14 @@ async def _take(call: Exchange, upload: Upload) -> int:
 
 
 async def _body(call: Exchange, size: int, limit: int | None) -> AsyncIterator[bytes]:
+    """As they came, not joined: joining would copy each byte once more."""
     content = call.request.content
-    while data := await content.readany():
+    while True:
+        data, end_of_chunk = await content.readchunk()
+        if not data:
+            if end_of_chunk:
+                continue
+            return
         size += len(data)
         if limit is not None and size > limit:
             raise _too_much(limit)
