@@ -229,6 +229,29 @@ def test_killed_at_random_moments_every_tag_verifies(tmp_path: Path) -> None:
     assert kills >= 4 and len(taken) > 10
 
 
+def test_a_full_disk_refuses_and_works_on(tmp_path: Path) -> None:
+    """ENOSPC in the middle of a blob: an error that says so, nothing left behind, and what fits is taken."""
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "registry-test", str(small)], check=True)
+    try:
+        storage = {"filesystem": {"root": str(small / "data")}}
+        with Registry(tmp_path / "r", {"storage": storage}) as registry:
+            client = registry.client()
+            digest = client.push("a/b", "v1", b"x" * 1_000_000)
+            content = os.urandom(20_000_000)
+            location = client("POST", "/v2/a/b/blobs/uploads/").headers["location"]
+            answer = client("PATCH", location, content)
+            assert answer.status == 507 and "no space" in answer.json()["errors"][0]["message"]
+            assert client("GET", location).codes == ["BLOB_UPLOAD_UNKNOWN"]
+            client.push("a/b", "v2", b"y" * 1_000_000)
+            assert client("HEAD", "/v2/a/b/manifests/v1").headers["docker-content-digest"] == digest
+            client.close()
+            assert registry.run("check").returncode == 0
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
 def test_memory_does_not_grow_with_blobs(tmp_path: Path) -> None:
     """A blob of 400 MB in and out, four at a time."""
     size = 400_000_000

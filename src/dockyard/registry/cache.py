@@ -17,6 +17,7 @@ from typing import Any
 
 import aiohttp
 
+from dockyard.registry import names
 from dockyard.registry.backend import Backend
 from dockyard.registry.blobs import Blobs
 from dockyard.registry.errors import RegistryError
@@ -54,6 +55,7 @@ class Cache:
         """MANIFEST_UNKNOWN; 502 when upstream fails and nothing is kept."""
         kept = await self._kept(repository, reference)
         if kept is not None and (":" in reference or await self._is_current(repository, reference, kept)):
+            await self._renew(repository, reference, kept)
             return kept
         try:
             stored: Stored = await self._shared(("m", f"{repository}:{reference}"), self._fetch(repository, reference))
@@ -71,6 +73,12 @@ class Cache:
         with contextlib.suppress(RegistryError):
             return await self._manifests.get(repository, reference)
         return None
+
+    async def _renew(self, repository: str, reference: str, kept: Stored) -> None:
+        """A manifest that is asked for stays."""
+        entry = await self._backend.stat(names.manifest(repository, kept.digest))
+        if entry is not None and time.time() - entry.modified > _RENEW_AFTER:
+            await self._manifests.put(repository, reference, kept.content, kept.media_type)
 
     async def _is_current(self, repository: str, tag: str, kept: Stored) -> bool:
         if time.monotonic() - self._asked.get((repository, tag), -self._fresh) < self._fresh:
