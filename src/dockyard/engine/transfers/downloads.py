@@ -130,7 +130,7 @@ class Downloads:
                 have = 0
             arguments = {
                 "have": have, "size": wanted.blob.size, "digest": wanted.blob.digest, "what": wanted.what,
-                "partial": str(partial), "target": str(self._services.content.path(wanted.blob.digest)), **place,
+                "partial": str(partial), **place,
             }  # fmt: skip
             result = await self._receive(_chunks(repositories, wanted, have, board), arguments, fd)
         finally:
@@ -143,15 +143,20 @@ class Downloads:
             raise InvalidArgument(f"{wanted.what}: {result['short']} of {wanted.blob.size} bytes arrived")
         if "wrong" in result:
             raise (_StalePart if have else InvalidArgument)(result["wrong"])
+        self._services.content.adopt(partial, wanted.blob.digest)  # here: a worker may outlive its call
         return result
 
     async def _receive(self, chunks: AsyncGenerator[bytes, None], arguments: dict[str, Any], fd: int) -> dict[str, Any]:
         """The worker's result, or the registry's failure: the worker has kept by then what came."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
 
+        begun = False
+
         async def send() -> None:
+            nonlocal begun
+            begun = True
             async with aclosing(chunks):
-                await feed(chunks, writing)
+                await feed(chunks, writing)  # closes it
 
         async def work() -> dict[str, Any]:
             function = "dockyard.store.remote.layers:receive"
@@ -168,8 +173,12 @@ class Downloads:
         finally:
             sending.cancel()
             working.cancel()
-            await asyncio.gather(sending, working, return_exceptions=True)
-            os.close(reading)
+            try:
+                await asyncio.gather(sending, working, return_exceptions=True)
+            finally:  # also when cancelled once more
+                os.close(reading)
+                if not begun:
+                    os.close(writing)
 
 
 async def _chunks(

@@ -298,6 +298,7 @@ class _Made:
         reading, writing = os.pipe2(os.O_CLOEXEC)
         try:
             self._task = asyncio.create_task(self._work(writing))
+            self._task.add_done_callback(lambda _: os.close(writing))
             async for chunk in drain(reading):
                 yield chunk
             await asyncio.wait([self._task])
@@ -323,12 +324,9 @@ class _Made:
             "size": self._layer.document.tar_size, "digest": self._layer.diff_id,
         }  # fmt: skip
         arguments = {"layer": layer, "compress": self._compress}
-        try:
-            function = "dockyard.store.remote.layers:send"
-            result: dict[str, Any] = await self._services.call(function, arguments, [writing])
-            return result
-        finally:
-            os.close(writing)
+        function = "dockyard.store.remote.layers:send"
+        result: dict[str, Any] = await self._services.call(function, arguments, [writing])
+        return result
 
 
 async def _file(path: str) -> AsyncGenerator[bytes, None]:

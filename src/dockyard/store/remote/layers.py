@@ -66,13 +66,12 @@ def receive(
     size: int,
     digest: str,
     partial: str,
-    target: str,
     root: str,
     recipe: str,
     what: str,
     overlay: bool,
 ) -> dict[str, Any]:
-    """Unpack a layer while its blob arrives; keep the blob at `target`.
+    """Unpack a layer while its blob arrives; keep the blob in `partial`, complete and verified when this returns.
 
     `fds`: the pipe, and the file `partial`, which holds the first `have` bytes. Returns what `store.unpack:apply` does,
     or {"short": bytes} if the pipe ended early (the file stays, to be gone on with), or {"wrong": the cause} if the
@@ -98,7 +97,6 @@ def receive(
         if failure is not None:
             os.unlink(partial)
             raise failure
-        os.rename(partial, target)
     except OSError as error:
         _forget(partial)
         raise SystemFailure(f"{what}: {error.strerror}") from error
