@@ -76,7 +76,7 @@ def receive(*, fds: Sequence[int], what: str) -> dict[str, Any]:
     write = write_all(spool)
     offset = 0
     try:
-        with Source(pipe, limit=limit) as source:
+        with Source(pipe, limit=limit, hash_out=False) as source:
             reader = TarReader(ByteStream(iter(source)))
             while (entry := reader.next()) is not None:
                 if len(members) >= _MAX_MEMBERS:

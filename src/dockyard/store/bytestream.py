@@ -124,9 +124,10 @@ class Source:
         limit: int | None = None,
         decompress: bool = True,
         hash_raw: bool = False,
+        hash_out: bool = True,
         raw: RawInput | None = None,
     ) -> None:
-        """`raw`: read this instead of `fd`."""
+        """`raw`: read this instead of `fd`. `hash_out`: whether anybody wants `.digest`."""
         self._input = raw or RawInput(fd, offset, length, hashlib.sha256() if hash_raw else None)
         self._stop = self._input.stop
         self._limit = limit
@@ -134,10 +135,10 @@ class Source:
         self._hash = hashlib.sha256()
         self._out: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
         self._to_hash: queue.Queue[bytes | None] = queue.Queue(_AHEAD)
-        self._threads = [
-            threading.Thread(target=self._read, name="source", daemon=True),
-            threading.Thread(target=self._digest, name="source-hash", daemon=True),
-        ]
+        self._threads = [threading.Thread(target=self._read, name="source", daemon=True)]
+        self._hashing = hash_out
+        if hash_out:
+            self._threads.append(threading.Thread(target=self._digest, name="source-hash", daemon=True))
         self.size = 0
 
     def __enter__(self) -> Self:
@@ -159,7 +160,8 @@ class Source:
             if isinstance(chunk, BaseException):
                 raise chunk
             yield chunk
-        self._threads[1].join()
+        if self._hashing:
+            self._threads[1].join()
 
     @property
     def digest(self) -> str:
@@ -185,7 +187,8 @@ class Source:
                 self.size += len(chunk)
                 if self._limit is not None and self.size > self._limit:
                     raise StreamError(f"more than {self._limit} bytes when unpacked")
-                self._to_hash.put(chunk)
+                if self._hashing:
+                    self._to_hash.put(chunk)
                 self._out.put(chunk)
                 if self._stop.is_set():
                     return
