@@ -291,7 +291,9 @@ def test_docker_py(client: docker.DockerClient, engine: Engine, layers: list[byt
 
 def stored(engine: Engine) -> int:
     """Files under the data root, less the database's own and what is being deleted behind."""
-    return sum(1 for name in leaks.files(engine.data_root) if "dockyard.db" not in name and not name.startswith("trash"))
+    return sum(
+        1 for name in leaks.files(engine.data_root) if "dockyard.db" not in name and not name.startswith("trash")
+    )
 
 
 def failed(answer: Response) -> str:
