@@ -8,6 +8,7 @@ import random
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -48,6 +49,43 @@ def test_skopeo_pushes_copies_inspects_and_pulls(tmp_path: Path) -> None:
         assert json.loads(skopeo("list-tags", "--tls-verify=false", two.rsplit(":", 1)[0]))["Tags"] == ["2"]
         skopeo("delete", "--tls-verify=false", one)
         assert registry.run("check").stdout.startswith("1 tags, 1 manifests, 2 blobs: all verify")
+
+
+def test_docker_pushes_searches_and_pulls_through_the_daemon(tmp_path: Path) -> None:
+    program = shutil.which("docker")
+    if program is None:
+        pytest.skip("docker is not installed")
+    host = f"unix://{tmp_path}/s"
+    (tmp_path / "config").mkdir()
+    environment = os.environ | {"DOCKER_HOST": host, "DOCKER_CONFIG": str(tmp_path / "config")}
+
+    def docker(*arguments: str) -> str:
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with Registry.on_files(tmp_path / "r") as registry, (tmp_path / "log").open("w") as log:
+        folders = ["--data-root", f"{tmp_path}/data", "--exec-root", f"{tmp_path}/exec", "--pidfile", f"{tmp_path}/pid"]
+        daemon = subprocess.Popen(
+            [str(Path(sys.executable).with_name("dockyardd")), *folders, "-H", host, "--bridge", "none"],
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            eventually((tmp_path / "s").exists, 30)
+            name = f"{registry.address}/a/bb:1"
+            docker("load", "-i", str(archive(tmp_path)))
+            docker("tag", "bb:latest", name)
+            pushed = docker("push", name)
+            docker("rmi", name, "bb:latest")
+            assert "Downloaded newer image" in docker("pull", name)
+            digest = docker("images", "--digests", "--format", "{{.Digest}}").strip()
+            assert digest in pushed
+            assert "a/bb" in docker("search", f"{registry.address}/bb")
+        finally:
+            daemon.terminate()
+            daemon.wait(30)
+        assert registry.run("check").returncode == 0
 
 
 def test_between_docker_registry_and_ours_digests_stay(tmp_path: Path) -> None:

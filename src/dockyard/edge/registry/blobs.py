@@ -52,6 +52,11 @@ async def get(call: Exchange) -> web.StreamResponse:
             await sending.send_file(request, response, fd, start, length)
         else:
             await sending.send_stream(request, response, call.core.blobs.stream(key, start, length))
+    except Exception as error:
+        if response.prepared and request.transport is not None:  # an error's text must not become the blob's bytes
+            request.transport.abort()
+            raise ConnectionResetError(f"blob {digest} could not be sent whole: {error}") from error
+        raise
     finally:
         if fd is not None:
             os.close(fd)
