@@ -52,6 +52,7 @@ class Downloads:
         self._slots = asyncio.Semaphore(at_once)
         self._pool: Pool[None] = Pool()
         self._blobs: dict[str, asyncio.Lock] = {}
+        self._verified: set[str] = set()  # blobs that lie complete where broken pulls leave theirs
 
     async def close(self) -> None:
         await self._pool.close()
@@ -69,6 +70,23 @@ class Downloads:
                 wanted.chain, lambda board: self._layer(repositories, wanted, parent, board), listener
             )
         return wanted.chain
+
+    def keep(self, layers: Sequence[Wanted]) -> None:
+        """Take the blobs of an image's layers into the store: its row is about to be written.
+
+        Not before: what a crash leaves without a row is swept, and the next pull should find it.
+        """
+        content = self._services.content
+        for wanted in layers:
+            digest = wanted.blob.digest
+            if digest not in self._verified:
+                continue
+            self._verified.discard(digest)
+            partial = self._services.layout.partial(digest)
+            if digest == wanted.diff_id or content.has(digest):  # its tar comes out of the layer again
+                partial.unlink(missing_ok=True)
+            else:
+                content.adopt(partial, digest)
 
     async def _layer(
         self,
@@ -93,8 +111,11 @@ class Downloads:
                     break
                 except _StalePart:  # it is gone now: from the beginning, in fresh directories
                     continue
-        if kept is None:  # its tar comes out of the layer again
-            self._services.content.remove(blob.digest)
+                except InvalidArgument as error:
+                    if blob.digest in self._verified and error.message.startswith(wanted.what):
+                        self._verified.discard(blob.digest)  # as it should be, but no layer of this image
+                        self._services.layout.partial(blob.digest).unlink(missing_ok=True)
+                    raise
         board.say("Pull complete", wanted.id)
 
     def _lock(self, digest: str) -> asyncio.Lock:
@@ -143,7 +164,7 @@ class Downloads:
             raise InvalidArgument(f"{wanted.what}: {result['short']} of {wanted.blob.size} bytes arrived")
         if "wrong" in result:
             raise (_StalePart if have else InvalidArgument)(result["wrong"])
-        self._services.content.adopt(partial, wanted.blob.digest)  # here: a worker may outlive its call
+        self._verified.add(wanted.blob.digest)
         return result
 
     async def _receive(self, chunks: AsyncGenerator[bytes, None], arguments: dict[str, Any], fd: int) -> dict[str, Any]:

@@ -156,6 +156,7 @@ async def _store(
         for layer in layers:
             lease.add(layer.chain)
         await _fetch_all(services, downloads, repositories, layers, board)
+        downloads.keep(layers)
         image_id = await services.content.put(data)
         await services.content.put(fetched.data)
         top = layers[-1].chain if layers else None
