@@ -352,8 +352,7 @@ def without_effect(configuration: Configuration) -> list[str]:
     return [
         option.key
         for option in OPTIONS
-        if option.target in _WITHOUT_EFFECT
-        and getattr(configuration, option.target) != _WITHOUT_EFFECT[option.target]
+        if option.target in _WITHOUT_EFFECT and getattr(configuration, option.target) != _WITHOUT_EFFECT[option.target]
     ]
 
 

@@ -15,8 +15,8 @@ MEGABYTE = 1 << 20
 
 
 def test_everything_is_counted(engine: Engine, api: Connection) -> None:
-    name = steps.started(api, "sh", "-c", "head -c 1048576 /dev/zero > /big; head -c 2097152 /dev/zero > /data/big; sleep 1000",
-                         Volumes={"/data": {}})  # fmt: skip
+    script = "head -c 1048576 /dev/zero > /big; head -c 2097152 /dev/zero > /data/big; sleep 1000"
+    name = steps.started(api, "sh", "-c", script, Volumes={"/data": {}})
     steps.eventually(lambda: sizes(api, name)[1] == 2 * MEGABYTE)
     usage = steps.expect(api.get("/system/df"), 200).json()
     image = next(entry for entry in usage["Images"] if entry["RepoTags"] == ["bb:latest"])

@@ -113,7 +113,6 @@ class _Protocol(RequestHandler):
         self.connection_lost(None)
         return transport, early
 
-
     def handle_error(
         self,
         request: web.BaseRequest,

@@ -165,9 +165,7 @@ class Containers:
 
         Works before the start: output then begins with the first byte. EOF when the output is complete.
         """
-        return await attaching.attach(
-            self._context, self.get(ref), ref, stdin=stdin, stdout=stdout, stderr=stderr
-        )
+        return await attaching.attach(self._context, self.get(ref), ref, stdin=stdin, stdout=stdout, stderr=stderr)
 
     def detached(self, ref: str) -> None:
         """Note that a client left by its detach keys (event `detach`)."""

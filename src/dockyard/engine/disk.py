@@ -97,9 +97,7 @@ class Disk:
         )
         volumes = self._context.volumes.list()
         sizes = await _few_at_once([self._context.volumes.usage(volume.name) for volume in volumes])
-        return [
-            VolumeUsage(volume, size, users[volume.name]) for volume, size in zip(volumes, sizes, strict=True)
-        ]
+        return [VolumeUsage(volume, size, users[volume.name]) for volume, size in zip(volumes, sizes, strict=True)]
 
 
 async def _few_at_once(work: Iterable[Awaitable[T]]) -> list[T]:

@@ -224,9 +224,7 @@ def _read(path: str) -> str:
         return ""
 
 
-def launch(
-    context: Context, container: Container, config: dict[str, Any], network: Mapping[str, Any] | None
-) -> Launch:
+def launch(context: Context, container: Container, config: dict[str, Any], network: Mapping[str, Any] | None) -> Launch:
     """All that the runtime needs. `config`: the bundle's; `network`: the plan, None where nothing is to be set up."""
     settings = container.config
     return Launch(

@@ -205,9 +205,7 @@ def _check_resources(host: HostConfig, cpus: int) -> None:
         if host.cpu_quota:
             raise _refuse("conflicting options: Nano CPUs and CPU Quota cannot both be set")
         if not 10_000_000 <= host.nano_cpus <= cpus * 1_000_000_000:
-            raise _refuse(
-                f"range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
-            )
+            raise _refuse(f"range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available")
     if host.cpu_period and not 1000 <= host.cpu_period <= 1_000_000:
         raise _refuse("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
     if 0 < host.cpu_quota < 1000:

@@ -238,8 +238,6 @@ def test_socket_activation(monkeypatch: pytest.MonkeyPatch) -> None:
         listen(parse_address("fd://", "", tls=False), "", {"LISTEN_PID": "1", "LISTEN_FDS": "1"})
     given = socket.socket(socket.AF_UNIX)
     monkeypatch.setattr("dockyard.edge.listeners._FIRST_PASSED", given.fileno())
-    passed = listen(
-        parse_address("fd://", "", tls=False), "", {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
-    )
+    passed = listen(parse_address("fd://", "", tls=False), "", {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"})
     assert [listener.socket.fileno() for listener in passed] == [given.detach()]
     passed[0].close()

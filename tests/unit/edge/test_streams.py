@@ -199,7 +199,8 @@ def start_exec(server: Any, body: bytes, head: str = UPGRADE) -> socket.socket:
     sock: socket.socket = server.connect()
     sock.sendall(
         f"POST /exec/{'e' * 64}/start HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n{head}\r\n".encode() + body
+        f"Content-Length: {len(body)}\r\n{head}\r\n".encode()
+        + body
     )
     return sock
 

@@ -38,9 +38,7 @@ async def start(call: Call) -> web.StreamResponse:
     process = execs.get(call.path("id"))
     config = process.config
     try:
-        sock = await execs.start(
-            process.id, detach=request.detach, tty=request.tty, console_size=request.console_size
-        )
+        sock = await execs.start(process.id, detach=request.detach, tty=request.tty, console_size=request.console_size)
     except StartFailed as error:
         if request.detach:
             raise
