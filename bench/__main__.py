@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench import traces, work
+from bench import registry, traces, work
 from bench.report import Row, table, write_json
 from tests.support import busybox, steps
 from tests.support.engines import Dockyardd, Engine, PeerDocker, docker_cli, why_no_dockyardd, why_no_peer
@@ -103,6 +103,22 @@ def memory(bench: Bench) -> None:
             helper.add(engine.name, traces.helper_memory(engine) / 1e6)
 
 
+def registries(bench: Bench) -> None:
+    """Push of an image that is new to the registry, then pulls of it, cold each time."""
+    if missing := registry.why_not():
+        print(f"bench: without push and pull: {missing}", flush=True)
+        return
+    archive = registry.image()
+    pushes = bench.row("push of a 200 MB image, 5 layers, to docker-registry", "s", goal=2)
+    pulls = bench.row("pull of it, cold", "s", goal=4)
+    with ExitStack() as stack:
+        for engine in bench.engines:
+            stack.enter_context(registry.registry(engine))
+        # A registry that has a blob under any name is not sent it again by mounts: one push, the first, is cold.
+        bench.few(pushes, lambda engine: registry.push(engine, archive, "first"), 1, 1.0)
+        bench.few(pulls, lambda engine: registry.pull(engine, "first"), max(2, round(4 * bench.share)), 1.0)
+
+
 def client(bench: Bench) -> None:
     """Ours against Docker's own client, both asking the first engine."""
     ours = Path(sys.executable).with_name("dockyard")
@@ -125,6 +141,7 @@ def everything(bench: Bench) -> None:
     data = work.import_tar()
     title = f"import of a {len(data) / 1e6:.0f} MB tar, {work.IMPORT_FILES} files"
     bench.few(bench.row(title, "s", goal=4), lambda engine: work.import_image(engine, data), 2, 1.0)
+    registries(bench)
     client(bench)
 
 
