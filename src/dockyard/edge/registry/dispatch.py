@@ -68,7 +68,7 @@ OPERATIONS = (
 
 
 class Dispatcher:
-    """Call it with a request. Never raises but for a connection that is gone."""
+    """Call it with a request; never raises."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -81,8 +81,12 @@ class Dispatcher:
             response = await self._answer(call)
         except RegistryError as error:
             response = _refusal(error, request)
-        except ConnectionError:
-            raise
+        except ConnectionError as error:
+            log.debug("%s %s: %s", request.method, request.path, error)
+            if request.transport is not None:
+                request.transport.abort()
+            response = web.Response(status=499)  # goes nowhere
+            response.force_close()
         except (TimeoutError, DockyardError, ClientError, OSError) as error:
             log.error("%s %s: %s", request.method, request.path, error)
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
