@@ -132,7 +132,7 @@ class ServerThread:
         self.logs = EndlessLogs()
         self.execs = OneExec(self.containers)
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self.call(self._start(listen, extra))
 
@@ -144,7 +144,7 @@ class ServerThread:
         nothing: Any = None
         self.engine = Engine(
             containers=self.containers, execs=self.execs, events=events, logs=self.logs, images=nothing,
-            networks=nothing, transfers=nothing, system=system, disk=nothing, context=nothing,
+            networks=nothing, transfers=nothing, volumes=nothing, system=system, disk=nothing, context=nothing,
         )  # fmt: skip
         self.server = ApiServer(self.engine, extra + all_routes(), logging.getLogger("test"))
         await self.server.start(self.listeners)
