@@ -22,7 +22,9 @@ import pytest
 
 from dockyard.engine.images import Images
 from dockyard.linux import mounts
+from dockyard.model import oci
 from dockyard.model.errors import Conflict, DockyardError, InvalidArgument, NotFound, SystemFailure
+from dockyard.model.oci import Platform
 from dockyard.proto.filters import Filters
 from dockyard.proto.imagegc import Policy
 from dockyard.store import inline
@@ -639,6 +641,52 @@ def test_a_client_that_goes_away_leaves_nothing(tmp_path: Path) -> None:
     async def stalled(data: bytes) -> AsyncIterator[bytes]:
         yield data[:1000]
         await asyncio.sleep(3600)
+
+    run(tmp_path, work)
+
+
+def test_of_several_platforms_the_one_that_is_asked_for_is_loaded(tmp_path: Path) -> None:
+    def both() -> bytes:
+        """One index of two images, for amd64 and for arm64."""
+        members: dict[str, bytes] = {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}'}
+
+        def blob(data: bytes, media_type: str, **more: Any) -> dict[str, Any]:
+            members[f"blobs/sha256/{busybox.sha256(data)}"] = data
+            return {"mediaType": media_type, "digest": f"sha256:{busybox.sha256(data)}", "size": len(data), **more}
+
+        inner = []
+        for architecture in ("arm64", "amd64"):
+            layer = busybox.layer_tar({"arch": architecture.encode()})
+            config = json.loads(busybox.image_config([layer], {}))
+            manifest = {
+                "schemaVersion": 2,
+                "mediaType": oci.OCI_MANIFEST,
+                "config": blob(json.dumps({**config, "architecture": architecture}).encode(), oci.OCI_CONFIG),
+                "layers": [blob(layer, oci.OCI_LAYER)],
+            }
+            platform = {"os": "linux", "architecture": architecture}
+            inner.append(blob(json.dumps(manifest).encode(), oci.OCI_MANIFEST, platform=platform))
+        index = {"schemaVersion": 2, "mediaType": oci.OCI_INDEX, "manifests": inner}
+        name = {"io.containerd.image.name": "docker.io/library/multi:1"}
+        outer = {"schemaVersion": 2, "manifests": [blob(json.dumps(index).encode(), oci.OCI_INDEX, annotations=name)]}
+        return busybox.archive({**members, "index.json": json.dumps(outer).encode()})
+
+    async def work(store: Store) -> None:
+        for architecture in ("arm64", "amd64"):
+            wanted = Platform(architecture, "linux")
+            (loaded,) = await store.images.load(chunks(both()), wanted)
+            image = store.images.get_for("multi:1", wanted)
+            assert image.id == loaded.id and image.architecture == architecture
+            (variant,) = store.images.variants(image)
+            assert variant.platform.architecture == architecture and variant.unpacked == len(architecture)
+            with pytest.raises(NotFound, match="does not match the specified platform"):
+                store.images.get_for("multi:1", Platform("riscv64", "linux"))
+            await store.images.remove("multi:1")
+        with pytest.raises(InvalidArgument, match="no image for linux/riscv64 in it"):
+            await store.images.load(chunks(both()), Platform("riscv64", "linux"))
+        with pytest.raises(InvalidArgument, match="no image for linux/arm64 in it"):
+            await store.images.load(chunks(archive()), Platform("arm64", "linux"))
+        assert store.left() == EMPTY
 
     run(tmp_path, work)
 

@@ -9,14 +9,16 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
 from aiohttp import web
 from msgspec import UNSET
 
 from dockyard.edge.api import auth, wire
 from dockyard.edge.routing import Call, Route
-from dockyard.engine.images import Deleted, HistoryEntry, Image, Listed
+from dockyard.engine.images import Deleted, HistoryEntry, Image, Listed, Variant
 from dockyard.engine.transfers import Message
 from dockyard.model.errors import InvalidArgument, NotServed
+from dockyard.model.oci import Platform
 from dockyard.proto.times import ZERO_TIME, format_rfc3339
 from dockyard.proto.units import human_size
 
@@ -37,7 +39,12 @@ _IMAGE_CONFIG = frozenset({
 async def list_(call: Call) -> web.StreamResponse:
     filters = call.filters(LIST_FILTERS)
     listed = call.engine.images.list(filters, shared_size=call.flag("shared-size"))
-    return call.json([summary_body(entry, call.version) for entry in listed])
+    if not (call.flag("manifests") and call.version >= (1, 47)):
+        return call.json([summary_body(entry, call.version) for entry in listed])
+    variants = call.engine.images.variants
+    return call.json(
+        [summary_body(e, call.version) | {"Manifests": [_variant(v) for v in variants(e.image)]} for e in listed]
+    )
 
 
 def summary_body(entry: Listed, version: tuple[int, int]) -> dict[str, Any]:
@@ -63,9 +70,45 @@ def summary_body(entry: Listed, version: tuple[int, int]) -> dict[str, Any]:
 
 async def inspect(call: Call) -> web.StreamResponse:
     images = call.engine.images
-    image = images.get(call.path("name"))
+    wanted = _wanted_platform(call, (1, 49))
+    with_manifests = call.flag("manifests") and call.version >= (1, 48)
+    if wanted is not None and with_manifests:
+        raise InvalidArgument("conflicting options: manifests and platform options cannot both be set")
+    image = images.get_for(call.path("name"), wanted)
     driver, data = images.graph_data(image)
-    return call.json(_inspected(image, call.version) | {"GraphDriver": {"Name": driver, "Data": data}})
+    answer = _inspected(image, call.version) | {"GraphDriver": {"Name": driver, "Data": data}}
+    if with_manifests:
+        answer["Manifests"] = [_variant(variant) for variant in images.variants(image)]
+    return call.json(answer)
+
+
+def _wanted_platform(call: Call, since: tuple[int, int]) -> Platform | None:
+    """`platform`: a JSON object, as newer clients send it. None if it is not given. InvalidArgument."""
+    text = call.text("platform")
+    if not text or call.version < since:
+        return None
+    try:
+        wanted = msgspec.json.decode(text.encode(), type=Platform)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise InvalidArgument(f"failed to parse platform: {error}") from None
+    if not wanted.os or not wanted.architecture:
+        raise InvalidArgument("both OS and Architecture must be provided")
+    return wanted
+
+
+def _variant(variant: Variant) -> dict[str, Any]:
+    return {
+        "ID": variant.descriptor.digest,
+        "Descriptor": variant.descriptor,
+        "Available": True,
+        "Size": {"Content": variant.content, "Total": variant.content + variant.unpacked},
+        "Kind": "image",
+        "ImageData": {
+            "Platform": variant.platform,
+            "Containers": variant.containers,
+            "Size": {"Unpacked": variant.unpacked},
+        },
+    }
 
 
 def _inspected(image: Image, version: tuple[int, int]) -> dict[str, Any]:
@@ -111,7 +154,9 @@ def _names(document: Any) -> list[tuple[str, str]]:
 
 
 async def history(call: Call) -> web.StreamResponse:
-    return call.json([_step(entry) for entry in call.engine.images.history(call.path("name"))])
+    images, name = call.engine.images, call.path("name")
+    images.get_for(name, _wanted_platform(call, (1, 48)))
+    return call.json([_step(entry) for entry in images.history(name)])
 
 
 def _step(entry: HistoryEntry) -> dict[str, Any]:
@@ -209,8 +254,9 @@ async def search(call: Call) -> web.StreamResponse:
 
 
 async def load(call: Call) -> web.StreamResponse:
+    wanted = _wanted_platform(call, (1, 48))
     async with call.progress() as out:
-        for image in await call.engine.images.load(call.chunks()):
+        for image in await call.engine.images.load(call.chunks(), wanted):
             for name, former in image.displaced:
                 text = f"The image {name} already exists, renaming the old one with ID {former} to empty string\n"
                 await out.send({"stream": text})
@@ -233,6 +279,9 @@ async def save_one(call: Call) -> web.StreamResponse:
 
 
 async def _send(call: Call, names: list[str]) -> web.StreamResponse:
+    wanted = _wanted_platform(call, (1, 48))
+    for name in names if wanted is not None else ():
+        call.engine.images.get_for(name, wanted)
     async with aclosing(call.engine.images.save(names)) as chunks:
         response = await call.stream(_TAR)
         async for chunk in chunks:

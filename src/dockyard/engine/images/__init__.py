@@ -10,14 +10,16 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
-from dockyard.engine.images import importing, listing, loading, removal, saving
+from dockyard.engine.images import importing, listing, loading, removal, saving, variants
 from dockyard.engine.images.catalogue import Image
 from dockyard.engine.images.collection import Collector
 from dockyard.engine.images.listing import HistoryEntry, Listed
 from dockyard.engine.images.loading import LoadedImage
 from dockyard.engine.images.removal import Deleted
 from dockyard.engine.images.services import Publisher, Services, UsedBy
+from dockyard.engine.images.variants import Variant
 from dockyard.model.errors import InvalidArgument
+from dockyard.model.oci import Platform
 from dockyard.proto import references
 from dockyard.proto.filters import Filters
 from dockyard.proto.imagegc import Policy
@@ -34,8 +36,9 @@ _History = list[HistoryEntry]
 _Loaded = list[LoadedImage]
 _Gone = list[Deleted]
 _Ids = list[str]
+_Variants = list[Variant]
 
-__all__ = ["Deleted", "HistoryEntry", "Image", "Images", "Listed", "LoadedImage"]
+__all__ = ["Deleted", "HistoryEntry", "Image", "Images", "Listed", "LoadedImage", "Variant"]
 
 
 class Images:
@@ -122,6 +125,14 @@ class Images:
         """The steps of an image's making, the last first."""
         return listing.image_history(self._services, self.get(ref))
 
+    def get_for(self, ref: str, wanted: Platform | None) -> Image:
+        """As `get`; NotFound too if the image is for another platform than `wanted`."""
+        return variants.check_platform(self.get(ref), wanted, ref)
+
+    def variants(self, image: Image) -> _Variants:
+        """The manifests by which an image is known."""
+        return variants.image_variants(self._services, image)
+
     def graph_data(self, image: Image) -> tuple[str, dict[str, str]]:
         """(snapshot driver, where the layers lie), as `inspect` shows it."""
         snapshots = self._services.snapshots
@@ -157,9 +168,12 @@ class Images:
             created=created,
         )
 
-    async def load(self, stream: AsyncIterator[bytes]) -> _Loaded:
-        """Take in all images of a docker-archive or OCI layout archive, or none. InvalidArgument says what is wrong."""
-        return await loading.load_images(self._services, stream)
+    async def load(self, stream: AsyncIterator[bytes], wanted: Platform | None = None) -> _Loaded:
+        """Take in all images of a docker-archive or OCI layout archive, or none. InvalidArgument says what is wrong.
+
+        `wanted`: only those for that platform; by default an index gives this host's.
+        """
+        return await loading.load_images(self._services, stream, wanted)
 
     def save(self, refs: Sequence[str]) -> AsyncGenerator[bytes, None]:
         """An archive of images. NotFound at once for an image that is not there; SystemFailure, in the middle, if the

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from dockyard.engine.images.importing import first_failure, host_architecture
+from dockyard.engine.images.importing import first_failure
 from dockyard.engine.images.services import Services
+from dockyard.engine.images.variants import host_platform
 from dockyard.model import oci
 from dockyard.model.errors import InvalidArgument
-from dockyard.model.oci import Descriptor, ImageConfig, Manifest
-from dockyard.proto import references
+from dockyard.model.oci import Descriptor, ImageConfig, Manifest, Platform
+from dockyard.proto import platforms, references
 from dockyard.proto.times import parse_rfc3339
 from dockyard.store.archive import Spool
 from dockyard.store.images import ImageRecord
@@ -64,11 +65,13 @@ class _Found(NamedTuple):
     manifest: tuple[bytes, str] | None
 
 
-async def load_images(services: Services, chunks: AsyncIterator[bytes]) -> list[LoadedImage]:
+async def load_images(
+    services: Services, chunks: AsyncIterator[bytes], wanted: Platform | None = None
+) -> list[LoadedImage]:
     """See `Images.load`."""
     with temporary_file(services.layout) as fd:
         spool = Spool(fd, await _receive(services, chunks, fd))
-        images = find_images(spool)
+        images = find_images(spool, wanted)
         failed = True
         try:
             with services.making(), services.snapshots.lease() as lease:
@@ -107,18 +110,29 @@ def _displaced(services: Services, image_id: str, names: list[str]) -> list[tupl
 # --- what the archive says -------------------------------------------------------------------------------------------
 
 
-def find_images(spool: Spool) -> list[_Found]:
-    """The images of an archive; an OCI layout's index comes first, names of a docker-archive's manifest are added."""
+def find_images(spool: Spool, wanted: Platform | None = None) -> list[_Found]:
+    """The images of an archive; an OCI layout's index comes first, names of a docker-archive's manifest are added.
+
+    Of an index the best for this host, or for `wanted`, which then every image has to be for.
+    """
     docker = _docker_entries(spool) if "manifest.json" in spool else []
     if "index.json" in spool and "oci-layout" in spool:
-        images = _oci_images(spool, docker)
+        images = _oci_images(spool, docker, wanted or host_platform())
     elif docker:
         images = [_docker_image(spool, entry) for entry in docker]
     else:
         raise InvalidArgument(f"{_WHAT}: neither a docker-archive (manifest.json) nor an OCI layout (index.json)")
+    if wanted is not None:
+        images = [image for image in images if _is_for(image, wanted)]
     if not images:
-        raise InvalidArgument(f"{_WHAT}: no image for this platform in it")
+        what = platforms.show(wanted) if wanted is not None else "this platform"
+        raise InvalidArgument(f"{_WHAT}: no image for {what} in it")
     return images
+
+
+def _is_for(image: _Found, wanted: Platform) -> bool:
+    config = oci.parse_config(image.config, f"{_WHAT}: image configuration")
+    return platforms.rank(Platform(config.architecture, config.os, variant=config.variant), wanted) is not None
 
 
 def _docker_entries(spool: Spool) -> list[_DockerEntry]:
@@ -149,7 +163,7 @@ def _names(texts: list[str] | None) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _oci_images(spool: Spool, docker: list[_DockerEntry]) -> list[_Found]:
+def _oci_images(spool: Spool, docker: list[_DockerEntry], wanted: Platform) -> list[_Found]:
     _check_layout(spool)
     by_config = {_config_digest(spool, entry): entry for entry in docker}
     what = f"{_WHAT}: index.json"
@@ -158,7 +172,7 @@ def _oci_images(spool: Spool, docker: list[_DockerEntry]) -> list[_Found]:
         raise InvalidArgument(f"{what} is no index")
     found: dict[str, _Found] = {}
     for descriptor in index.manifests[:_MAX_IMAGES]:
-        resolved = _resolve(spool, descriptor, 0)
+        resolved = _resolve(spool, descriptor, wanted, 0)
         if resolved is None:
             continue
         data, media_type, manifest = resolved
@@ -188,8 +202,8 @@ def _config_digest(spool: Spool, entry: _DockerEntry) -> str:
     return oci.sha256(spool.read(entry.config, f"{_WHAT}: image configuration", oci.MAX_DOCUMENT))
 
 
-def _resolve(spool: Spool, descriptor: Descriptor, depth: int) -> tuple[bytes, str, Manifest] | None:
-    """The manifest behind a descriptor: of several platforms, this host's. None: nothing for this host."""
+def _resolve(spool: Spool, descriptor: Descriptor, wanted: Platform, depth: int) -> tuple[bytes, str, Manifest] | None:
+    """The manifest behind a descriptor: of several platforms, the best for `wanted`. None: there is none."""
     if descriptor.media_type not in oci.MANIFESTS | oci.INDEXES or depth > 4:
         return None
     what = f"{_WHAT}: manifest {descriptor.digest}"
@@ -199,13 +213,12 @@ def _resolve(spool: Spool, descriptor: Descriptor, depth: int) -> tuple[bytes, s
         raise InvalidArgument(f"{what}: it is not of the type that its descriptor says")
     if manifest.manifests is None:
         return data, descriptor.media_type, manifest
-    candidates = [inner for inner in manifest.manifests if _is_for_host(inner)]
-    return next((found for inner in candidates if (found := _resolve(spool, inner, depth + 1)) is not None), None)
-
-
-def _is_for_host(descriptor: Descriptor) -> bool:
-    platform = descriptor.platform
-    return platform is None or (platform.os in ("", "linux") and platform.architecture in ("", host_architecture()))
+    offers = list(manifest.manifests)
+    while (best := platforms.choose(offers, wanted)) is not None:
+        if found := _resolve(spool, best, wanted, depth + 1):
+            return found
+        offers.remove(best)
+    return None
 
 
 def _annotated_names(descriptor: Descriptor) -> list[str]:
