@@ -27,7 +27,7 @@ DOCKER_INDEX: Final = "application/vnd.docker.distribution.manifest.list.v2+json
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 MANIFESTS: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEXES: Final = frozenset({OCI_INDEX, DOCKER_INDEX})
-MAX_LAYERS: Final = 128  # as Docker; more than the overlay of a page's worth of mount options would take
+MAX_LAYERS: Final = 128  # with our short names they fit into a page of mount options (Docker takes 127)
 MAX_DOCUMENT: Final = 4 << 20  # bytes of a manifest, index or configuration (the distribution spec's recommendation)
 
 _DIGEST = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[0-9a-f]{64}\Z")

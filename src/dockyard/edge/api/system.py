@@ -222,6 +222,8 @@ async def disk_usage(call: Call) -> web.StreamResponse:
     usage = await call.engine.disk.usage(kinds)
     now = time.time_ns()
     body: dict[str, Any] = {"LayersSize": usage.layers_size}
+    if "image" in usage.kinds:
+        body["BlobsSize"] = await call.engine.images.blobs_size()  # ours: what --discard-blobs could spare is in it
     body["Images"] = usage.images and [
         images.summary_body(entry.image, call.version) | {"Containers": entry.containers} for entry in usage.images
     ]

@@ -87,6 +87,9 @@ def _verbose(usage: dict[str, Any]) -> None:
     images = [row for image in usage.get("Images") or [] for row in image_rows(image, now, False, False)]
     columns = ["Repository", "Tag", "ID", "CreatedSince", "Size", "SharedSize", "UniqueSize", "Containers"]
     show_rows("", columns, IMAGE_HEADERS, images)
+    if "BlobsSize" in usage:
+        unpacked = human_size(usage.get("LayersSize") or 0)
+        say(f"\nUnpacked layers: {unpacked}, blobs as they came: {human_size(usage['BlobsSize'])}")
     say("\nContainers space usage:\n")
     containers = [container_row(each, now, False, False) for each in usage.get("Containers") or []]
     columns = ["ID", "Image", "Command", "LocalVolumes", "Size", "RunningFor", "Status", "Names"]
