@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +34,23 @@ def test_two_runs_give_the_same_image_and_it_runs(engine: Engine) -> None:
     said = engine.out("run", "--rm", debian.NAME, "bash", "-c", script).split()
     assert said[0].startswith("12.") and said[-1] == "sound"
     assert set(said[1:-1]) <= {"/var/lib/apt/lists:", "/var/cache/apt/archives:", "lock", "partial"}, said
+
+
+def test_a_client_that_is_ended_leaves_nothing(engine: Engine, tmp_path: Path) -> None:
+    environment = {**engine.environment(), "DOCKYARD_HOST": engine.url, "TMPDIR": str(tmp_path)}
+    words = ["image", "bootstrap", "-t", "half:1", debian.NAME]
+    running = subprocess.Popen([debian.DOCKYARD, *words], env=environment, stderr=subprocess.PIPE, text=True)
+    assert running.stderr is not None
+    first = running.stderr.readline()
+    if "Making" not in first:
+        running.wait()
+        pytest.skip(first.strip())
+    time.sleep(3)
+    running.terminate()
+    assert running.wait(30) == 130
+    running.stderr.close()
+    assert os.listdir(tmp_path) == [] and str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+    assert engine.docker("image", "inspect", "half:1", check=False).returncode == 1
 
 
 def test_a_kept_image_is_as_good(engine: Engine) -> None:

@@ -17,7 +17,7 @@ from tests.support.engines import Engine
 
 NAME = "debian:bookworm"
 CACHE = Path(__file__).parents[2] / ".cache"
-_DOCKYARD = str(Path(sys.executable).with_name("dockyard"))
+DOCKYARD = str(Path(sys.executable).with_name("dockyard"))
 _NOT_HERE = ("the mirror cannot be reached", "is not installed", "needs root")
 
 
@@ -25,7 +25,7 @@ def bootstrap(engine: Engine, *flags: str) -> str:
     """The id of a fresh image on the engine. Skips where it cannot be made, saying why."""
     environment = {**engine.environment(), "DOCKYARD_HOST": engine.url}
     done = subprocess.run(
-        [_DOCKYARD, "image", "bootstrap", "-q", *flags, NAME], env=environment, capture_output=True, text=True,
+        [DOCKYARD, "image", "bootstrap", "-q", *flags, NAME], env=environment, capture_output=True, text=True,
         timeout=120, check=False,
     )  # fmt: skip
     if done.returncode != 0 and any(text in done.stderr for text in _NOT_HERE):

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+from contextlib import closing
 
 from dockyard.edge.cli.call import Body, Call, complain
 from dockyard.edge.cli.commands.registries import reference_of
@@ -22,7 +24,7 @@ from dockyard.edge.cli.progress import show_messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from dockyard.proto.references import Reference
 
@@ -55,8 +57,11 @@ def _bootstrap(call: Call) -> None:
     command += [f"--keyring={path}" for path in call.texts("keyring")]
     command += [f"--architectures={call.text('architecture')}"] if call.text("architecture") else []
     command += [suite, "-", *([mirror] if call.text("mirror") else [])]
-    with tempfile.TemporaryDirectory(prefix="dockyard-bootstrap-") as place:
-        chunks = _tar(command, place, epoch, quiet=call.on("quiet"))
+    _end_in_order()
+    with (
+        tempfile.TemporaryDirectory(prefix="dockyard-bootstrap-") as place,
+        closing(_tar(command, place, epoch, quiet=call.on("quiet"))) as chunks,
+    ):
         query = {
             "fromSrc": "-",
             "repo": target.familiar_repository,
@@ -68,6 +73,16 @@ def _bootstrap(call: Call) -> None:
         }
         headers = {"Content-Type": "application/x-tar"}
         show_messages(call.api.stream("POST", "/images/create", query, raw=chunks, headers=headers))
+
+
+def _end_in_order() -> None:
+    """A signal that ends the client lets the program take its mounts away first."""
+
+    def end(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
 
 
 def system_of(reference: Reference) -> tuple[str, str]:
@@ -130,7 +145,7 @@ def _changes(distribution: str, suite: str, mirror: str) -> list[str]:
     return ['CMD ["bash"]', *(f'LABEL {prefix}{name}="{text}"' for name, text in labels.items())]
 
 
-def _tar(command: list[str], place: str, epoch: int, *, quiet: bool) -> Iterator[bytes]:
+def _tar(command: list[str], place: str, epoch: int, *, quiet: bool) -> Generator[bytes, None, None]:
     """The tar while it is made. CliError with its last words if the program fails: the import then fails too."""
     environment = {
         "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin",
@@ -143,7 +158,13 @@ def _tar(command: list[str], place: str, epoch: int, *, quiet: bool) -> Iterator
     with open(os.path.join(place, "log"), "w+b") as log:
         os.chmod(place, 0o711)  # apt fetches as a user of its own
         made = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment, cwd=place
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environment,
+            cwd=place,
+            start_new_session=True,  # when it fails it signals its whole process group
         )
         assert made.stdout is not None
         if not quiet:
