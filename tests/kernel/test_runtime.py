@@ -17,7 +17,7 @@ import pytest
 
 from dockyard.linux import seccomp
 from dockyard.model.errors import SystemFailure
-from dockyard.runtime import cgroups
+from dockyard.runtime import cgroups, zygote
 from dockyard.runtime.bundle import Bundler
 from dockyard.runtime.client import ContainerHandle, ExecHandle, Runtime, StartFailed
 from dockyard.runtime.launch import ExecSpec, Launch
@@ -464,7 +464,7 @@ def test_groups_of_killed_spares_are_swept_and_those_in_use_stay(host: Host) -> 
     def in_use() -> set[str]:
         return used_by({int(line.split()[0]) for line in host.processes()}, parent)
 
-    used = eventually(in_use, lambda found: len(found) >= 3)
+    used = eventually(in_use, lambda found: len(found) >= zygote.SPARES)
     dead = [top / "dockyard" / "spare-99999999" for top in CGROUPS.iterdir() if (top / "dockyard").is_dir()]
     for directory in dead:
         directory.mkdir()

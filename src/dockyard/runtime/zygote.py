@@ -29,7 +29,7 @@ from dockyard.runtime import channel, monitor, worker
 from dockyard.runtime.cgroups import open_cgroup
 
 CALL = b"call"
-SPARES = 3  # monitors that wait for a request, their setup process in a cgroup already
+SPARES = 2  # monitors that wait for a request, their setup process in a cgroup already
 
 
 def serve(control: socket.socket, site_paths: list[str], rules: SharedElements | None) -> None:
