@@ -15,6 +15,7 @@ import signal
 import subprocess
 import tempfile
 from contextlib import closing
+from pathlib import Path
 
 from dockyard.edge.cli.call import Body, Call, complain
 from dockyard.edge.cli.commands.registries import reference_of
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
     from dockyard.proto.references import Reference
 
-MIRRORS = {"debian": "http://deb.debian.org/debian", "ubuntu": "http://archive.ubuntu.com/ubuntu"}
+DISTRIBUTIONS = ("debian", "ubuntu")
+_APT = "/etc/apt"  # where this host's own mirrors are written
 KEYRINGS = {
     "debian": ("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"),
     "ubuntu": ("/usr/share/keyrings/ubuntu-archive-keyring.gpg", "ubuntu-keyring"),
@@ -50,7 +52,7 @@ def _bootstrap(call: Call) -> None:
     if variant not in VARIANTS:
         raise CliError(f'unknown variant "{variant}": choose of {", ".join(VARIANTS)}')
     _check_host(distribution, bool(call.texts("keyring")))
-    mirror = (call.text("mirror") or MIRRORS[distribution]).rstrip("/")
+    mirror = (call.text("mirror") or _hosts_mirror(distribution)).rstrip("/")
     epoch = _epoch(mirror, suite)
     target = (reference_of(call.text("tag")) if call.text("tag") else what).with_default_tag()
     command = [_PROGRAM, "--mode=root", "--format=tar", f"--variant={variant}", *_include(call)]
@@ -88,7 +90,7 @@ def _end_in_order() -> None:
 def system_of(reference: Reference) -> tuple[str, str]:
     """`debian:12` → ("debian", "bookworm"). CliError for a system that we cannot make."""
     name = reference.familiar_repository
-    if name not in MIRRORS or reference.digest:
+    if name not in DISTRIBUTIONS or reference.digest:
         raise CliError(
             f"cannot bootstrap {reference.familiar}: give debian:SUITE or ubuntu:SUITE (and --tag for a name)"
         )
@@ -107,6 +109,20 @@ def _check_host(distribution: str, has_keyring: bool) -> None:
             f"the keys that {distribution}'s packages are signed with are not installed: apt-get install {package} "
             "(or give --keyring)"
         )
+
+
+def _hosts_mirror(distribution: str) -> str:
+    """The mirror of `distribution` that this host's apt uses: sources.list(5). CliError if it uses none."""
+    folder = Path(_APT)
+    for file in (folder / "sources.list", *sorted((folder / "sources.list.d").glob("*"))):
+        try:
+            words = file.read_text(errors="replace").split()
+        except OSError:
+            continue
+        for word in words:
+            if word.startswith(("http://", "https://")) and word.rstrip("/").endswith(f"/{distribution}"):
+                return word
+    raise CliError(f"this host's apt knows no mirror of {distribution}: give one with --mirror")
 
 
 def _epoch(mirror: str, suite: str) -> int:
@@ -189,7 +205,7 @@ bootstrap = Body(
         value("--architecture", "Debian's name of the architecture (default: this machine's)"),
         many("--include", "More packages to install, separated by commas"),
         many("--keyring", "Keys that the mirror's packages are signed with", complete="file"),
-        value("--mirror", "Package mirror (default: the distribution's own, with its security updates)"),
+        value("--mirror", "Package mirror (default: the one that this host's apt uses)"),
         flag("-q --quiet", "Only print the image's id"),
         value("-t --tag", "Name of the image (default: as given)"),
         value(
