@@ -346,9 +346,13 @@ class Snapshots:
         ordered = sorted(unwanted, key=lambda layer: -len(self._ancestors(layer)))
         for layer in unwanted:
             self._layers.pop(layer.chain_id, None)
-        await self._database.write(lambda connection: table.delete(connection, [layer.chain_id for layer in ordered]))
+        chains = [layer.chain_id for layer in ordered]
+        gone = await self._database.write(lambda connection: table.delete(connection, chains))
         for layer in unwanted:
-            self._discard(layer.directory)
+            if layer.chain_id in gone:
+                self._discard(layer.directory)
+            else:  # a layer that was just being made has come to lie on it: the next collection sees both
+                self._layers[layer.chain_id] = layer
 
     def _ancestors(self, layer: Layer) -> list[str]:
         found = []

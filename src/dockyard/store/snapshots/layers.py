@@ -63,6 +63,7 @@ def update(connection: sqlite3.Connection, layer: Layer) -> None:
     )
 
 
-def delete(connection: sqlite3.Connection, chain_ids: list[str]) -> None:
-    """Children have to come before their parents."""
-    connection.executemany("DELETE FROM layers WHERE chain_id = ?", [(chain_id,) for chain_id in chain_ids])
+def delete(connection: sqlite3.Connection, chain_ids: list[str]) -> set[str]:
+    """Delete those that nothing lies on (children have to come before their parents); which those were."""
+    childless = "chain_id = ? AND NOT EXISTS (SELECT 1 FROM layers AS child WHERE child.parent = layers.chain_id)"
+    return {c for c in chain_ids if connection.execute(f"DELETE FROM layers WHERE {childless}", (c,)).rowcount}
