@@ -188,7 +188,12 @@ class Snapshots:
                 raise InvalidArgument(f"{what}: its content has the digest {found}, not {diff_id}")
             below = await self._below(parent, what) if driver.overlay else below
             layer = self._new_layer(short, below, found, result, blob)
-            kept = await self._commit(layer, lease)
+            commit = asyncio.ensure_future(self._commit(layer, lease))
+            try:
+                kept = await asyncio.shield(commit)
+            except asyncio.CancelledError:
+                kept = await commit  # the row may be written already: it and its files stay together
+                raise
             return self._layers[layer.chain_id]
         finally:
             if not kept:
