@@ -168,7 +168,7 @@ class Execs:
             console_size=useful_size(size),
         )
         process = self._context.bundler.exec_process(around, wanted)
-        return ExecSpec(id=instance.id, process=process, open_stdin=config.attach_stdin, privileged=config.privileged)
+        return ExecSpec(id=instance.id, process=process, open_stdin=config.attach_stdin)
 
     def _running(self, container: Container, instance: Exec, handle: ExecHandle) -> None:
         instance.running, instance.pid = True, handle.pid

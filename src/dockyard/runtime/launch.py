@@ -7,7 +7,7 @@ Does not own: any behaviour.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, TypedDict
 
 from dockyard.model.journal import LogSpec
 
@@ -73,7 +73,6 @@ class ExecSpec(TypedDict):
     id: str
     process: dict[str, Any]
     open_stdin: bool
-    privileged: NotRequired[bool]
 
 
 class ExitRecord(TypedDict):
