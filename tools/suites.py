@@ -1,7 +1,11 @@
-"""`make test`: the suites one after the other, each a pytest run of its own, and one closing line for all.
+"""`make test`: the suites, each a pytest run of its own, and one closing line for all.
 
-Extra arguments go to every run (`-k exec`, `-x`, `--engine dockyardd`). Exit code 0 only when no test failed and at
-least one ran.
+Two lanes run side by side: ours (unit, kernel, conformance of dockyardd), one after the other, and the conformance
+suite against Debian's dockerd, which mostly waits. The peer's lane has a mount namespace of its own, so that the kernel
+suite's look at the machine does not see it. Its output comes when it has ended.
+
+Extra arguments go to every run (`-k exec`, `-x`); with `--engine` there is one lane and one conformance run. Exit code
+0 only when no test failed and at least one ran.
 
 These tests are about real processes on a real machine, and some of them about what happens within a time. With `CI`
 set, what failed is run once more by itself; what passes then is named as unsteady at the end, to be looked at, and does
@@ -13,73 +17,121 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
-SUITES = ("unit", "kernel", "conformance")
 NO_TESTS = 5  # pytest's exit code
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?|deselected|xfailed|xpassed|warnings?)")
 
 
-def run_suite(name: str, arguments: list[str]) -> tuple[int, dict[str, int]]:
-    """(exit code, counts) of one suite; its output appears as it comes."""
-    command = [sys.executable, "-m", "pytest", f"tests/{name}", "-q", "--durations=5", *arguments]
-    print(f"\n=== {name}: {' '.join(command[1:])}", flush=True)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    last = ""
-    for line in process.stdout:
-        print(line, end="", flush=True)
-        last = line if COUNT.search(line) and " in " in line else last
-    code = process.wait()
-    return code, {word.rstrip("s"): int(number) for number, word in COUNT.findall(last)}
+@dataclass
+class Suite:
+    """One pytest run: its directory below tests, its own arguments, what it is run by, and what came of it."""
+
+    directory: str
+    arguments: tuple[str, ...] = ()
+    prefix: tuple[str, ...] = ()
+    aside: bool = False  # its output is kept until it has ended
+    counts: dict[str, int] = field(default_factory=dict)
+    code: int = 0
+    unsteady: list[str] = field(default_factory=list)
+    output: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return " ".join((self.directory, *self.arguments))
+
+    @property
+    def cache(self) -> Path:
+        return Path(".pytest_cache", "-".join((self.directory, *self.arguments)).replace("--", ""))
+
+    def run(self, more: list[str]) -> None:
+        """Run it, and in CI what failed once more."""
+        self.code, self.counts = self._pytest(more)
+        if self.code == 1 and os.environ.get("CI"):
+            self._once_more()
+
+    def _pytest(self, more: list[str]) -> tuple[int, dict[str, int]]:
+        command = [sys.executable, "-m", "pytest", f"tests/{self.directory}", "-q", "--durations=5"]
+        command += ["-o", f"cache_dir={self.cache}", *self.arguments, *more]
+        self._say(f"\n=== {self.name}: {' '.join(command[1:])}\n")
+        process = subprocess.Popen([*self.prefix, *command], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        last = ""
+        for line in process.stdout:
+            self._say(line)
+            last = line if COUNT.search(line) and " in " in line else last
+        return process.wait(), {word.rstrip("s"): int(number) for number, word in COUNT.findall(last)}
+
+    def _say(self, text: str) -> None:
+        if self.aside:
+            self.output.append(text)
+        else:
+            print(text, end="", flush=True)
+
+    def _last_failed(self) -> list[str]:
+        """The tests that failed in the run before, as pytest remembers them."""
+        try:
+            return sorted(json.loads((self.cache / "v/cache/lastfailed").read_text()))
+        except FileNotFoundError:
+            return []
+
+    def _once_more(self) -> None:
+        before = self._last_failed()
+        self._say(f"\n{len(before)} failed; once more:\n  " + "\n  ".join(before) + "\n")
+        self.code, again = self._pytest(["--last-failed", "--last-failed-no-failures=none"])
+        after = set(self._last_failed()) if self.code else set()
+        self.counts |= {"failed": again.get("failed", 0), "error": again.get("error", 0)}
+        self.counts["passed"] = self.counts.get("passed", 0) + again.get("passed", 0)
+        self.unsteady = [test for test in before if test not in after]
 
 
-def last_failed(name: str) -> list[str]:
-    """The tests of a suite that failed in the run before, as pytest remembers them."""
-    try:
-        remembered = json.loads(Path(".pytest_cache/v/cache/lastfailed").read_text())
-        return sorted(test for test in remembered if test.startswith(f"tests/{name}/"))
-    except FileNotFoundError:
-        return []
+def lanes(arguments: list[str]) -> list[list[Suite]]:
+    """What runs side by side."""
+    ours = [Suite("unit"), Suite("kernel")]
+    apart = not any(argument.startswith("--engine") for argument in arguments)
+    if not apart or os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("dockerd"):
+        return [[*ours, Suite("conformance")]]
+    peer = Suite("conformance", ("--engine=dockerd",), ("unshare", "--mount", "--propagation=private"), aside=True)
+    return [[*ours, Suite("conformance", ("--engine=dockyardd",))], [peer]]
 
 
-def once_more(name: str, counts: dict[str, int]) -> tuple[int, dict[str, int], list[str]]:
-    """Run what failed again: (exit code, counts of both runs together, what passed only now)."""
-    before = last_failed(name)
-    print(f"\n{len(before)} failed; once more:\n  " + "\n  ".join(before), flush=True)
-    code, again = run_suite(name, ["--last-failed", "--last-failed-no-failures=none"])
-    after = set(last_failed(name)) if code else set()
-    together = {**counts, "failed": again.get("failed", 0), "error": again.get("error", 0)}
-    together["passed"] = counts.get("passed", 0) + again.get("passed", 0)
-    return code, together, [test for test in before if test not in after]
+def run_lane(suites: list[Suite], arguments: list[str]) -> None:
+    for suite in suites:
+        suite.run(arguments)
 
 
-def main() -> int:
-    begun, total, bad = time.monotonic(), dict.fromkeys(("passed", "failed", "skipped", "error"), 0), []
-    unsteady: list[str] = []
-    for name in SUITES:
-        if not any(Path("tests", name).glob("**/test_*.py")):
-            print(f"\n=== {name}: no tests")
-            continue
-        code, counts = run_suite(name, sys.argv[1:])
-        if code == 1 and os.environ.get("CI"):
-            code, counts, passed_now = once_more(name, counts)
-            unsteady += passed_now
-        for word in total:
-            total[word] += counts.get(word, 0)
-        if code not in (0, NO_TESTS):
-            bad.append(name)
-    seconds = time.monotonic() - begun
-    total["errors"] = total.pop("error")
-    summary = ", ".join(f"{total[word]} {word}" for word in ("failed", "passed", "skipped", "errors") if total[word])
+def summarize(suites: list[Suite], seconds: float) -> int:
+    """The closing lines; the exit code of the whole."""
+    words = ("failed", "passed", "skipped", "error")
+    total = {word: sum(suite.counts.get(word, 0) for suite in suites) for word in words}
+    bad = [suite.name for suite in suites if suite.code not in (0, NO_TESTS)]
+    unsteady = [test for suite in suites for test in suite.unsteady]
     if unsteady:
         print("\nunsteady (failed, then passed):\n  " + "\n  ".join(unsteady))
     print(f"\nsuites that failed: {', '.join(bad) or 'none'}")
-    print(f"{'=' * 20} {summary or 'no tests ran'} in {seconds:.2f}s {'=' * 20}", flush=True)
-    return 1 if bad or total["failed"] or total["errors"] or not total["passed"] else 0
+    text = ", ".join(f"{count} {word}" for word, count in total.items() if count)
+    print(f"{'=' * 20} {text or 'no tests ran'} in {seconds:.2f}s {'=' * 20}", flush=True)
+    return 1 if bad or total["failed"] or total["error"] or not total["passed"] else 0
+
+
+def main() -> int:
+    begun, arguments = time.monotonic(), sys.argv[1:]
+    first, *beside = lanes(arguments)
+    threads = [threading.Thread(target=run_lane, args=(lane, arguments)) for lane in beside]
+    for thread in threads:
+        thread.start()
+    run_lane(first, arguments)
+    for lane, thread in zip(beside, threads, strict=True):
+        thread.join()
+        for suite in lane:
+            print("".join(suite.output), end="", flush=True)
+    return summarize([suite for lane in (first, *beside) for suite in lane], time.monotonic() - begun)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import docker
 import pytest
@@ -20,6 +21,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if metafunc.definition.get_closest_marker("dockyardd_only") and "dockerd" in names:
             names.remove("dockerd")
         metafunc.parametrize("engine", names, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--engine dockerd` only what asks that engine: the rest belongs to the run that asks ours."""
+    if config.getoption("--engine") != "dockerd":
+        return
+    other = [item for item in items if "[dockerd" not in item.name and Path(__file__).parent in item.path.parents]
+    config.hook.pytest_deselected(items=other)
+    items[:] = [item for item in items if item not in set(other)]
 
 
 @pytest.fixture(scope="session")
