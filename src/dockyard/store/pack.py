@@ -42,7 +42,7 @@ def pack(*, fds: Sequence[int], tree: str, recipe: str | None = None, overlay: b
         root = os.open(tree, _DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, root)
         writer = stack.enter_context(RecipeWriter(recipe)) if recipe is not None else None
-        packer = _Packer(root, fds[0] if fds else None, writer, overlay)
+        packer = Packer(root, fds[0] if fds else None, writer, overlay)
         try:
             packer.run()
             if writer is not None:
@@ -61,7 +61,9 @@ def pack(*, fds: Sequence[int], tree: str, recipe: str | None = None, overlay: b
         }
 
 
-class _Packer:
+class Packer:
+    """One tree on its way into a tar; what a subclass may change is `wanted` and `gone`."""
+
     def __init__(self, root: int, out: int | None, recipe: RecipeWriter | None, overlay: bool) -> None:
         self._root = root
         self._write = write_all(out) if out is not None else None
@@ -84,6 +86,14 @@ class _Packer:
                 os.close(directory)
         self._framing(bytes(2 * fmt.BLOCK))
 
+    def wanted(self, path: bytes) -> bool:
+        """Whether what lies at `path` belongs into the tar."""
+        return True
+
+    def gone(self, path: bytes) -> list[bytes]:
+        """Names of whiteouts that the directory at `path` gets."""
+        return []
+
     def _directory(self, path: bytes, fd: int) -> Iterator[bytes]:
         """Pack a directory and what it has but directories; yields the paths of these."""
         entry = self._entry(path + b"/" if path else b"./", os.fstat(fd), fmt.DIRECTORY)
@@ -91,8 +101,12 @@ class _Packer:
         self._header(entry)
         if self._overlay and _is_opaque(fd):
             self._header(self._entry(_join(path, fmt.OPAQUE), os.fstat(fd), fmt.FILE, size=0, mode=0o600))
+        for mark in self.gone(path):
+            self._header(self._entry(_join(path, mark), os.fstat(fd), fmt.FILE, size=0, mode=0o600))
         for name in sorted(os.fsencode(name) for name in os.listdir(fd)):
             self.at = _join(path, name)
+            if not self.wanted(self.at):
+                continue
             found = os.stat(name, dir_fd=fd, follow_symlinks=False)
             if stat.S_ISDIR(found.st_mode):
                 yield self.at

@@ -14,7 +14,7 @@ import asyncio
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -303,6 +303,68 @@ class Snapshots:
         if chain is not None and self._collector is not None:
             self._collector()
 
+    async def commit(
+        self,
+        container_id: str,
+        lease: Lease,
+        *,
+        consume: bool,
+        stubs: Sequence[str] = (),
+        epoch: int | None = None,
+        call: Call | None = None,
+    ) -> Layer | None:
+        """Make a layer of what a container has written; None if that is nothing. Nothing may be writing meanwhile.
+
+        `consume`: the writable layer itself becomes it (the container is no more to be started: `remove` it), else a
+        copy. `stubs`: the container's mount points, whose empty files and directories are none of its doing. `epoch`:
+        seconds; no file of the layer is younger. `call` runs the work, if not a worker process. The layer is held by
+        `lease`. InvalidArgument if it would be one too many; SystemFailure naming the cause; nothing is left then.
+        """
+        driver, what = self._ready, f"container {container_id[:12]}"
+        short_id = container_id[:26]
+        if short_id not in self._containers:
+            raise NotFound(f"the writable layer of {what} is missing")
+        below_chain = self._containers[short_id]
+
+        async def parent() -> str | None:
+            return below_chain
+
+        below = await self._below(parent, what)
+        short = driver.directories.new_name()
+        kept = False
+        try:
+            try:
+                await driver.take(container_id, short, consume=consume)
+            except OSError as error:
+                raise SystemFailure(f"{what}: {error.strerror}") from error
+            result = await self._seal(short, below, stubs, epoch, call or self._call)
+            if result["empty"] and (below is None or _root_of(below.document) == tuple(result["root"])):
+                return None
+            layer = self._new_layer(short, below, f"sha256:{result['digest']}", result, None)
+            commit = asyncio.ensure_future(self._commit(layer, lease))
+            try:
+                kept = await asyncio.shield(commit)
+            except asyncio.CancelledError:
+                kept = await commit  # as in `unpack_by`
+                raise
+            return self._layers[layer.chain_id]
+        finally:
+            if not kept:
+                self._discard(short)
+
+    async def _seal(
+        self, short: str, below: Layer | None, stubs: Sequence[str], epoch: int | None, call: Call
+    ) -> dict[str, Any]:
+        driver = self._ready
+        lower = [self.tree_of(layer) for layer in self.chain(below.chain_id if below else None)]
+        arguments = {
+            "tree": str(driver.directories.tree(short)), "recipe": str(driver.directories.recipe(short)),
+            "overlay": driver.overlay, "lower": lower if driver.overlay else lower[:1], "stubs": list(stubs),
+            "epoch": epoch,
+        }  # fmt: skip
+        result: dict[str, Any] = await call("dockyard.store.commit:seal", arguments)
+        return result
+
     async def usage(self, container_id: str) -> int:
         """Bytes of the files in a container's writable layer (vfs, btrfs: in all of it)."""
         path = self._ready.directories.container(container_id) / "fs"
@@ -458,6 +520,10 @@ class Snapshots:
             self.warnings.append(f"layers could not be written to disk: {error}")
         finally:
             self._settling = None
+
+
+def _root_of(document: LayerDocument) -> tuple[int, int, int]:
+    return document.root_mode, document.root_uid, document.root_gid
 
 
 def _sync(base: Path) -> None:

@@ -42,6 +42,14 @@ class Btrfs:
     def rootfs(self, container_id: str, lower: list[Layer]) -> dict[str, Any]:
         return {"type": "directory", "path": str(self.directories.container(container_id) / "fs")}
 
+    async def take(self, container_id: str, short: str, *, consume: bool) -> None:
+        os.mkdir(self.directories.recipe(short), 0o700)
+        source, target = self.directories.container(container_id) / "fs", self.directories.tree(short)
+        if consume:
+            os.rename(source, target)
+        else:
+            await asyncio.to_thread(_subvolume, target, source)
+
 
 def works(place: Path) -> str:
     """Why no subvolume can be made in `place`; "" if one can."""

@@ -31,6 +31,9 @@ class Driver(Protocol):
 
     def rootfs(self, container_id: str, lower: list[Layer]) -> dict[str, Any]: ...
 
+    async def take(self, container_id: str, short: str, *, consume: bool) -> None:
+        """A container's writable tree becomes the tree of layer `short`: moved there (`consume`), or copied."""
+
 
 class Overlay:
     """Layers by themselves, put together by overlayfs when a container starts."""
@@ -40,6 +43,7 @@ class Overlay:
 
     def __init__(self, directories: Directories, call: Call) -> None:
         self.directories = directories
+        self._call = call
 
     async def begin_layer(self, short: str, parent: Layer | None) -> None:
         self.directories.make_layer(short)
@@ -56,6 +60,9 @@ class Overlay:
             "upper": f"c/{short}/fs",
             "work": f"c/{short}/work",
         }
+
+    async def take(self, container_id: str, short: str, *, consume: bool) -> None:
+        await take_directory(self.directories, self._call, container_id, short, consume=consume)
 
 
 class Vfs:
@@ -81,9 +88,24 @@ class Vfs:
     def rootfs(self, container_id: str, lower: list[Layer]) -> dict[str, Any]:
         return {"type": "directory", "path": str(self.directories.container(container_id) / "fs")}
 
+    async def take(self, container_id: str, short: str, *, consume: bool) -> None:
+        await take_directory(self.directories, self._call, container_id, short, consume=consume)
+
     async def _copy(self, source: Path, target: Path) -> None:
         arguments = {"source": str(source), "target": str(target)}
         await self._call("dockyard.store.copytree:copy", arguments)
+
+
+async def take_directory(directories: Directories, call: Call, container_id: str, short: str, *, consume: bool) -> None:
+    """`Driver.take` for plain directories."""
+    source = directories.container(container_id) / "fs"
+    if consume:
+        os.mkdir(directories.recipe(short), 0o700)
+        os.rename(source, directories.tree(short))
+        return
+    directories.make_layer(short)
+    arguments = {"source": str(source), "target": str(directories.tree(short))}
+    await call("dockyard.store.copytree:copy", arguments)
 
 
 DRIVERS: dict[str, type[Overlay] | type[Btrfs] | type[Vfs]] = {"overlay": Overlay, "btrfs": Btrfs, "vfs": Vfs}

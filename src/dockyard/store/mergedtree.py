@@ -1,0 +1,229 @@
+"""Looking into layers without mounting them: what a container on top of them would see.
+
+Owns: `MergedTree`: lookup and listing through a stack of layer directories as overlayfs merges them (whiteouts, opaque
+directories), symbolic links followed within the root. Does not own: changing anything, how layers come to be.
+
+The layers are hostile. Names are opened one component at a time, by descriptor and without following, so that no link
+leads anywhere but to what this module looks up from the root again; at most 40 of them, as the kernel allows.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from dockyard.store.layertree import OPAQUE_XATTR
+
+MAX_LINKS: Final = 40
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_KEPT = 256  # directories whose descriptors are kept
+
+
+class Found(NamedTuple):
+    """What is at a path. `layer`: index of the layer that has it (for a directory: the topmost that does).
+    `path`: where it really is, relative to the root, no symbolic link on the way (but perhaps itself)."""
+
+    path: bytes
+    status: os.stat_result
+    layer: int
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
+
+    @property
+    def is_symlink(self) -> bool:
+        return stat.S_ISLNK(self.status.st_mode)
+
+
+class _Part(NamedTuple):
+    layer: int
+    fd: int
+
+
+class MergedTree:
+    """`layers`: directories, topmost first; none: an empty root. Use in `with`. OSError as the calls give them."""
+
+    def __init__(self, layers: Sequence[str | bytes]) -> None:
+        self.layers = [os.fsencode(layer) for layer in layers]
+        self._directories: dict[bytes, list[_Part]] = {}
+        self._open_root()
+
+    def _open_root(self) -> None:
+        parts: list[_Part] = []
+        for index, layer in enumerate(self.layers):
+            fd = os.open(layer, _DIRECTORY)
+            parts.append(_Part(index, fd))
+            if _is_opaque(fd):
+                break
+        self._directories[b""] = parts
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for parts in self._directories.values():
+            _close(parts)
+        self._directories.clear()
+
+    # --- asking ----------------------------------------------------------------------------------------------------
+
+    def resolve(self, path: bytes, *, follow: bool = True) -> bytes:
+        """Where `path` leads from the root, symbolic links followed (the last too if `follow`); what of it does not
+        exist stays as it is. `..` at the root stays there. OSError ELOOP."""
+        waiting = [part for part in path.split(b"/") if part not in (b"", b".")][::-1]
+        at: list[bytes] = []
+        links = 0
+        while waiting:
+            name = waiting.pop()
+            if name == b"..":
+                if at:
+                    at.pop()
+                continue
+            found = self._entry(b"/".join(at), name)
+            if found is not None and found.is_symlink and (waiting or follow):
+                links += 1
+                if links > MAX_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+                target = self.read_link(found)
+                if target.startswith(b"/"):
+                    at = []
+                waiting += [part for part in target.split(b"/") if part not in (b"", b".")][::-1]
+                continue
+            at.append(name)
+        return b"/".join(at)
+
+    def lookup(self, path: bytes, *, follow: bool = False) -> Found | None:
+        """What is at `path`; links on the way are followed, the last only if `follow`. None: nothing."""
+        real = self.resolve(path, follow=follow)
+        if not real:
+            return self.root()
+        head, _, name = real.rpartition(b"/")
+        return self._entry(head, name)
+
+    def root(self) -> Found | None:
+        parts = self._directories[b""]
+        return Found(b"", os.fstat(parts[0].fd), parts[0].layer) if parts else None
+
+    def names(self, path: bytes) -> list[bytes]:
+        """Names in the directory that really is at `path` (of a `Found`), sorted."""
+        seen: set[bytes] = set()
+        hidden: set[bytes] = set()
+        for part in self._directory(path) or ():
+            mine = [os.fsencode(name) for name in os.listdir(part.fd)]
+            for name in mine:
+                if name in seen or name in hidden:
+                    continue
+                if _is_whiteout(os.stat(name, dir_fd=part.fd, follow_symlinks=False)):
+                    hidden.add(name)
+                else:
+                    seen.add(name)
+        return sorted(seen)
+
+    def child(self, path: bytes, name: bytes) -> Found | None:
+        """One entry of the directory that really is at `path`."""
+        return self._entry(path, name)
+
+    def open(self, found: Found) -> int:
+        """A descriptor of a regular file or directory, for reading."""
+        parent, name = self._place(found)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(name or b".", flags, dir_fd=parent)
+
+    def read_link(self, found: Found) -> bytes:
+        parent, name = self._place(found)
+        return os.readlink(name, dir_fd=parent)
+
+    def place(self, found: Found) -> tuple[int, bytes]:
+        """(descriptor of the directory in which it lies, in its own layer; its name there). The descriptor is ours."""
+        return self._place(found)
+
+    def read(self, path: bytes, limit: int = 1 << 20) -> bytes | None:
+        """The content of a small regular file; None if there is none, or it is longer than `limit`."""
+        found = self.lookup(path, follow=True)
+        if found is None or not stat.S_ISREG(found.status.st_mode) or found.status.st_size > limit:
+            return None
+        with os.fdopen(self.open(found), "rb") as file:
+            return file.read(limit)
+
+    # --- directories -----------------------------------------------------------------------------------------------
+
+    def _place(self, found: Found) -> tuple[int, bytes]:
+        head, _, name = found.path.rpartition(b"/")
+        for part in self._directory(head) or ():
+            if part.layer == found.layer:
+                return part.fd, name
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), found.path)
+
+    def _entry(self, directory: bytes, name: bytes) -> Found | None:
+        parts = self._directory(directory)
+        for part in parts or ():
+            try:
+                status = os.stat(name, dir_fd=part.fd, follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if _is_whiteout(status):
+                return None
+            return Found(directory + b"/" + name if directory else name, status, part.layer)
+        return None
+
+    def _directory(self, path: bytes) -> list[_Part] | None:
+        """The layers' parts of the directory that really is at `path`; None if it is none."""
+        known = self._directories.get(path)
+        if known is not None:
+            return known
+        head, _, name = path.rpartition(b"/")
+        above = self._directory(head)
+        if above is None:
+            return None
+        parts = self._descend(above, name)
+        if not parts:
+            return None
+        if len(self._directories) >= _KEPT:
+            self._forget(path)
+        self._directories[path] = parts
+        return parts
+
+    @staticmethod
+    def _descend(above: Sequence[_Part], name: bytes) -> list[_Part]:
+        parts: list[_Part] = []
+        for part in above:
+            try:
+                status = os.stat(name, dir_fd=part.fd, follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if not stat.S_ISDIR(status.st_mode):
+                break  # a whiteout, or a file: what lies below it is hidden
+            fd = os.open(name, _DIRECTORY, dir_fd=part.fd)
+            parts.append(_Part(part.layer, fd))
+            if _is_opaque(fd):
+                break
+        return parts
+
+    def _forget(self, path: bytes) -> None:
+        """Make room: what is not above `path` goes."""
+        for known in list(self._directories):
+            if known and not path.startswith(known + b"/"):
+                _close(self._directories.pop(known))
+
+
+def _close(parts: Sequence[_Part]) -> None:
+    for part in parts:
+        os.close(part.fd)
+
+
+def _is_whiteout(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def _is_opaque(fd: int) -> bool:
+    try:
+        return os.getxattr(fd, OPAQUE_XATTR) == b"y"
+    except OSError:
+        return False
