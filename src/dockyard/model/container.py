@@ -67,6 +67,7 @@ class PortBinding(Struct):
 class RestartPolicy(Struct):
     name: str = ""  # "", "no", "always", "unless-stopped", "on-failure"
     maximum_retry_count: int = 0
+    on_unhealthy: bool = False  # ours: also when its health check says so, whatever the name
 
 
 class LogConfig(Struct):
@@ -110,6 +111,8 @@ class BindOptions(Struct, omit_defaults=True):
     create_mountpoint: bool = False
     read_only_non_recursive: bool = False
     read_only_force_recursive: bool = False
+    chown: bool = False  # ours: give what is there to the container's user at each start
+    id_map: str = ""  # ours: see `model.idmaps`
 
 
 class DriverConfig(Struct, omit_defaults=True):
@@ -122,6 +125,8 @@ class VolumeOptions(Struct, omit_defaults=True):
     labels: dict[str, str] | None = None
     driver_config: DriverConfig | None = None
     subpath: str = ""
+    chown: bool = False  # ours, as with binds
+    id_map: str = ""
 
 
 class ImageOptions(Struct, omit_defaults=True):
@@ -221,6 +226,7 @@ class HostConfig(Struct):
     isolation: str = ""
     masked_paths: list[str] | None = None
     readonly_paths: list[str] | None = None
+    maximum_runtime: int = 0  # ns; ours: it is stopped that long after its start; 0: never
 
 
 class EndpointIPAMConfig(Struct):

@@ -1,7 +1,7 @@
 """A container's mount points: `-v`, `--mount` and `--tmpfs` as values, checked.
 
-Owns: `MountPoint`, reading the three notations, Docker's texts for what is wrong with them.
-Does not own: whether a source exists, making volumes (`engine.volumes`), mounting.
+Owns: `MountPoint`, reading the notations, Docker's texts for what is wrong with them.
+Does not own: whether a source exists, making volumes (`engine.volumes`), what an idmap means (`model.idmaps`), mounting.
 Pure. Sources: Docker's documentation of bind mounts, volumes and tmpfs; `--mount` fields as in the Engine API.
 """
 
@@ -9,24 +9,32 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from msgspec import Struct
 
-from dockyard.model.container import BindOptions, Mount, TmpfsOptions
+from dockyard.model.container import BindOptions, ImageOptions, Mount, TmpfsOptions, VolumeOptions
 from dockyard.model.errors import InvalidArgument
+from dockyard.model.idmaps import parse_idmap
 
 _VOLUME_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 _PROPAGATIONS: Final = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
 _CONSISTENCIES: Final = frozenset({"consistent", "cached", "delegated", "default", ""})
-_TMPFS_SIZE: Final = re.compile(r"size=(-?[0-9]+[kmgKMG]?%?)\Z")
+_TMPFS_SIZE: Final = re.compile(r"size=([0-9]+[kmgKMG]?%?)\Z")
+# What `:U` never gives to somebody else, nor anything directly in it: a typing error would take the host away.
+_SYSTEM: Final = frozenset(
+    "/ /bin /boot /dev /etc /home /lib /lib32 /lib64 /media /mnt /opt /proc /root /run /sbin /srv /sys /tmp /usr "
+    "/usr/bin /usr/lib /usr/local /usr/sbin /usr/share /var /var/cache /var/lib /var/log /var/tmp".split()
+)
 
 
 class MountPoint(Struct, omit_defaults=True):
     """One mount of a container: what `inspect` shows, and what the runtime mounts.
 
-    `type`: bind, volume or tmpfs. `source` is a path on the host ("" for tmpfs). `mode` is Docker's option text of the
-    notation used ("ro,z", "z", tmpfs options). `name` and `driver` belong to volumes.
+    `type`: bind, volume, tmpfs or image. `source` is a path on the host ("" for tmpfs; the reference as given for an
+    image). `mode` is Docker's option text of the notation used ("ro,z", "z", tmpfs options). `name` and `driver` belong
+    to volumes, `chain_id` (the layers, None: an empty image) to images.
     """
 
     type: str
@@ -43,6 +51,11 @@ class MountPoint(Struct, omit_defaults=True):
     bind: BindOptions | None = None
     tmpfs: TmpfsOptions | None = None
     from_mount: bool = False  # stated by `--mount`, which `inspect` shows with less detail
+    subpath: str = ""  # of a volume or an image: only this below it is mounted
+    volume: VolumeOptions | None = None  # what a volume that does not exist yet is made with
+    chain_id: str | None = None
+    chown: bool = False  # `:U`: given to the container's user at each start
+    idmap: str = ""  # "owner", or a mapping as `model.idmaps` reads it; "": none
 
 
 def valid_volume_name(name: str) -> bool:
@@ -52,10 +65,13 @@ def valid_volume_name(name: str) -> bool:
 def check_volume_name(name: str) -> None:
     """Raises InvalidArgument in Docker's words."""
     if len(name) == 1 and name.isalnum():
-        raise InvalidArgument("volume name is too short, names should be at least two alphanumeric characters")
+        problem = "volume name is too short, names should be at least two alphanumeric characters"
+        raise InvalidArgument(f"create {name}: {problem}")
+    if len(name) > 255:
+        raise InvalidArgument(f"create {name[:32]}…: volume name is longer than 255 characters")
     if not valid_volume_name(name):
         raise InvalidArgument(
-            f'"{name}" includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are '
+            f'create {name}: "{name}" includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are '
             "allowed. If you intended to pass a host directory, use absolute path"
         )
 
@@ -63,7 +79,8 @@ def check_volume_name(name: str) -> None:
 def parse_bind(spec: str) -> MountPoint:
     """`SOURCE:/target[:options]` or `/target` of `-v`. A source that is no absolute path names a volume.
 
-    Options: ro, rw, z, Z, a propagation, nocopy, a consistency. Raises InvalidArgument naming the specification.
+    Options: ro, rw, z, Z, a propagation, nocopy, a consistency; ours: U, idmap, idmap=MAPPING. Raises InvalidArgument
+    naming the specification.
     """
     parts = spec.split(":")
     if len(parts) > 3 or "" in parts[:2]:
@@ -72,8 +89,6 @@ def parse_bind(spec: str) -> MountPoint:
         source, target, mode = "", parts[0], ""
     else:
         source, target, mode = parts[0], parts[1], parts[2] if len(parts) == 3 else ""
-    if len(parts) == 3 and not mode:
-        raise InvalidArgument(f"invalid volume specification: '{spec}'")
     point = MountPoint(type="volume", destination=_target(target, spec), mode=mode)
     if source.startswith("/"):
         point.type, point.source, point.create_source = "bind", posixpath.normpath(source), True
@@ -91,21 +106,57 @@ def _apply_mode(point: MountPoint, mode: str, spec: str) -> None:
     """Read the comma-separated options; each kind at most once."""
     seen: set[str] = set()
     for option in mode.split(",") if mode else []:
-        if option in ("ro", "rw"):
-            kind, point.rw = "access", option == "rw"
-        elif option in ("z", "Z"):
-            kind = "label"
-        elif option in _PROPAGATIONS and point.type == "bind":
-            kind, point.propagation = "propagation", option
-        elif option == "nocopy" and point.type == "volume":
-            kind, point.no_copy = "copy", True
-        elif option in _CONSISTENCIES and option:
-            kind = "consistency"
-        else:
-            raise InvalidArgument(f"invalid mode: {mode}")
-        if kind in seen:
+        kind = _apply_option(point, option, spec)
+        if not kind or kind in seen:
             raise InvalidArgument(f"invalid mode: {mode}")
         seen.add(kind)
+    _check_ownership(point, spec)
+
+
+def _apply_option(point: MountPoint, option: str, spec: str) -> str:
+    """Apply one option; what kind it is of, "" for one that there is not."""
+    if option in ("ro", "rw"):
+        point.rw = option == "rw"
+        return "access"
+    if option in ("z", "Z"):
+        return "label"
+    if option in _PROPAGATIONS:
+        if point.type != "bind":
+            raise _misplaced(spec, point.type, "BindOptions")
+        point.propagation = option
+        return "propagation"
+    if option == "nocopy":
+        if point.type != "volume":
+            raise _misplaced(spec, point.type, "VolumeOptions")
+        point.no_copy = True
+        return "copy"
+    if option == "U":
+        point.chown = True
+        return "owner"
+    if option.partition("=")[0] == "idmap":
+        point.idmap = _idmap(option.partition("=")[2] or "owner")
+        return "idmap"
+    return "consistency" if option in _CONSISTENCIES and option else ""
+
+
+def _misplaced(spec: str, kind: str, field: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"invalid volume specification: '{spec}': invalid mount config for type \"{kind}\": "
+        f"field {field} must not be specified"
+    )
+
+
+def _idmap(text: str) -> str:
+    parse_idmap(text)
+    return text
+
+
+def _check_ownership(point: MountPoint, what: str) -> None:
+    """`:U` and idmap. InvalidArgument naming the mount (`what`)."""
+    if point.chown and point.idmap:
+        raise InvalidArgument(f"invalid mount '{what}': options U and idmap exclude each other")
+    if point.chown and point.type == "bind" and point.source in _SYSTEM:
+        raise InvalidArgument(f"invalid mount '{what}': option U would give {point.source} of the host away")
 
 
 def _target(target: str, spec: str) -> str:
@@ -126,10 +177,10 @@ def _clean(path: str) -> str:
 def parse_mount(mount: Mount) -> MountPoint:
     """A mount of `--mount` as a mount point. Raises InvalidArgument naming the field, in Docker's words."""
     kind = mount.type
-    if kind not in ("bind", "volume", "tmpfs", "image", "npipe", "cluster"):
+    if kind == "cluster":
+        raise _invalid(mount, "cluster volumes need a swarm")
+    if kind not in ("bind", "volume", "tmpfs", "image"):
         raise _invalid(mount, "mount type unknown")
-    if kind in ("npipe", "cluster", "image"):
-        raise _invalid(mount, f"mounts of type {kind} are not supported")
     if not mount.target:
         raise _invalid(mount, "field Target must not be empty")
     if not mount.target.startswith("/"):
@@ -144,7 +195,8 @@ def parse_mount(mount: Mount) -> MountPoint:
         if options is not None and kind != owner:
             raise _invalid(mount, f"field {owner.capitalize()}Options must not be specified")
     point = MountPoint(type=kind, destination=target, rw=not mount.read_only, from_mount=True)
-    {"bind": _fill_bind, "volume": _fill_volume, "tmpfs": _fill_tmpfs}[kind](point, mount)
+    {"bind": _fill_bind, "volume": _fill_volume, "tmpfs": _fill_tmpfs, "image": _fill_image}[kind](point, mount)
+    _check_ownership(point, mount.target)
     return point
 
 
@@ -162,31 +214,55 @@ def _fill_bind(point: MountPoint, mount: Mount) -> None:
         raise _invalid(mount, f"invalid propagation mode: {options.propagation}")
     if options.read_only_non_recursive and not mount.read_only:
         raise _invalid(mount, "mount must be read-only to use ReadOnlyNonRecursive")
-    if options.read_only_force_recursive and not mount.read_only:
-        raise _invalid(mount, "mount must be read-only to use ReadOnlyForceRecursive")
-    if options.read_only_force_recursive and options.read_only_non_recursive:
-        raise _invalid(mount, "ReadOnlyNonRecursive and ReadOnlyForceRecursive are mutually exclusive")
+    if options.read_only_force_recursive:
+        if not mount.read_only:
+            raise _invalid(mount, "mount must be read-only to use ReadOnlyForceRecursive")
+        if options.read_only_non_recursive:
+            raise _invalid(mount, "ReadOnlyNonRecursive and ReadOnlyForceRecursive are mutually exclusive")
+        if options.non_recursive:
+            raise _invalid(mount, "NonRecursive and ReadOnlyForceRecursive are mutually exclusive")
+        if options.propagation not in ("", "rprivate"):
+            raise _invalid(mount, "ReadOnlyForceRecursive requires the propagation rprivate")
     point.source = posixpath.normpath(mount.source)
     point.propagation = options.propagation or "rprivate"
     point.bind = mount.bind_options
     point.create_source = options.create_mountpoint
+    point.chown, point.idmap = options.chown, _idmap(options.id_map) if options.id_map else ""
 
 
 def _fill_volume(point: MountPoint, mount: Mount) -> None:
-    options = mount.volume_options
+    options = mount.volume_options or VolumeOptions()
     if mount.source:
         check_volume_name(mount.source)
         point.name = mount.source
     else:
         point.anonymous = True
-        if options is not None and options.subpath:
+        if options.subpath:
             raise _invalid(mount, "must not set Subpath when using anonymous volumes")
     point.mode = "z"
-    if options is not None:
-        point.no_copy = options.no_copy
-        point.driver = options.driver_config.name if options.driver_config else ""
-        if options.subpath:
-            raise _invalid(mount, "subpaths of volumes are not supported yet")
+    point.no_copy = options.no_copy
+    point.driver = options.driver_config.name if options.driver_config else ""
+    point.subpath = _subpath(mount, options.subpath, "volume")
+    point.volume = mount.volume_options
+    point.chown, point.idmap = options.chown, _idmap(options.id_map) if options.id_map else ""
+
+
+def _fill_image(point: MountPoint, mount: Mount) -> None:
+    if not mount.source:
+        raise _invalid(mount, "field Source must not be empty")
+    point.source = mount.source
+    point.rw = False  # whatever was asked for, as with Docker
+    point.subpath = _subpath(mount, (mount.image_options or ImageOptions()).subpath, "image")
+
+
+def _subpath(mount: Mount, path: str, within: str) -> str:
+    """Cleaned; "" for the whole. A path that leads out is refused here, a link that does so when it is mounted."""
+    if not path:
+        return ""
+    cleaned = posixpath.normpath(path)
+    if path.startswith("/") or cleaned == ".." or cleaned.startswith("../") or "\0" in path:
+        raise _invalid(mount, f"subpath must be a relative path within the {within}")
+    return "" if cleaned == "." else cleaned
 
 
 def _fill_tmpfs(point: MountPoint, mount: Mount) -> None:
@@ -202,7 +278,11 @@ def _fill_tmpfs(point: MountPoint, mount: Mount) -> None:
     if options.size_bytes:
         words.append(f"size={options.size_bytes}")
     for option in options.options or []:
-        words.append("=".join(option[:2]))
+        if not 1 <= len(option) <= 2:
+            raise _invalid(mount, "invalid option array length")
+        words.append("=".join(option))
+    if any("," in word for word in words):
+        raise _invalid(mount, f"invalid option: {','.join(words)}")
     point.mode = ",".join(words)
 
 
@@ -226,3 +306,8 @@ def image_volume(target: str) -> MountPoint | None:
         return None
     cleaned = _clean("/" + target)
     return None if cleaned == "/" else MountPoint(type="volume", destination=cleaned, anonymous=True)
+
+
+def label_options(points: Iterable[MountPoint]) -> list[str]:
+    """Targets of the mounts of `-v` that ask for an SELinux label (`z`, `Z`)."""
+    return [p.destination for p in points if not p.from_mount and {"z", "Z"} & set(p.mode.split(","))]

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dockyard.model.container import BindOptions, Mount, TmpfsOptions, VolumeOptions
+from dockyard.model.container import BindOptions, ImageOptions, Mount, TmpfsOptions, VolumeOptions
 from dockyard.model.errors import InvalidArgument
+from dockyard.model.idmaps import IDENTITY, parse_idmap
 from dockyard.model.mounts import image_volume, parse_bind, parse_mount, parse_tmpfs
 
 
@@ -35,7 +36,11 @@ def test_a_named_and_an_anonymous_volume() -> None:
         ("/a:/x/..", "destination can't be '/'"),
         ("/a:/b:ro,rw", "invalid mode: ro,rw"),
         ("/a:/b:what", "invalid mode: what"),
-        ("name:/b:rshared", "invalid mode: rshared"),
+        ("name:/b:rshared", 'invalid mount config for type "volume": field BindOptions must not be specified'),
+        ("/a:/b:nocopy", 'invalid mount config for type "bind": field VolumeOptions must not be specified'),
+        ("/a:/b:U,idmap", "options U and idmap exclude each other"),
+        ("/etc:/b:U", "option U would give /etc of the host away"),
+        ("/a:/b:idmap=uids=0-1", "invalid idmap 'uids=0-1'"),
         ("a/b:/c", "includes invalid characters for a local volume name"),
         ("./a:/c", "If you intended to pass a host directory, use absolute path"),
         ("a:/c", "volume name is too short"),
@@ -59,7 +64,23 @@ def test_bad_volume_specifications(spec: str, text: str) -> None:
         (Mount(target="/x", type="volume", bind_options=BindOptions()), "field BindOptions must not be specified"),
         (Mount("/x", "/a", "bind", bind_options=BindOptions("odd")), "invalid propagation mode: odd"),
         (Mount(target="/x", type="volume", volume_options=VolumeOptions(subpath="a")), "must not set Subpath"),
-        (Mount("/x", "vol", "volume", volume_options=VolumeOptions(subpath="a")), "not supported"),
+        (Mount("/x", "vol", "volume", volume_options=VolumeOptions(subpath="../a")), "within the volume"),
+        (Mount("/x", "vol", "volume", volume_options=VolumeOptions(subpath="/a")), "within the volume"),
+        (Mount("/x", "img", "image", image_options=ImageOptions(subpath="a/../../b")), "within the image"),
+        (Mount("/x", "", "image"), 'invalid mount config for type "image": field Source must not be empty'),
+        (Mount("/x", "n", "npipe"), 'invalid mount config for type "npipe": mount type unknown'),
+        (Mount("/x", "n", "cluster"), "swarm"),
+        (Mount("/x", "../v", "volume"), 'create ../v: "../v" includes invalid characters for a local volume name'),
+        (Mount("/x", "/a", "bind", bind_options=BindOptions(read_only_non_recursive=True)), "must be read-only"),
+        (Mount("/x", "/a", "bind", bind_options=BindOptions(read_only_force_recursive=True)), "must be read-only"),
+        (
+            Mount("/x", "/a", "bind", True, bind_options=BindOptions("rslave", read_only_force_recursive=True)),
+            "requires the propagation rprivate",
+        ),
+        (Mount("/x", "", "tmpfs", tmpfs_options=TmpfsOptions(size_bytes=-1)), "size must not be negative"),
+        (Mount("/x", "", "tmpfs", tmpfs_options=TmpfsOptions(options=[["a", "b", "c"]])), "invalid option array"),
+        (Mount("/x", "/a", "bind", consistency="odd"), "unknown consistency: odd"),
+        (Mount("/x", "/etc", "bind", bind_options=BindOptions(chown=True)), "would give /etc"),
     ],
 )
 def test_bad_mounts(mount: Mount, text: str) -> None:
@@ -72,6 +93,27 @@ def test_a_tmpfs_mount_as_options() -> None:
     point = parse_mount(Mount(target="/t", type="tmpfs", tmpfs_options=TmpfsOptions(size_bytes=65536, mode=0o1770)))
     assert (point.destination, point.mode) == ("/t", "mode=1770,size=65536")
     assert parse_tmpfs("/run", "ro,size=1m").rw is False
+
+
+def test_an_image_is_mounted_read_only_whatever_was_asked() -> None:
+    point = parse_mount(Mount("/x", "alpine", "image", image_options=ImageOptions(subpath="usr//lib/.")))
+    assert (point.rw, point.source, point.subpath) == (False, "alpine", "usr/lib")
+
+
+def test_mappings_of_owners() -> None:
+    assert parse_idmap("owner") is None
+    found = parse_idmap("uids=0-1000-1#1-2000-65535")
+    assert found is not None and found.gids == IDENTITY
+    assert [tuple(r) for r in found.uids] == [(0, 1000, 1), (1, 2000, 65535)]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "uids=", "uids=0-0-0", "uids=0-1-2#1-9-1", "uids=1-0-2#9-1-1", "uids=4294967295-0-1",
+             "uids=0-0-1;uids=0-0-1", "uids=a-b-c", "uids=0-0-4294967296", "@0-0-1"],
+)  # fmt: skip
+def test_bad_mappings(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="invalid idmap"):
+        parse_idmap(text)
 
 
 @pytest.mark.parametrize("target", ["", "/", "..", "/..", "../..", "//", "."])
