@@ -8,6 +8,7 @@ Pure. The kernel's rules for user namespaces hold (user_namespaces(7)): ranges m
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -69,4 +70,4 @@ def _ranges(text: str, whole: str) -> tuple[Range, ...]:
 
 def _overlap(ranges: Sequence[tuple[int, int]]) -> bool:
     ordered = sorted(ranges)
-    return any(first + size > second for (first, size), (second, _) in zip(ordered, ordered[1:], strict=False))
+    return any(first + size > second for (first, size), (second, _) in itertools.pairwise(ordered))

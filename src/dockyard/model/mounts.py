@@ -1,7 +1,7 @@
 """A container's mount points: `-v`, `--mount` and `--tmpfs` as values, checked.
 
 Owns: `MountPoint`, reading the notations, Docker's texts for what is wrong with them.
-Does not own: whether a source exists, making volumes (`engine.volumes`), what an idmap means (`model.idmaps`), mounting.
+Does not own: whether a source exists, making volumes (`engine.volumes`), mappings of owners (`model.idmaps`), mounting.
 Pure. Sources: Docker's documentation of bind mounts, volumes and tmpfs; `--mount` fields as in the Engine API.
 """
 
@@ -23,9 +23,11 @@ _PROPAGATIONS: Final = frozenset({"private", "rprivate", "shared", "rshared", "s
 _CONSISTENCIES: Final = frozenset({"consistent", "cached", "delegated", "default", ""})
 _TMPFS_SIZE: Final = re.compile(r"size=([0-9]+[kmgKMG]?%?)\Z")
 # What `:U` never gives to somebody else, nor anything directly in it: a typing error would take the host away.
-_SYSTEM: Final = frozenset(
-    "/ /bin /boot /dev /etc /home /lib /lib32 /lib64 /media /mnt /opt /proc /root /run /sbin /srv /sys /tmp /usr "
-    "/usr/bin /usr/lib /usr/local /usr/sbin /usr/share /var /var/cache /var/lib /var/log /var/tmp".split()
+_SYSTEM: Final = frozenset({
+    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib32", "/lib64", "/media", "/mnt", "/opt", "/proc",
+    "/root", "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/local", "/usr/sbin",
+    "/usr/share", "/var", "/var/cache", "/var/lib", "/var/log", "/var/tmp",
+})  # fmt: skip
 )
 
 
@@ -71,8 +73,9 @@ def check_volume_name(name: str) -> None:
         raise InvalidArgument(f"create {name[:32]}…: volume name is longer than 255 characters")
     if not valid_volume_name(name):
         raise InvalidArgument(
-            f'create {name}: "{name}" includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are '
-            "allowed. If you intended to pass a host directory, use absolute path"
+            f'create {name}: "{name}" includes invalid characters for a local volume name, '
+            'only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. '
+            "If you intended to pass a host directory, use absolute path"
         )
 
 
