@@ -28,7 +28,6 @@ _SYSTEM: Final = frozenset({
     "/root", "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/local", "/usr/sbin",
     "/usr/share", "/var", "/var/cache", "/var/lib", "/var/log", "/var/tmp",
 })  # fmt: skip
-)
 
 
 class MountPoint(Struct, omit_defaults=True):
