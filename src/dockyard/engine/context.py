@@ -61,6 +61,8 @@ class Context:
     registry: Registry = field(default_factory=Registry)
     watcher: Watcher = field(default_factory=Watcher)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    started: list[Callable[[Container, bool], None]] = field(default_factory=list)  # it runs; True: it was adopted
+    ended: list[Callable[[Container], None]] = field(default_factory=list)  # its program has ended
     removed: list[Callable[[Container], None]] = field(default_factory=list)  # called when a container is gone
     closing: bool = False
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from dockyard.engine.containers import Containers
 from dockyard.engine.context import Context
+from dockyard.engine.deadlines import Deadlines
 from dockyard.engine.disk import Disk
 from dockyard.engine.events import Events
 from dockyard.engine.execs import Execs
+from dockyard.engine.health import HealthChecks
 from dockyard.engine.logs import Logs
 from dockyard.engine.named_volumes import NamedVolumes
 from dockyard.engine.system import Settings, System
@@ -40,6 +42,8 @@ class Engine:
     system: System
     disk: Disk
     volumes: NamedVolumes
+    health: HealthChecks
+    deadlines: Deadlines
 
     @classmethod
     def assemble(
@@ -52,10 +56,11 @@ class Engine:
     ) -> Engine:
         """The services about containers over `context`, beside those given. Nothing is asked of them yet."""
         containers = Containers(context)
+        execs = Execs(context)
         return cls(
             context=context,
             containers=containers,
-            execs=Execs(context),
+            execs=execs,
             events=context.events,
             logs=Logs(context),
             images=images,
@@ -64,6 +69,8 @@ class Engine:
             system=System(settings, containers, context.events, networks.firewall_notes),
             disk=Disk(context, containers, images),
             volumes=NamedVolumes(context),
+            health=HealthChecks(context, execs),
+            deadlines=Deadlines(context),
         )
 
     async def open(self) -> None:
@@ -75,6 +82,8 @@ class Engine:
         context = self.context
         context.closing = True
         await self.transfers.close()
+        self.health.close()
+        self.deadlines.close()
         self.execs.close()
         context.events.close()
         writes = []

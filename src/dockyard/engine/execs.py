@@ -1,7 +1,8 @@
 """Processes run in running containers on request.
 
-Owns: `Exec` instances, from their creation to some minutes after their end. Does not own: how a process gets into a
-container (`runtime`). Instances live in memory only: a daemon restart forgets them, as Docker's does.
+Owns: `Exec` instances, from their creation to some minutes after their end, and `probe`: one of the engine's own, for
+health checks. Does not own: how a process gets into a container and how it is ended in time (`runtime`). Instances live
+in memory only: a daemon restart forgets them, as Docker's does; what they run goes on, and ends when its time is over.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
@@ -17,11 +18,13 @@ from dockyard.engine.attaching import check_size
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
 from dockyard.engine.ground import console_size as useful_size
-from dockyard.model.errors import Conflict, InvalidArgument, NotFound
-from dockyard.model.lifecycle import Event
+from dockyard.engine.signals import parse_signal
+from dockyard.model.errors import Conflict, DockyardError, InvalidArgument, NotFound
+from dockyard.model.lifecycle import SECOND, Event
+from dockyard.proto.frames import FrameReader
 from dockyard.runtime.bundle import BundleInput, ExecInput
 from dockyard.runtime.client import ExecHandle, StartFailed
-from dockyard.runtime.launch import ExecSpec
+from dockyard.runtime.launch import ExecSpec, ExitRecord
 
 KEPT: Final = 300.0  # seconds that an ended or never started instance can still be inspected
 
@@ -40,6 +43,16 @@ class ExecConfig(Struct):
     env: list[str] | None = None
     working_dir: str = ""
     cmd: list[str] | None = None
+    timeout: int = 0  # ns; ours: after that it is killed, and all that it has started; 0: never
+
+
+class Probed(NamedTuple):
+    """How one of the engine's own commands ended."""
+
+    exit_code: int
+    output: bytes  # the beginning of stdout and stderr together
+    truncated: bool  # there was more
+    timed_out: bool
 
 
 def _command(config: ExecConfig) -> str:
@@ -51,7 +64,9 @@ def _command(config: ExecConfig) -> str:
 class Exec:
     """One exec instance."""
 
-    __slots__ = ("config", "container_id", "exit_code", "forget", "handle", "id", "pid", "running", "started")
+    __slots__ = (
+        "config", "container_id", "exit_code", "forget", "handle", "id", "pid", "running", "started", "timed_out",
+    )  # fmt: skip
 
     def __init__(self, id: str, container_id: str, config: ExecConfig) -> None:
         self.id = id
@@ -59,6 +74,7 @@ class Exec:
         self.config = config
         self.started = False
         self.running = False
+        self.timed_out = False  # it was killed because its time was over
         self.exit_code: int | None = None  # None: has not ended
         self.pid = 0
         self.handle: ExecHandle | None = None
@@ -80,13 +96,18 @@ class Execs:
             raise InvalidArgument("No exec command specified")
         if any("\0" in word for word in config.cmd):
             raise InvalidArgument("invalid command: it contains a NUL byte")
+        if config.timeout < 0 or 0 < config.timeout < SECOND // 1000:
+            raise InvalidArgument("Timeout of an exec cannot be negative or less than 1ms")
         container.check(Event.EXEC, ref)
+        return self._add(container, config).id
+
+    def _add(self, container: Container, config: ExecConfig) -> Exec:
         instance = Exec(secrets.token_hex(32), container.id, config)
         self._execs[instance.id] = instance
         container.exec_ids.append(instance.id)
         self._forget_later(instance)
         self._tell(container, instance, f"exec_create: {_command(config)}")
-        return instance.id
+        return instance
 
     async def start(
         self, exec_id: str, *, detach: bool = False, tty: bool | None = None, console_size: list[int] | None = None
@@ -110,7 +131,7 @@ class Execs:
         spec = self._spec(container, instance, console_size or instance.config.console_size)
         ours, theirs = (None, None) if detach else socket.socketpair()
         try:
-            instance.handle = await handle.exec(spec, theirs)
+            instance.handle = await handle.exec(spec, theirs, timeout=instance.config.timeout / SECOND)
         except BaseException as error:
             if ours is not None:
                 ours.close()
@@ -139,6 +160,44 @@ class Execs:
             raise Conflict(f"exec {exec_id} is not running")
         if instance.config.tty:
             await instance.handle.resize(height, width)
+
+    async def kill(self, exec_id: str, signal: str = "") -> None:
+        """Send a signal by name or number to a running one. KILL (the default) ends everything that it has started,
+        too. Conflict if it does not run."""
+        instance = self.get(exec_id)
+        number = parse_signal(signal or "KILL")
+        handle = instance.handle
+        if handle is None or not instance.running:
+            raise Conflict(f"exec {exec_id} is not running")
+        try:
+            await handle.kill(number)
+        except DockyardError:
+            if instance.running:
+                raise
+            raise Conflict(f"exec {exec_id} is not running") from None
+        container = self._context.registry.find(instance.container_id)
+        if container is not None:
+            self._tell(container, instance, "exec_kill", signal=str(number))
+
+    async def probe(self, container: Container, command: list[str], timeout: int, limit: int) -> Probed:
+        """Run a command of the engine's own and wait for its end; `timeout` in ns, `limit`: bytes of output to keep.
+
+        StartFailed if it cannot be run, Conflict if the container does not run any more.
+        """
+        config = ExecConfig(cmd=command, attach_stdout=True, attach_stderr=True, timeout=timeout)
+        instance = self._add(container, config)
+        try:
+            stream = await self.start(instance.id)
+            assert stream is not None
+            with stream:
+                output, truncated = await _collect(stream, limit)
+            if instance.handle is not None:
+                await asyncio.shield(instance.handle.exit)
+            return Probed(instance.exit_code or 0, output, truncated, instance.timed_out)
+        finally:
+            if instance.forget is not None:
+                instance.forget.cancel()
+            self._forget(instance)
 
     def detached(self, exec_id: str) -> None:
         """Note that a client left by its detach keys (event `exec_detach`)."""
@@ -175,13 +234,14 @@ class Execs:
         if instance.forget is not None:
             instance.forget.cancel()
         self._tell(container, instance, f"exec_start: {_command(instance.config)}")
-        handle.exit.add_done_callback(lambda done: self._ended(container, instance, done.result()["code"]))
+        handle.exit.add_done_callback(lambda done: self._ended(container, instance, done.result()))
 
-    def _ended(self, container: Container, instance: Exec, code: int) -> None:
-        instance.running, instance.exit_code, instance.handle = False, code, None
+    def _ended(self, container: Container, instance: Exec, record: ExitRecord) -> None:
+        instance.running, instance.exit_code, instance.handle = False, record["code"], None
+        instance.timed_out = record.get("timed_out", False)
         if instance.id in container.exec_ids:
             container.exec_ids.remove(instance.id)
-        self._tell(container, instance, "exec_die", exitCode=str(code))
+        self._tell(container, instance, "exec_die", exitCode=str(record["code"]))
         self._forget_later(instance)
 
     def _failed(self, container: Container, instance: Exec, error: BaseException) -> None:
@@ -216,3 +276,15 @@ class Execs:
         for instance in self._execs.values():
             if instance.forget is not None:
                 instance.forget.cancel()
+
+
+async def _collect(stream: socket.socket, limit: int) -> tuple[bytes, bool]:
+    """The beginning of what is written, and whether there was more; all of it is read, so that nobody has to wait."""
+    loop, frames = asyncio.get_running_loop(), FrameReader()
+    kept, truncated = bytearray(), False
+    while part := await loop.sock_recv(stream, 65536):
+        for _, data in frames.feed(part):
+            room = limit - len(kept)
+            kept += data[: max(room, 0)]
+            truncated = truncated or len(data) > room
+    return bytes(kept), truncated

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from dockyard.engine.context import Context
 
 
-def watch(context: Context, container: Container, handle: ContainerHandle) -> None:
-    """Follow a running container to its end."""
+def watch(context: Context, container: Container, handle: ContainerHandle, *, adopted: bool = False) -> None:
+    """Follow a running container to its end. `adopted`: an earlier daemon has started it."""
     container.handle = handle
+    container.over = ""
+    for tell in context.started:
+        tell(container, adopted)
     container.watcher = context.spawn(_watch(context, container, handle), f"container {container.id}: its exit")
 
 
@@ -31,15 +34,16 @@ async def _watch(context: Context, container: Container, handle: ContainerHandle
     await ended(context, container, record)
 
 
-async def ended(context: Context, container: Container, record: ExitRecord) -> None:
-    """Record an exit, tell it, give back what it held, and go on as its settings say."""
+async def ended(context: Context, container: Container, record: ExitRecord, *, restart: bool = True) -> None:
+    """Record an exit, tell it, give back what it held, and go on as its settings say. Without `restart`, somebody else
+    starts it again (its state says whether it is to be)."""
     again = _record(context, container, record)
     await context.networks.release(container.id)
     if container.host.auto_remove and not container.hold:
         remove_soon(context, container)
         return  # no row to write: the next write takes it away
     container.cleaner = context.spawn(_save_then_clean(context, container), f"container {container.id}: its end")
-    if again:
+    if again and restart:
         _restart(context, container)
 
 
@@ -51,7 +55,11 @@ def _record(context: Context, container: Container, record: ExitRecord) -> bool:
     status.pid = status.start_time = 0
     status.exit_code, status.error = record["code"], record["error"]
     status.oom_killed, status.finished_at = record["oom_killed"], record["finished_at"]
+    if container.over:
+        status.error = container.over
     again = not context.closing and should_restart(container.host.restart_policy, status, container.desired)
+    for tell in context.ended:
+        tell(container)
     status.state = State.RESTARTING if again else State.EXITED
     if status.oom_killed:
         context.publish(container, "oom")

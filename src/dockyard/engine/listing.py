@@ -13,6 +13,7 @@ from typing import Final
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
 from dockyard.model.errors import DockyardError
+from dockyard.model.health import STATUSES, describe
 from dockyard.model.lifecycle import State
 from dockyard.proto.filters import Filters
 
@@ -158,10 +159,10 @@ def _exposed(filters: Filters) -> Test:
 
 
 def _health(filters: Filters) -> Test:
-    if not set(filters.get("health")) <= {"starting", "healthy", "unhealthy", "none"}:
+    wanted = frozenset(filters.get("health"))
+    if not wanted <= STATUSES:
         raise filters.invalid("health")
-    none_wanted = "none" in filters.get("health")  # no container's health is looked at
-    return lambda c: none_wanted
+    return lambda c: describe(c.status.health) in wanted
 
 
 def _is_task(filters: Filters) -> Test:

@@ -11,6 +11,7 @@ A daemon may have been killed between any two steps. What that can leave, and wh
     row "running", monitor runs                  adopted
     row "running", exit record                   recorded, with its own time
     row "running", nothing (the host restarted)  exited, 255
+    row "restarting", nothing                    started again
     exit recorded in the row, exit record left   cleared
     monitor without a row                        killed
     `--rm` container that has ended              removed
@@ -22,13 +23,14 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Iterator
 from typing import Final
 
 from dockyard.engine import exits, ground, starting
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
-from dockyard.model.errors import DockyardError, NotModified
-from dockyard.model.lifecycle import State
+from dockyard.model.errors import DockyardError
+from dockyard.model.lifecycle import State, should_start, start_order
 from dockyard.runtime.client import ContainerHandle
 from dockyard.runtime.launch import ExitRecord
 
@@ -46,10 +48,9 @@ async def restore(context: Context) -> None:
     found = await _adopt_all(context)
     await context.networks.restore([container for container in context.registry if container.handle is not None])
     for container, record in found:
-        await exits.ended(context, container, record)
+        await exits.ended(context, container, record, restart=False)
     _sweep(context)
-    for container in context.registry:
-        _follow_policy(context, container)
+    _follow_policies(context)
 
 
 async def _adopt_all(context: Context) -> list[tuple[Container, ExitRecord]]:
@@ -89,8 +90,6 @@ async def _adopt(context: Context, container: Container) -> ExitRecord | None:
     exits.remove_state_dir(container)
     if status.running:
         return ExitRecord(code=HOST_RESTARTED, finished_at=context.clock(), oom_killed=False, error="")
-    if status.state is State.RESTARTING:
-        status.state = State.EXITED
     return None
 
 
@@ -105,7 +104,7 @@ def _adopted(context: Context, container: Container, handle: ContainerHandle) ->
     kept = ground.read_connections(container)
     if kept is not None:
         status.endpoints, status.ports = kept.endpoints, kept.ports
-    exits.watch(context, container, handle)
+    exits.watch(context, container, handle, adopted=True)
     context.save_soon(container)
 
 
@@ -142,22 +141,39 @@ def _listed(directory: os.PathLike[str]) -> set[str]:
         return set()
 
 
-def _follow_policy(context: Context, container: Container) -> None:
-    """Start what its policy wants up after a restart of the daemon; remove what was to be gone with its end."""
-    if container.handle is not None or container.restarting is not None:
-        return
-    if container.host.auto_remove:
-        exits.remove_soon(context, container)
-        return
-    policy, status = container.host.restart_policy.name, container.status
-    if not status.started_at:
-        return
-    if policy == "always" or (policy == "unless-stopped" and not container.desired.stopped_by_user):
-        context.spawn(_start(context, container), f"container {container.id}: starting it by its policy")
+def _follow_policies(context: Context) -> None:
+    """Start what its policy wants up after a restart of the daemon, in the order in which they need each other; remove
+    what was to be gone with its end."""
+    wanted: dict[str, Container] = {}
+    for container in context.registry:
+        if container.handle is not None:
+            continue
+        if container.host.auto_remove:
+            exits.remove_soon(context, container)
+        elif should_start(container.host.restart_policy, container.status, container.desired):
+            wanted[container.id] = container
+    before = start_order(wanted, {id_: set(_needs(context, container)) for id_, container in wanted.items()})
+    limit, starts = asyncio.Semaphore(_AT_ONCE), dict[str, asyncio.Task[None]]()
+
+    async def start(container: Container) -> None:
+        first = [starts[id_] for id_ in before[container.id]]
+        if first:
+            await asyncio.wait(first)
+        by_itself = container.state is State.RESTARTING and container.status.exit_code != HOST_RESTARTED
+        async with limit:
+            await starting.start_at_boot(context, container, counts=by_itself)
+
+    for id_, container in wanted.items():
+        starts[id_] = context.spawn(start(container), f"container {id_}: starting it by its policy")
 
 
-async def _start(context: Context, container: Container) -> None:
-    try:
-        await starting.start(context, container, container.id)
-    except NotModified:
-        pass
+def _needs(context: Context, container: Container) -> Iterator[str]:
+    """The ids of the containers whose namespaces, volumes or addresses this one uses."""
+    host = container.host
+    for mode in (host.network_mode, host.pid_mode, host.ipc_mode):
+        if mode.startswith("container:"):
+            yield mode.removeprefix("container:")
+    for named in (*(host.volumes_from or ()), *(host.links or ())):
+        other = context.registry.find(named.partition(":")[0])
+        if other is not None:
+            yield other.id

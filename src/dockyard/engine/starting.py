@@ -126,3 +126,16 @@ async def restart_later(context: Context, container: Container, pause: int) -> N
             return
         container.status.restart_count += 1
         await run(context, container)
+
+
+async def start_at_boot(context: Context, container: Container, *, counts: bool) -> None:
+    """Start what its policy wants up after a start of the daemon, unless somebody has done something to it meanwhile.
+    `counts`: it had ended by itself."""
+    before = container.state
+    async with container.lock:
+        if container.removed or container.state is not before or container.running or context.closing:
+            return
+        container.desired.running, container.desired.stopped_by_user = True, False
+        if counts:
+            container.status.restart_count += 1
+        await run(context, container)

@@ -16,7 +16,8 @@ from dockyard.engine.container import Container, WaitResult
 from dockyard.engine.context import Context
 from dockyard.engine.signals import parse_signal
 from dockyard.model.errors import Conflict, DockyardError, NotFound, NotModified, SystemFailure
-from dockyard.model.lifecycle import Event, State
+from dockyard.model.lifecycle import Event, State, should_replace
+from dockyard.proto.times import format_duration
 from dockyard.runtime.client import ContainerHandle
 
 DEFAULT_TIMEOUT: Final = 10  # seconds
@@ -72,6 +73,32 @@ async def _await_end(
     except TimeoutError:
         pass
     await kill_now(context, container, handle, gone)
+
+
+async def end_overdue(context: Context, container: Container) -> None:
+    """Stop a container whose maximum run time is over. Its policy does not bring it back, as after a client's stop."""
+    limit = format_duration(container.host.maximum_runtime)
+    container.over = f"maximum run time of {limit} exceeded"
+    context.publish(container, "max_runtime", limit=limit)
+    try:
+        await stop(context, container, container.id, "", None)
+    except (NotModified, NotFound):
+        return  # it has just ended by itself
+
+
+async def end_unhealthy(context: Context, container: Container) -> None:
+    """End a container as a stop does, but without saying that it should be down: its exit starts it again."""
+    async with container.lock:
+        handle = container.handle
+        if handle is None or not should_replace(container.host.restart_policy, container.status, container.desired):
+            return
+        gone = container.add_waiter("next-exit")
+        await _send(context, container, handle, parse_signal(container.config.stop_signal or "SIGTERM"))
+    timeout = container.config.stop_timeout
+    try:
+        await _await_end(context, container, handle, gone, DEFAULT_TIMEOUT if timeout is None else timeout)
+    finally:
+        gone.cancel()
 
 
 async def kill_now(

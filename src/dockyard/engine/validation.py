@@ -14,6 +14,7 @@ from typing import Final
 from dockyard.engine.signals import parse_signal
 from dockyard.model.container import ContainerConfig, HealthConfig, HostConfig
 from dockyard.model.errors import InvalidArgument
+from dockyard.model.health import TEST_KINDS
 
 MIB: Final = 1 << 20
 MILLISECOND: Final = 1_000_000  # ns
@@ -76,6 +77,14 @@ def _check_health(health: HealthConfig) -> None:
             raise _refuse(f"{name} in Healthcheck cannot be less than 1ms")
     if health.retries < 0:
         raise _refuse("Retries in Healthcheck cannot be negative")
+    if health.test and health.test[0] not in TEST_KINDS:
+        raise _refuse(
+            f"unknown kind of test in Healthcheck: {health.test[0]!r}, must be one of {', '.join(TEST_KINDS)}"
+        )
+    if health.test and health.test[0] != "NONE" and not any(health.test[1:]):
+        raise _refuse(f"Test in Healthcheck has no command behind {health.test[0]}")
+    if any("\0" in word for word in health.test or ()):
+        raise _refuse("Test in Healthcheck contains a NUL byte")
 
 
 def _is_container(mode: str) -> bool:
@@ -112,7 +121,9 @@ def _check_modes(host: HostConfig, runtimes: Collection[str]) -> None:
 def _check_conflicts(config: ContainerConfig, host: HostConfig) -> None:
     if host.uts_mode == "host" and config.hostname:
         raise _refuse("conflicting options: hostname and the UTS mode")
-    if host.auto_remove and host.restart_policy.name not in ("", "no"):
+    if host.maximum_runtime < 0 or 0 < host.maximum_runtime < MILLISECOND:
+        raise _refuse("MaximumRuntime cannot be negative or less than 1ms")
+    if host.auto_remove and (host.restart_policy.name not in ("", "no") or host.restart_policy.on_unhealthy):
         raise _refuse("can't create 'AutoRemove' container with restart policy")
     if host.oom_score_adj < -1000 or host.oom_score_adj > 1000:
         raise _refuse(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
@@ -179,7 +190,7 @@ def _check_restart(host: HostConfig) -> None:
         )
     if policy.maximum_retry_count < 0:
         raise _refuse("invalid restart policy: maximum retry count cannot be negative")
-    if policy.maximum_retry_count and policy.name != "on-failure":
+    if policy.maximum_retry_count and policy.name != "on-failure" and not policy.on_unhealthy:
         raise _refuse("invalid restart policy: maximum retry count can only be used with 'on-failure'")
 
 
@@ -285,6 +296,4 @@ def _warnings(config: ContainerConfig, host: HostConfig) -> list[str]:
         warnings.append("Kernel memory TCP limits have no effect and are discarded")
     if host.log_config.config and host.log_config.config.get("compress", "").lower() in ("true", "1"):
         warnings.append("Rotated log files are not compressed")
-    if config.healthcheck is not None and config.healthcheck.test and config.healthcheck.test[0] != "NONE":
-        warnings.append("Health checks are kept with the container but are not run by this engine yet")
     return warnings

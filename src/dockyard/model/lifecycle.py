@@ -2,7 +2,7 @@
 
 Owns: the states, the table states × events with Docker's texts for what is refused, `Status` (the record that the
 store keeps of what *is*), restart rules and status texts. Does not own: carrying anything out, clocks, what a
-container should be (`model.container`).
+container should be (`model.container`), the rules of health checks (`model.health`).
 
         create            start                       exit
     ──────────▶ created ────────▶ running ───────────────────▶ exited ──▶ (remove) removing ──▶ gone
@@ -13,6 +13,7 @@ container should be (`model.container`).
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Final
 
@@ -20,6 +21,7 @@ from msgspec import Struct, field
 
 from dockyard.model.container import EndpointSettings, PortBinding, RestartPolicy
 from dockyard.model.errors import Conflict, DockyardError, NotModified, SystemFailure
+from dockyard.model.health import STARTING, UNHEALTHY, Health
 
 SECOND = 1_000_000_000
 
@@ -194,6 +196,7 @@ class Status(Struct):
     restart_count: int = 0  # by the policy, since a client last started it
     endpoints: dict[str, EndpointSettings] = field(default_factory=dict)  # by network name, while it runs
     ports: dict[str, list[PortBinding] | None] = field(default_factory=dict)  # "80/tcp" -> where it is published
+    health: Health | None = None  # of the run that is, or of the last one; None: it has no health check
 
     @property
     def running(self) -> bool:
@@ -214,14 +217,72 @@ class Desired(Struct):
 
 
 def should_restart(policy: RestartPolicy, status: Status, desired: Desired) -> bool:
-    """Whether a container that has just ended is to be started again."""
+    """Whether a container that has just ended is to be started again. `status` as it is at its end: with the health
+    that it had then."""
     if desired.stopped_by_user or not desired.running:
         return False
     if policy.name in ("always", "unless-stopped"):
         return True
-    if policy.name != "on-failure" or status.exit_code == 0:
+    if policy.maximum_retry_count and status.restart_count >= policy.maximum_retry_count:
         return False
-    return not policy.maximum_retry_count or status.restart_count < policy.maximum_retry_count
+    if policy.on_unhealthy and is_unhealthy(status):
+        return True
+    return policy.name == "on-failure" and status.exit_code != 0
+
+
+def should_replace(policy: RestartPolicy, status: Status, desired: Desired) -> bool:
+    """Whether a container that runs is to be ended because it is unhealthy, so that it is started again."""
+    if not policy.on_unhealthy or status.state is not State.RUNNING or not is_unhealthy(status):
+        return False
+    return should_restart(policy, status, desired)
+
+
+def is_unhealthy(status: Status) -> bool:
+    return status.health is not None and status.health.status == UNHEALTHY
+
+
+def should_start(policy: RestartPolicy, status: Status, desired: Desired) -> bool:
+    """Whether a container that does not run is to be started when the daemon starts.
+
+    As in Docker: `always` also when a client had stopped it, `unless-stopped` and `on-failure` not; never one that has
+    never run. One that was about to be started again is."""
+    if not status.started_at or status.state in (State.REMOVING, State.DEAD):
+        return False
+    if policy.name == "always" or status.state is State.RESTARTING:
+        return True
+    if desired.stopped_by_user:
+        return False
+    if policy.name == "unless-stopped":
+        return True
+    tried_enough = 0 < policy.maximum_retry_count <= status.restart_count
+    return policy.name == "on-failure" and desired.running and status.exit_code != 0 and not tried_enough
+
+
+def start_order(wanted: Collection[str], needs: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
+    """For each of the containers (ids) to be started, those of them that come before it.
+
+    `needs`: whose namespaces or volumes a container uses. Of a circle of needs, which no order satisfies, the one that
+    comes first in `wanted` does not wait.
+    """
+    before: dict[str, set[str]] = {id_: set() for id_ in wanted}
+    for id_ in wanted:
+        for need in needs.get(id_, ()):
+            if need in before and need != id_ and not _reaches(before, need, id_):
+                before[id_].add(need)
+    return before
+
+
+def _reaches(before: Mapping[str, set[str]], start: str, goal: str) -> bool:
+    """Whether `goal` comes, directly or not, before `start`."""
+    seen, left = {start}, [start]
+    while left:
+        for id_ in before[left.pop()]:
+            if id_ == goal:
+                return True
+            if id_ not in seen:
+                seen.add(id_)
+                left.append(id_)
+    return False
 
 
 def restart_pause(last_pause: int, ran_for: int) -> int:
@@ -258,7 +319,7 @@ def status_text(status: Status, now: int) -> str:
     """The STATUS column of `ps`: "Up 3 minutes", "Exited (0) 2 hours ago", "Created". `now`: wall clock, ns."""
     state = status.state
     if state is State.RUNNING:
-        return f"Up {human_duration(now - status.started_at)}"
+        return f"Up {human_duration(now - status.started_at)}{_health_text(status.health)}"
     if state is State.PAUSED:
         return f"Up {human_duration(now - status.started_at)} (Paused)"
     if state is State.RESTARTING:
@@ -270,3 +331,9 @@ def status_text(status: Status, now: int) -> str:
     if state is State.CREATED:
         return "Created"
     return f"Exited ({status.exit_code}) {human_duration(now - status.finished_at)} ago"
+
+
+def _health_text(health: Health | None) -> str:
+    if health is None:
+        return ""
+    return " (health: starting)" if health.status == STARTING else f" ({health.status})"

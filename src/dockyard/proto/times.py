@@ -109,6 +109,27 @@ def parse_duration(text: str) -> int:
     return -total if text[0] == "-" else total
 
 
+def format_duration(ns: int) -> str:
+    """As Go writes a duration: `1m30s`, `1.5s`, `250ms`, `0s`."""
+    if ns < 0:
+        return f"-{format_duration(-ns)}"
+    if ns < SECOND:
+        unit, size = next(((u, s) for u, s in (("ms", 1_000_000), ("µs", 1_000)) if ns >= s), ("ns", 1))
+        return f"{_decimal(ns, size)}{unit}" if ns else "0s"
+    minutes, rest = divmod(ns, 60 * SECOND)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{_decimal(rest, SECOND)}s"
+    if hours or minutes:
+        text = f"{minutes}m{text}"
+    return f"{hours}h{text}" if hours else text
+
+
+def _decimal(ns: int, size: int) -> str:
+    whole, fraction = divmod(ns, size)
+    digits = str(fraction).rjust(len(str(size)) - 1, "0").rstrip("0")
+    return f"{whole}.{digits}" if fraction else str(whole)
+
+
 def parse_moment(text: str, now: int, utc_offset: int = 0) -> int:
     """What `since` and `until` take -> ns: a duration before `now`, RFC 3339 (zone optional), or seconds.nanoseconds.
 

@@ -132,7 +132,7 @@ class ExecHandle:
         await self._container.link.request("resize", exec=self.id, height=height, width=width)
 
     async def kill(self, signal: int) -> None:
-        """Send a signal to the process."""
+        """Send a signal to the process; SIGKILL ends all that it has started, too. SystemFailure if it is gone."""
         await self._container.link.request("kill", exec=self.id, signal=signal)
 
 
@@ -224,14 +224,20 @@ class ContainerHandle:
         """Set the terminal's size in characters. SystemFailure without a terminal."""
         await self.link.request("resize", height=height, width=width)
 
-    async def exec(self, spec: ExecSpec, stream: socket.socket | None) -> ExecHandle:
+    async def exec(self, spec: ExecSpec, stream: socket.socket | None, *, timeout: float = 0) -> ExecHandle:
         """Run a process in the container; `stream` (one end of a socket pair, given away) carries its stdio as
-        `attach` does; None: output is discarded. Raises StartFailed."""
+        `attach` does; None: output is discarded. `timeout` (s, 0: none): it and all that it has started are killed
+        then, by the monitor, whether or not there is a daemon; its exit record says so. Raises StartFailed."""
         data = channel.seal(msgspec.json.encode(spec))
         fds = [data] if stream is None else [data, stream.fileno()]
         try:
             answer = await self.link.request(
-                "exec", fds, id=spec["id"], tty=bool(spec["process"].get("terminal")), open_stdin=spec["open_stdin"]
+                "exec",
+                fds,
+                id=spec["id"],
+                tty=bool(spec["process"].get("terminal")),
+                open_stdin=spec["open_stdin"],
+                timeout=timeout,
             )
         finally:
             os.close(data)
@@ -262,12 +268,15 @@ class ContainerHandle:
 
 
 def exit_record(event: dict[str, Any]) -> ExitRecord:
-    return ExitRecord(
+    record = ExitRecord(
         code=event["code"],
         finished_at=event["finished_at"],
         oom_killed=bool(event.get("oom_killed")),
         error=event.get("error") or "",
     )
+    if event.get("timed_out"):
+        record["timed_out"] = True
+    return record
 
 
 class Runtime:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from dockyard.linux import abi, calls, process, pty
-from dockyard.runtime import network, program, rootfs
+from dockyard.runtime import network, owners, program, rootfs
 from dockyard.runtime.cgroups import Cgroup
 
 
@@ -27,8 +27,8 @@ class Job:
     """What a child needs; filled by the parent before the fork."""
 
     __slots__ = (
-        "cgroup", "config", "console_size", "detached", "gate", "hierarchies", "init", "joins", "network",
-        "new_network", "pidfd", "preserved", "process", "rootfs", "seccomp", "sources", "stdio", "step", "sync",
+        "cgroup", "config", "console_size", "detached", "gate", "given", "hierarchies", "init", "joins", "network",
+        "new_network", "part", "pidfd", "preserved", "process", "rootfs", "seccomp", "sources", "stdio", "step", "sync",
         "target", "terminal", "unshare_cgroup",
     )  # fmt: skip
 
@@ -38,7 +38,9 @@ class Job:
         self.rootfs: dict[str, Any] = {}
         self.target = ""  # the directory the root is mounted over, in the new mount namespace
         self.sources: dict[int, int] = {}  # index in config.mounts -> detached tree
+        self.given: list[int] = []  # detached trees that are given to the container's user
         self.cgroup: Cgroup | None = None
+        self.part = ""  # exec: the part of the group to be in, made by the joining
         self.hierarchies: list[tuple[str, str]] = []
         self.unshare_cgroup = True
         self.joins: list[tuple[int, int]] = []  # (descriptor, CLONE_NEW* flag)
@@ -135,6 +137,11 @@ def _init(job: Job) -> None:
         rootfs.bind_console(slave)
     _set_sysctls(linux.get("sysctl") or {})
     uid, gid, groups, home = program.resolve_user(spec)
+    job.step = "giving files to the user"
+    for tree in job.given:
+        owners.give(tree, uid, gid)
+        os.close(tree)
+    job.step = "entering the working directory"
     program.enter_directory(spec.get("cwd") or "/", uid, gid, create=True)
     job.step = "hiding paths"
     rootfs.make_read_only(linux.get("readonlyPaths") or [])
@@ -151,7 +158,7 @@ def _exec(job: Job) -> None:
     os.setsid()
     _set_oom_score(spec)
     if job.cgroup is not None:
-        job.cgroup.join()
+        job.cgroup.join(job.part)
     job.step = "joining namespaces"
     process.setns(job.pidfd, _EXEC_NAMESPACES)
     slave = _open_terminal(job) if job.terminal else -1

@@ -7,7 +7,7 @@ Does not own: any behaviour.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from dockyard.model.journal import LogSpec
 
@@ -82,6 +82,7 @@ class ExitRecord(TypedDict):
     finished_at: int
     oom_killed: bool
     error: str
+    timed_out: NotRequired[bool]  # of an exec'd process: it was killed because its time was over
 
 
 class StartedRecord(TypedDict):

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 from dockyard.linux import abi, calls, process, pty
 from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import channel, network, setup, spawn
-from dockyard.runtime.cgroups import Cgroup, open_cgroup, version
+from dockyard.runtime.cgroups import Cgroup, kill_part, open_cgroup, version
 from dockyard.runtime.setup import Made
 from dockyard.runtime.streams import Streams
 from dockyard.store.journal.writer import LogWriter
@@ -38,17 +38,20 @@ _GRACE = 0.2  # s; how long a stranger may go on writing into the pipes of a pro
 
 
 class _Process:
-    """An exec'd process."""
+    """An exec'd process. `part`: the directory of the part of the group that it and its children are in, or "";
+    `deadline`: when it is ended (monotonic clock, s), 0: never."""
 
-    __slots__ = ("id", "owner", "pid", "pidfd", "streams", "terminal")
+    __slots__ = ("deadline", "id", "part", "pid", "pidfd", "streams", "terminal", "timed_out")
 
-    def __init__(self, identity: str, spawned: spawn.Spawned, streams: Streams, owner: socket.socket) -> None:
+    def __init__(self, identity: str, spawned: spawn.Spawned, streams: Streams, part: str, timeout: float) -> None:
         self.id = identity
+        self.part = part
+        self.deadline = time.monotonic() + timeout if timeout else 0.0
+        self.timed_out = False
         self.pid = spawned.pid
         self.pidfd = spawned.pidfd
         self.terminal = spawned.master
         self.streams = streams
-        self.owner = owner
 
 
 class Monitor:
@@ -78,6 +81,7 @@ class Monitor:
         self._ended = False
         self._deadline = 0.0
         self._frozen = False
+        self._parts_left = ""  # where parts of the group lie that still held processes when theirs had ended
 
     # the loop -------------------------------------------------------------------------------------------------------
 
@@ -95,7 +99,7 @@ class Monitor:
     def run(self) -> None:
         """Serve until the container has ended and its clients are served."""
         while not (self._ended and all(streams.settled for streams in self._lingering)):
-            timeout = -1.0
+            timeout = self._expire() if self._execs else -1.0
             if self._ended:
                 timeout = self._deadline - time.monotonic()
                 if timeout <= 0:
@@ -104,6 +108,20 @@ class Monitor:
                 callback = self._callbacks.get(fd)
                 if callback is not None:
                     callback(events)
+
+    def _expire(self) -> float:
+        """End the exec'd processes whose time is over; how long until the next one's is (s), -1: there is none."""
+        next_one = -1.0
+        for running in self._execs.values():
+            if not running.deadline:
+                continue
+            left = running.deadline - time.monotonic()
+            if left <= 0:
+                running.deadline, running.timed_out = 0.0, True
+                self._end(running)
+            elif next_one < 0 or left < next_one:
+                next_one = left
+        return next_one
 
     # start ----------------------------------------------------------------------------------------------------------
 
@@ -273,9 +291,29 @@ class Monitor:
         return {}
 
     def _kill(self, message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
-        target = self._execs[message["exec"]].pidfd if message.get("exec") else self._pidfd
-        process.pidfd_send_signal(target, message["signal"])
+        """An exec'd process that is killed takes all that it has started with it."""
+        if not message.get("exec"):
+            process.pidfd_send_signal(self._pidfd, message["signal"])
+            return {}
+        running = self._execs.get(message["exec"])
+        if running is None:
+            return {"error": "the process has ended"}
+        if message["signal"] == signal.SIGKILL:
+            self._end(running)
+        else:
+            process.pidfd_send_signal(running.pidfd, message["signal"])
         return {}
+
+    def _end(self, running: _Process) -> None:
+        try:
+            process.pidfd_send_signal(running.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it has just ended
+        if running.part:
+            try:
+                kill_part(running.part)
+            except OSError:
+                traceback.print_exc()
 
     def _attach(self, message: dict[str, Any], fds: list[int], _connection: socket.socket) -> dict[str, Any]:
         self._streams.attach(
@@ -307,14 +345,21 @@ class Monitor:
         return {"pids": cgroup.pids() if cgroup else [self._pid]}
 
     def _exec(self, message: dict[str, Any], fds: list[int], connection: socket.socket) -> dict[str, Any]:
-        """Descriptors: the spec in a memfd (for the child to read), then the client's stream if there is one."""
+        """Descriptors: the spec in a memfd (for the child to read), then the client's stream if there is one.
+
+        Without a time-out a part of the group is only made on v1, where it changes nothing for the process."""
+        timeout = message.get("timeout") or 0.0
+        cgroup = self._cgroup() if version() == 1 or timeout else None
+        name = f"exec-{message['id'][:12]}" if cgroup is not None else ""
+        part = cgroup.part(name) if cgroup is not None else ""
         stream = socket.socket(fileno=fds[1]) if len(fds) > 1 else None
         streams = Streams(self, time.time_ns, None, stdin_once=True)
         theirs, ours = (None, None) if message["tty"] else setup.make_pipes(message["open_stdin"])
         try:
-            spawned = spawn.spawn_sealed_exec(fds[0], self._pidfd, self._made.cgroup, theirs, self._seccomp)
+            spawned = spawn.spawn_sealed_exec(fds[0], self._pidfd, self._made.cgroup, theirs, self._seccomp, name)
         except BaseException:
             channel.close_all(ours or ())
+            self._remove_part(part)
             if stream is not None:
                 stream.close()
             raise
@@ -327,7 +372,7 @@ class Monitor:
             streams.use_terminal(spawned.master)
         else:
             streams.use_pipes(*ours)
-        running = _Process(message["id"], spawned, streams, connection)
+        running = _Process(message["id"], spawned, streams, part, timeout)
         self._execs[running.id] = running
         self.watch(spawned.pidfd, select.EPOLLIN, lambda _events: self._on_exec_exit(running))
         return {"pid": spawned.pid}
@@ -342,12 +387,33 @@ class Monitor:
         except ChildProcessError:
             code = -signal.SIGKILL
         os.close(running.pidfd)
+        self._remove_part(running.part)
         record = {"code": code if code >= 0 else 128 - code, "finished_at": time.time_ns()}
+        if running.timed_out:
+            record["timed_out"] = True
         if not self._connections:  # no daemon: the next one reads it
             channel.write_record(self._directory, f"exec-{running.id}.json", record)
         for connection in list(self._connections.values()):  # before the streams end: who sees that asks for the code
             self._tell(connection, {"event": "exec-exit", "id": running.id, **record})
         self._finish_streams(running.streams)
+
+    def _remove_part(self, part: str) -> None:
+        """Take a part of the group away, and others that were still in use when their process had ended. What a
+        process has left running keeps its part, until the next exec ends or the container does."""
+        if not part:
+            return
+        above = os.path.dirname(part)
+        left = [part]
+        if self._parts_left:
+            left += [entry.path for entry in os.scandir(above) if entry.name.startswith("exec-")]
+        self._parts_left = ""
+        for directory in left:
+            try:
+                os.rmdir(directory)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                self._parts_left = above
 
 
 _Handler = Callable[[Monitor, dict[str, Any], list[int], socket.socket], dict[str, Any]]

@@ -20,6 +20,7 @@ from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import channel, network
 from dockyard.runtime.cgroups import Cgroup, open_cgroup
 from dockyard.runtime.init import Job, run_exec, run_init
+from dockyard.runtime.rootfs import open_part
 
 _BUFFER = 8192
 _SMALL_MEMORY = 64 << 20  # bytes
@@ -96,7 +97,7 @@ def spawn_container(
     try:
         flags = _namespaces(config, job, opened) | (abi.CLONE_PARENT if sibling else 0)
         _open_sources(config, job)
-        opened.extend(job.sources.values())
+        opened.extend((*job.sources.values(), *job.given))
         if place is not None and _fits(place, config):
             return _spawn_in_place(job, flags, config, place, on_created, on_going, rules)
         cgroup = _make_cgroup(config)
@@ -168,12 +169,30 @@ def _open_sources(config: dict[str, Any], job: Job) -> None:
         recursive = "rbind" in options
         if not recursive and "bind" not in options and entry.get("type") != "bind":
             continue
+        own = entry.get("dockyard") or {}
         try:
-            job.sources[index] = mounts.open_tree(abi.AT_FDCWD, entry["source"], recursive=recursive)
+            job.sources[index] = _open_source(entry["source"], own.get("subpath") or "", recursive)
+            if own.get("chown"):
+                job.given.append(_open_source(entry["source"], own.get("subpath") or "", False))
         except OSError as error:
             source, destination = entry["source"], entry["destination"]
-            reason = os.strerror(error.errno or 0).lower()
+            reason = str(error.strerror if "subpath" in str(error) else os.strerror(error.errno or 0).lower())
             raise SpawnFailed(f'error mounting "{source}" to rootfs at "{destination}": {reason}') from error
+
+
+def _open_source(source: str, subpath: str, recursive: bool) -> int:
+    """A detached copy of the tree at `source`, or of what lies at `subpath` inside it."""
+    if not subpath:
+        return mounts.open_tree(abi.AT_FDCWD, source, recursive=recursive)
+    whole = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        part = open_part(whole, subpath, source)
+    finally:
+        os.close(whole)
+    try:
+        return mounts.open_tree(part, "", recursive=recursive)
+    finally:
+        os.close(part)
 
 
 def _make_cgroup(config: dict[str, Any]) -> Cgroup | None:
@@ -304,18 +323,21 @@ def spawn_exec(
 
 
 def spawn_sealed_exec(
-    spec: int, init_pidfd: int, cgroup: str, stdio: tuple[int, int, int] | None, seccomp: int
+    spec: int, init_pidfd: int, cgroup: str, stdio: tuple[int, int, int] | None, seccomp: int, part: str = ""
 ) -> Spawned:
     """As `spawn_exec`, for a caller whose memory is to stay as it is.
 
     `spec`: an ExecSpec in a memfd, `seccomp`: a program in a memfd or -1, `cgroup`: a path or "". The child reads them.
+    `part`: it is born in a part of the group of that name (`Cgroup.part`), which is left behind if it fails.
     """
 
     def job(sync: socket.socket) -> Job:
         wanted = json.loads(channel.unseal(spec))
         program = channel.unseal(seccomp) if seccomp >= 0 else None  # also for a privileged exec, as in Docker
         group = open_cgroup(cgroup) if cgroup else None
-        return _exec_job(wanted["process"], init_pidfd, group, stdio, program, 0, sync)
+        made = _exec_job(wanted["process"], init_pidfd, group, stdio, program, 0, sync)
+        made.part = part
+        return made
 
     return _clone_exec(job, None)
 

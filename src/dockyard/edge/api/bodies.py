@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec import UNSET
+
 from dockyard.edge.api import wire
 from dockyard.engine.container import Container
 from dockyard.engine.containers import Sizes
 from dockyard.engine.details import Ground
 from dockyard.model.container import EndpointSettings, PortBinding
+from dockyard.model.health import Health
 from dockyard.model.lifecycle import State, Status, status_text
 from dockyard.model.mounts import MountPoint
 from dockyard.proto.times import SECOND, format_rfc3339
@@ -96,11 +99,12 @@ def _host_config(container: Container, ground: Ground) -> Any:
     body: Any = wire.outgoing(container.host)
     body.masked_paths, body.readonly_paths = ground.masked_paths, ground.readonly_paths
     body.console_size = body.console_size or [0, 0]  # never null in Docker
+    body.restart_policy.on_unhealthy = body.restart_policy.on_unhealthy or UNSET  # ours: shown where it says something
     return body
 
 
 def _state(status: Status) -> dict[str, Any]:
-    return {
+    body: dict[str, Any] = {
         "Status": status.state.value,
         "Running": status.active,
         "Paused": status.state is State.PAUSED,
@@ -112,6 +116,25 @@ def _state(status: Status) -> dict[str, Any]:
         "Error": status.error,
         "StartedAt": format_rfc3339(status.started_at),
         "FinishedAt": format_rfc3339(status.finished_at),
+    }
+    if status.health is not None:
+        body["Health"] = _health(status.health)
+    return body
+
+
+def _health(health: Health) -> dict[str, Any]:
+    return {
+        "Status": health.status,
+        "FailingStreak": health.failing_streak,
+        "Log": [
+            {
+                "Start": format_rfc3339(result.start),
+                "End": format_rfc3339(result.end),
+                "ExitCode": result.exit_code,
+                "Output": result.output,
+            }
+            for result in health.log
+        ],
     }
 
 

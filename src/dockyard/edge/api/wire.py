@@ -63,6 +63,7 @@ _OMIT_EMPTY: dict[type[Struct], tuple[str, ...]] = {
     ),
     container.HostConfig: (
         "annotations", "init", "storage_opt", "tmpfs", "sysctls", "runtime", "mounts", "kernel_memory_tcp",
+        "maximum_runtime",
     ),
 }  # fmt: skip
 # Structs of which Docker leaves out every empty field, wherever they stand.

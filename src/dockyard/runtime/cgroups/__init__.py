@@ -28,8 +28,12 @@ class Cgroup(Protocol):
     def limit(self, resources: dict[str, Any]) -> None:
         """Apply an OCI `linux.resources` object. OSError names file and value."""
 
-    def join(self) -> None:
-        """Move the calling process in."""
+    def join(self, part: str = "") -> None:
+        """Move the calling process in; `part`: into a part of it of that name, made now, where that is had (`part`)."""
+
+    def part(self, name: str) -> str:
+        """The directory of a part of the group, for processes that are to be ended together. It has no limits of its
+        own: on v1 it is in the freezer's hierarchy alone. "" where there can be none."""
 
     def pids(self) -> list[int]:
         """Host pids of all processes in it and beneath it."""
@@ -67,6 +71,17 @@ def open_cgroup(path: str, root: str = ROOT) -> Cgroup:
     """The control group `path` (absolute, as OCI's cgroupsPath) on this host's hierarchy."""
     relative = os.path.normpath("/" + path).strip("/")
     return v2.CgroupV2(relative, root) if version(root) == 2 else v1.CgroupV1(relative, root)
+
+
+def kill_part(directory: str) -> None:
+    """SIGKILL everything in a part of a group, also such as fork while it runs. A part that is gone is fine."""
+    try:
+        if version() == 2:
+            v2.kill(directory)
+        else:
+            v1.kill(directory)
+    except FileNotFoundError:
+        return
 
 
 def sweep(parent: str, prefix: str, root: str = ROOT) -> None:

@@ -104,9 +104,17 @@ class CgroupV1:
             for fd in opened.values():
                 os.close(fd)
 
-    def join(self) -> None:
+    def join(self, part: str = "") -> None:
+        own = self.part(part) if part else ""
         for directory in self._unique:
+            if own and own.startswith(f"{directory}/"):
+                os.mkdir(own, 0o755)
+                directory = own
             write(f"{directory}/cgroup.procs", "0")
+
+    def part(self, name: str) -> str:
+        freezer = self._directories.get("freezer")
+        return f"{freezer}/{name}" if freezer else ""
 
     def _any(self) -> str:
         return self._directories.get("freezer") or self._unique[0]
@@ -128,17 +136,7 @@ class CgroupV1:
             time.sleep(0.001)
 
     def kill(self) -> None:
-        for _ in range(100):
-            pids = self.pids()
-            if not pids:
-                return
-            if "freezer" in self._directories:
-                write(f"{self._directories['freezer']}/freezer.state", "FROZEN")  # no fork outruns the list
-                pids = self.pids()
-            kill_all(pids)
-            if "freezer" in self._directories:
-                write(f"{self._directories['freezer']}/freezer.state", "THAWED")
-            time.sleep(0.001)
+        kill(self._any())
 
     def oom_kills(self) -> int:
         directory = self._directories.get("memory")
@@ -172,6 +170,23 @@ class CgroupV1:
         tops = dict.fromkeys(self._controllers.values())
         names = [os.path.basename(top) for top in tops]
         return [(name, "none,name=systemd" if name == "systemd" else name) for name in names]
+
+
+def kill(directory: str) -> None:
+    """SIGKILL all processes of a group and beneath it, in the freezer's hierarchy if there is one."""
+    state = f"{directory}/freezer.state"
+    freezes = os.path.exists(state)
+    for _ in range(100):
+        pids = tree_pids(directory)
+        if not pids:
+            return
+        if freezes:
+            write(state, "FROZEN")  # no fork outruns the list
+            pids = tree_pids(directory)
+        kill_all(pids)
+        if freezes:
+            write(state, "THAWED")
+        time.sleep(0.001)
 
 
 def sweep(parent: str, prefix: str, root: str) -> None:

@@ -54,8 +54,14 @@ class CgroupV2:
         if devices:
             bpf.attach_device_filter(self._directory, devices)
 
-    def join(self) -> None:
-        write(f"{self._directory}/cgroup.procs", "0")
+    def join(self, part: str = "") -> None:
+        directory = self.part(part) if part else self._directory
+        if part:
+            os.mkdir(directory, 0o755)
+        write(f"{directory}/cgroup.procs", "0")
+
+    def part(self, name: str) -> str:
+        return f"{self._directory}/{name}"
 
     def pids(self) -> list[int]:
         return tree_pids(self._directory)
@@ -71,17 +77,7 @@ class CgroupV2:
             time.sleep(0.001)
 
     def kill(self) -> None:
-        try:
-            write(f"{self._directory}/cgroup.kill", "1")  # Linux 5.14
-            return
-        except FileNotFoundError:
-            pass
-        for _ in range(100):
-            pids = self.pids()
-            if not pids:
-                return
-            kill_all(pids)
-            time.sleep(0.001)
+        kill(self._directory)
 
     def oom_kills(self) -> int:
         try:
@@ -101,6 +97,21 @@ class CgroupV2:
 
     def hierarchies(self) -> list[tuple[str, str]]:
         return []
+
+
+def kill(directory: str) -> None:
+    """SIGKILL all processes of a group and beneath it."""
+    try:
+        write(f"{directory}/cgroup.kill", "1")  # Linux 5.14
+        return
+    except FileNotFoundError:
+        pass
+    for _ in range(100):
+        pids = tree_pids(directory)
+        if not pids:
+            return
+        kill_all(pids)
+        time.sleep(0.001)
 
 
 def _shares_to_weight(shares: int) -> int:
