@@ -163,9 +163,11 @@ class _MountAttr(ctypes.Structure):
 _MOUNT_ATTR_SIZE = ctypes.c_size_t(ctypes.sizeof(_MountAttr))
 
 
-def set_attributes(tree: int, add: int, clear: int = 0, *, recursive: bool = False, propagation: int = 0) -> None:
-    """mount_setattr(2) on the mount at descriptor `tree`."""
-    attributes = _MountAttr(add, clear, propagation, 0)
+def set_attributes(
+    tree: int, add: int, clear: int = 0, *, recursive: bool = False, propagation: int = 0, userns: int = 0
+) -> None:
+    """mount_setattr(2) on the mount at descriptor `tree`. `userns`: of MOUNT_ATTR_IDMAP."""
+    attributes = _MountAttr(add, clear, propagation, userns)
     flags = abi.AT_EMPTY_PATH | (abi.AT_RECURSIVE if recursive else 0)
     if _syscall(abi.NR["mount_setattr"], tree, b"", flags, ctypes.byref(attributes), _MOUNT_ATTR_SIZE) < 0:
         raise failure("mount_setattr", tree, hex(add), hex(clear), recursive)

@@ -62,17 +62,18 @@ def resolve_user(spec: bytes, group_add: Sequence[bytes], read_passwd: Reader, r
     return User(uid, gid, tuple(dict.fromkeys(groups)), home_of(uid, passwd))
 
 
-def read_etc_file(path: bytes) -> bytes:
+def read_etc_file(path: bytes, root: int = abi.AT_FDCWD) -> bytes:
     """The content of /etc/passwd or /etc/group of an image that may be hostile (S17).
 
     Absent, unreadable, and anything but a regular file (FIFO, device, directory, socket): b"", as if it were absent,
     so that numbers still work. O_NONBLOCK keeps a FIFO or a device from blocking, O_NOCTTY keeps a terminal from
     becoming ours. Symbolic links are followed (after pivot_root they end inside the container), magic links of procfs
-    are not: they would lead to descriptors of ours.
+    are not: they would lead to descriptors of ours. `root`: a directory taken for the root, for who is not inside yet.
     Raises LookupFailed for a file larger than LIMIT; never reads more than that.
     """
     try:
-        fd = calls.openat2(abi.AT_FDCWD, path, _OPEN, resolve=abi.RESOLVE_NO_MAGICLINKS)
+        inside = 0 if root == abi.AT_FDCWD else abi.RESOLVE_IN_ROOT
+        fd = calls.openat2(root, path, _OPEN, resolve=abi.RESOLVE_NO_MAGICLINKS | inside)
     except OSError:
         return b""
     try:

@@ -86,39 +86,33 @@ def _lower(value: int, ceiling: int) -> int:
     return ceiling if value == resource.RLIM_INFINITY else min(value, ceiling)
 
 
-def resolve_user(process: dict[str, Any]) -> tuple[int, int, list[int], bytes]:
-    """uid, gid, supplementary groups, home. A `user.username` ("name[:group]", our extension) is looked up inside."""
+def resolve_user(process: dict[str, Any], root: int = abi.AT_FDCWD) -> tuple[int, int, list[int], bytes]:
+    """uid, gid, supplementary groups, home. A `user.username` ("name[:group]", our extension) is looked up inside:
+    beneath `root` by who is not there yet.
+    """
     user = process.get("user") or {}
     spec = user.get("username")
     if spec is None:
         groups = [int(g) for g in user.get("additionalGids") or []]
         uid = int(user.get("uid") or 0)
-        return uid, int(user.get("gid") or 0), groups, _home_of(uid)
+        return uid, int(user.get("gid") or 0), groups, _home_of(uid, root)
     try:
         found = passwd.resolve_user(
             spec.encode(),
             [str(group).encode() for group in user.get("groupAdd") or []],
-            _read_passwd,
-            _read_group,
+            lambda: passwd.read_etc_file(passwd.PASSWD, root),
+            lambda: passwd.read_etc_file(passwd.GROUP, root),
         )
     except passwd.LookupFailed as error:
         raise ProgramFailed(str(error), NOT_EXECUTABLE) from error
     return found.uid, found.gid, list(found.groups), found.home
 
 
-def _home_of(uid: int) -> bytes:
+def _home_of(uid: int, root: int) -> bytes:
     try:
-        return passwd.home_of(uid, _read_passwd())
+        return passwd.home_of(uid, passwd.read_etc_file(passwd.PASSWD, root))
     except passwd.LookupFailed as error:
         raise ProgramFailed(str(error), NOT_EXECUTABLE) from error
-
-
-def _read_passwd() -> bytes:
-    return passwd.read_etc_file(b"/etc/passwd")
-
-
-def _read_group() -> bytes:
-    return passwd.read_etc_file(b"/etc/group")
 
 
 def enter_directory(path: str, uid: int, gid: int, create: bool) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from dockyard.linux import abi, mounts
 from dockyard.linux.calls import openat2
+from dockyard.runtime import owners
 
 _INSIDE = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_MAGICLINKS
 _PATH = os.O_PATH | os.O_CLOEXEC
@@ -113,7 +114,12 @@ def mount_all(
     for index, entry in enumerate(config.get("mounts") or []):
         options = mounts.Options(entry.get("options") or [])
         if index in sources:
+            if owners.is_mapped(entry):
+                recursive = "ridmap" in (entry.get("options") or [])
+                owners.map_tree(sources[index], entry, config["process"], root, recursive)
             _bind(root, entry["destination"], sources[index], options)
+        elif "image" in (entry.get("dockyard") or {}):
+            _mount_image(root, entry)
         elif entry.get("type") == "cgroup":
             _mount_cgroup(root, entry["destination"], options, hierarchies, own_group)
         else:
@@ -133,6 +139,45 @@ def _bind(root: int, destination: str, tree: int, options: mounts.Options) -> No
     mounts.move_mount(tree, target)
     os.close(tree)
     os.close(target)
+
+
+def _mount_image(root: int, entry: dict[str, Any]) -> None:
+    """An image's files, read-only. `entry.dockyard`: image (a `launch.Rootfs` without upper and work), subpath.
+
+    The overlay is mounted at the target and, for a part of it, replaced there by a bind of that part.
+    """
+    own, destination = entry["dockyard"], entry["destination"]
+    target = open_target(root, destination, True)
+    rootfs = own["image"]
+    if rootfs["type"] == "overlay":
+        os.chdir(rootfs["base"])
+        lower = ":".join(rootfs["lower"])
+        mounts.mount("overlay", f"/proc/self/fd/{target}", "overlay", abi.MS_RDONLY, f"lowerdir={lower}")
+        whole = openat2(root, destination, _PATH, resolve=_INSIDE)
+    else:
+        whole = os.open(rootfs["path"], _PATH | os.O_DIRECTORY)
+    if own.get("subpath") or rootfs["type"] != "overlay":
+        part = open_part(whole, own.get("subpath") or ".", entry["source"])
+        tree = mounts.open_tree(part, "", recursive=False)
+        mounts.set_attributes(tree, abi.MOUNT_ATTR_RDONLY, propagation=abi.MS_PRIVATE)
+        if rootfs["type"] == "overlay":
+            mounts.umount(f"/proc/self/fd/{whole}", abi.MNT_DETACH)
+        if not stat.S_ISDIR(os.fstat(part).st_mode):
+            raise OSError(20, f"{entry['source']}: {own['subpath']} is not a directory")
+        mounts.move_mount(tree, target)
+        os.close(tree)
+        os.close(part)
+    os.close(whole)
+    os.close(target)
+
+
+def open_part(whole: int, path: str, what: str) -> int:
+    """A descriptor of `path` below the directory `whole`; a link that leads out of it is an error, as a missing one."""
+    try:
+        return openat2(whole, path, _PATH, resolve=abi.RESOLVE_BENEATH | abi.RESOLVE_NO_MAGICLINKS)
+    except OSError as error:
+        reason = "it leads out of it" if error.errno == 18 else os.strerror(error.errno or 0).lower()
+        raise OSError(error.errno, f"subpath {path} of {what}: {reason}") from error
 
 
 def _mount_new(root: int, entry: dict[str, Any], options: mounts.Options) -> None:

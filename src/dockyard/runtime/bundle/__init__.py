@@ -13,6 +13,9 @@ Our extensions to config.json, which our own init reads and other runtimes ignor
 - `process.user.groupAdd`: list of str, `--group-add` as given.
 - `process.seccompFlags`: int, the flags for seccomp(2) with the program; absent without one.
 - `config["dockyard"]["init"]`: true for `--init`.
+- `mounts[].dockyard`: `subpath` (of a bind: only this below the source), `chown` (a bind is given to the container's
+  user), `idmap: "owner"` (its owner and the container's user change places), `image` (type "image": a Rootfs to lie
+  there read-only).
 
 HOME is not in `process.env` unless it was asked for: init appends the one that `linux.passwd` found.
 """
@@ -31,11 +34,18 @@ from dockyard.runtime import profiles
 from dockyard.runtime.bundle import security
 from dockyard.runtime.bundle.devices import container_devices
 from dockyard.runtime.bundle.host import Host
-from dockyard.runtime.bundle.mounts import BundleMount, DefaultMounts, from_mount_point, root_propagation
+from dockyard.runtime.bundle.mounts import (
+    BundleMount,
+    DefaultMounts,
+    from_mount_point,
+    root_propagation,
+    tmpfs_options,
+    without_extensions,
+)
 from dockyard.runtime.bundle.resources import oci_resources
 from dockyard.runtime.bundle.security import SecurityOptions
 
-__all__ = ["Bundle", "BundleInput", "BundleMount", "Bundler", "ExecInput", "Host", "from_mount_point"]
+__all__ = ["Bundle", "BundleInput", "BundleMount", "Bundler", "ExecInput", "Host", "from_mount_point", "tmpfs_options"]
 
 OCI_VERSION: Final = "1.2.0"
 DEFAULT_PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -85,6 +95,7 @@ class Bundle(Struct, frozen=True):
         config = _without(self.config, "dockyard")
         config["process"] = _without(config["process"], "seccompFlags")
         config["process"]["user"] = _without(config["process"]["user"], "username", "groupAdd")
+        config["mounts"] = without_extensions(config["mounts"])
         if self.seccomp_profile is not None:
             config["linux"] = {**config["linux"], "seccomp": self.seccomp_profile}
         return config

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from dockyard.model.container import BindOptions, HostConfig
 from dockyard.model.errors import InvalidArgument
+from dockyard.model.idmaps import Range, parse_idmap
 from dockyard.model.mounts import MountPoint
 
 DEFAULT_SHM_SIZE: Final = 64 << 20
@@ -51,6 +52,9 @@ class BundleMount(Struct, frozen=True):
     `type`: "bind" (volumes and the etc files too) or "tmpfs" (`options`: the text of `--tmpfs`, "size=64m,mode=1777").
     `propagation`: one of PROPAGATIONS, "" is rprivate. A read-only bind is read-only all the way down, unless
     `read_only_non_recursive`; `non_recursive` binds only the mount at `source`, not those below it.
+
+    Type "image": `image` says how its files are put together (a `launch.Rootfs` without a writable part), `source` what
+    it is called. `subpath`: only this below the source. `chown`, `idmap` (see `model.idmaps`): whose files these are.
     """
 
     destination: str
@@ -61,6 +65,10 @@ class BundleMount(Struct, frozen=True):
     propagation: str = ""
     non_recursive: bool = False
     read_only_non_recursive: bool = False
+    subpath: str = ""
+    chown: bool = False
+    idmap: str = ""
+    image: dict[str, Any] | None = None
 
 
 class DefaultMounts:
@@ -152,8 +160,10 @@ def tmpfs_options(given: str) -> list[str]:
     return list(chosen.values())
 
 
-def from_mount_point(point: MountPoint) -> BundleMount:
-    """A mount point whose volume or source the engine has resolved, for the bundle."""
+def from_mount_point(point: MountPoint, image: dict[str, Any] | None = None) -> BundleMount:
+    """A mount point whose volume, source or image (then `image`) the engine has resolved, for the bundle."""
+    if point.type == "image":
+        return BundleMount(point.destination, point.source, type="image", subpath=point.subpath, image=image)
     if point.type == "tmpfs":
         return BundleMount(point.destination, type="tmpfs", options=point.mode, read_only=not point.rw)
     bind = point.bind or BindOptions()
@@ -164,6 +174,9 @@ def from_mount_point(point: MountPoint) -> BundleMount:
         propagation=point.propagation,
         non_recursive=bind.non_recursive,
         read_only_non_recursive=bind.read_only_non_recursive,
+        subpath=point.subpath,
+        chown=point.chown,
+        idmap=point.idmap,
     )
 
 
@@ -171,6 +184,9 @@ def _asked(mount: BundleMount) -> dict[str, Any]:
     if mount.type == "tmpfs":
         options = tmpfs_options(f"{mount.options},ro" if mount.read_only else mount.options)
         return {"destination": mount.destination, "type": "tmpfs", "source": "tmpfs", "options": options}
+    if mount.type == "image":
+        own = {"image": mount.image, "subpath": mount.subpath}
+        return {"destination": mount.destination, "type": "image", "source": mount.source, "dockyard": own}
     if mount.type != "bind":
         raise InvalidArgument(f"mount type unknown: {mount.type}")
     propagation = mount.propagation or "rprivate"
@@ -180,7 +196,37 @@ def _asked(mount: BundleMount) -> dict[str, Any]:
     if mount.read_only:
         options.append("ro" if mount.non_recursive or mount.read_only_non_recursive else "rro")
     options.append(propagation)
-    return {"destination": mount.destination, "type": "bind", "source": mount.source, "options": options}
+    entry: dict[str, Any] = {
+        "destination": mount.destination,
+        "type": "bind",
+        "source": mount.source,
+        "options": options,
+    }
+    mapping = parse_idmap(mount.idmap) if mount.idmap else None
+    if mapping is not None:
+        options.append("idmap")
+        entry["uidMappings"], entry["gidMappings"] = _mappings(mapping.uids), _mappings(mapping.gids)
+    own: dict[str, Any] = {
+        "subpath": mount.subpath,
+        "chown": mount.chown,
+        "idmap": mount.idmap if mapping is None else "",
+    }
+    if any(own.values()):
+        entry["dockyard"] = {name: value for name, value in own.items() if value}
+    return entry
+
+
+def _mappings(ranges: Sequence[Range]) -> list[dict[str, int]]:
+    return [{"containerID": each.disk, "hostID": each.seen, "size": each.size} for each in ranges]
+
+
+def without_extensions(mounts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As other runtimes want them. InvalidArgument naming the mount that only ours can make."""
+    for mount in mounts:
+        if "dockyard" in mount:
+            what = ", ".join(sorted(mount["dockyard"]))
+            raise InvalidArgument(f"mount {mount['destination']}: {what} works with the runtime dockyard only")
+    return list(mounts)
 
 
 def _below(destination: str, directory: str, asked: set[str]) -> bool:

@@ -1,0 +1,90 @@
+"""Whose files are on a mount: mapped to the container's user, or given to it.
+
+Owns: the mapping of an idmapped bind (an OCI mount's uidMappings and gidMappings, or our "owner"), `:U`. Does not own:
+who the container's user is (`runtime.program`), mounting (`runtime.rootfs`). Runs in the container's first process;
+standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any
+
+from dockyard.linux import abi, mounts, userns
+from dockyard.runtime import program
+
+_IDS = (1 << 32) - 1
+_WALK = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def map_tree(tree: int, entry: dict[str, Any], process: dict[str, Any], root: int, recursive: bool) -> None:
+    """Map the owners on the detached tree `tree` as the mount `entry` of config.json asks. OSError naming it."""
+    own = entry.get("dockyard") or {}
+    if own.get("idmap"):
+        uids, gids = _exchange(os.fstat(tree), *program.resolve_user(process, root)[:2])
+    else:
+        uids, gids = _ranges(entry.get("uidMappings")), _ranges(entry.get("gidMappings"))
+    namespace = userns.open_mapping(uids, gids)
+    try:
+        mounts.set_attributes(tree, abi.MOUNT_ATTR_IDMAP, recursive=recursive, userns=namespace)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        raise OSError(
+            error.errno,
+            f"{entry['source']} cannot be mounted with mapped owners (its file system may not do that): {reason}",
+        ) from error
+    finally:
+        os.close(namespace)
+
+
+def is_mapped(entry: dict[str, Any]) -> bool:
+    return bool((entry.get("dockyard") or {}).get("idmap") or entry.get("uidMappings") or entry.get("gidMappings"))
+
+
+def _ranges(mappings: list[dict[str, int]] | None) -> list[tuple[int, int, int]]:
+    if not mappings:
+        return [(0, 0, _IDS)]
+    return [(each["containerID"], each["hostID"], each["size"]) for each in mappings]
+
+
+def _exchange(owner: os.stat_result, uid: int, gid: int) -> tuple[list[tuple[int, int, int]], ...]:
+    return exchange(owner.st_uid, uid), exchange(owner.st_gid, gid)
+
+
+def exchange(one: int, other: int) -> list[tuple[int, int, int]]:
+    """Ranges that swap two ids and leave all others: a mapping has to be one to one."""
+    low, high = min(one, other), max(one, other)
+    if low == high:
+        return [(0, 0, _IDS)]
+    ranges = [(0, 0, low), (low, high, 1), (low + 1, low + 1, high - low - 1), (high, low, 1)]
+    ranges.append((high + 1, high + 1, _IDS - high - 1))
+    return [each for each in ranges if each[2]]
+
+
+def give(tree: int, uid: int, gid: int) -> None:
+    """Let everything on the mount at `tree` belong to uid and gid. Nothing is followed, no other mount entered."""
+    if not stat.S_ISDIR(os.fstat(tree).st_mode):
+        os.chown(f"/proc/self/fd/{tree}", uid, gid)
+        return
+    top = os.open(".", _WALK, dir_fd=tree)
+    try:
+        for _, directories, files, at in os.fwalk(".", follow_symlinks=False, dir_fd=top):
+            for name in (*directories, *files):
+                _give_one(name, at, uid, gid)
+        if _differs(os.fstat(top), uid, gid):
+            os.fchown(top, uid, gid)
+    finally:
+        os.close(top)
+
+
+def _give_one(name: str, at: int, uid: int, gid: int) -> None:
+    try:
+        if _differs(os.stat(name, dir_fd=at, follow_symlinks=False), uid, gid):
+            os.chown(name, uid, gid, dir_fd=at, follow_symlinks=False)
+    except FileNotFoundError:
+        pass  # somebody else removed it meanwhile
+
+
+def _differs(found: os.stat_result, uid: int, gid: int) -> bool:
+    return (found.st_uid, found.st_gid) != (uid, gid)
