@@ -27,6 +27,19 @@ DOCKER_INDEX: Final = "application/vnd.docker.distribution.manifest.list.v2+json
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 MANIFESTS: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEXES: Final = frozenset({OCI_INDEX, DOCKER_INDEX})
+CONFIGS: Final = frozenset({
+    OCI_CONFIG, "application/vnd.docker.container.image.v1+json", "application/octet-stream",
+})  # fmt: skip
+LAYERS: Final = frozenset(
+    kind + compression
+    for kind, compressions in {
+        OCI_LAYER: ("", "+gzip", "+zstd"),
+        "application/vnd.oci.image.layer.nondistributable.v1.tar": ("", "+gzip", "+zstd"),
+        "application/vnd.docker.image.rootfs.diff.tar": ("", ".gzip", ".zstd"),
+        "application/vnd.docker.image.rootfs.foreign.diff.tar": ("", ".gzip"),
+    }.items()
+    for compression in compressions
+)
 MAX_LAYERS: Final = 128  # with our short names they fit into a page of mount options (Docker takes 127)
 MAX_DOCUMENT: Final = 4 << 20  # bytes of a manifest, index or configuration (the distribution spec's recommendation)
 
@@ -65,6 +78,13 @@ class Descriptor(Struct, omit_defaults=True, rename={"media_type": "mediaType"})
     urls: list[str] | None = None
     annotations: dict[str, str] | None = None
     platform: Platform | None = None
+
+
+def is_attestation(descriptor: Descriptor) -> bool:
+    """Whether an index has this manifest to state something of another one (BuildKit's provenance, an SBOM)."""
+    platform = descriptor.platform or Platform()
+    annotations = descriptor.annotations or {}
+    return platform.os == "unknown" or "vnd.docker.reference.type" in annotations
 
 
 class Manifest(Struct, omit_defaults=True, rename={"schema_version": "schemaVersion", "media_type": "mediaType"}):

@@ -11,19 +11,30 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from dockyard.model.errors import InvalidArgument, SystemFailure
 from dockyard.store import tarformat as fmt
+from dockyard.store.ahead import Ahead, Place
 from dockyard.store.bytestream import CHUNK, ByteStream, Source, StreamError, write_all
 from dockyard.store.layertree import clean
 from dockyard.store.recipe import rebuild
 from dockyard.store.tarformat import Entry, TarError
 from dockyard.store.tarread import TarReader
-from dockyard.store.unpack import RESERVE
+from dockyard.store.unpack import free_space_of
 
 _MAX_MEMBERS = 200_000
 _MAX_LINKS = 16  # symbolic links from member to member
+
+
+class Member(NamedTuple):
+    """What became of a member: bytes at `offset` of the spool; or `layer`: what `store.ahead` made of it; or `known`:
+    the digest that it states, of something that is there already."""
+
+    offset: int = 0
+    size: int = 0
+    layer: dict[str, Any] | None = None
+    known: str = ""
 
 
 class Spool:
@@ -33,70 +44,96 @@ class Spool:
         self.fd = fd
         data = os.pread(fd, index["size"], index["offset"])
         self._members: dict[str, Any] = json.loads(data)
+        self._layers: list[dict[str, Any]] = index["layers"]
 
     def __contains__(self, name: str) -> bool:
         return self._find(name) is not None
 
-    def region(self, name: str, what: str) -> tuple[int, int]:
-        """(offset, size) of a member. InvalidArgument naming `what` if it is not there."""
+    def member(self, name: str, what: str) -> Member:
+        """InvalidArgument naming `what` if it is not there."""
         found = self._find(name)
         if found is None:
             raise InvalidArgument(f"{what}: {name[:200]!r} is not in the archive")
-        return found
+        if isinstance(found, list):
+            return Member(found[0], found[1])
+        if "known" in found:
+            return Member(known=found["known"])
+        layer = self._layers[found["layer"]]
+        return Member(size=layer["bytes"], layer=layer)
 
     def read(self, name: str, what: str, limit: int) -> bytes:
-        """A small member. InvalidArgument if it is missing or larger than `limit` bytes."""
-        offset, size = self.region(name, what)
-        if size > limit:
+        """A small member. InvalidArgument if it is missing, larger than `limit` bytes, or a layer."""
+        member = self.member(name, what)
+        if member.size > limit:
             raise InvalidArgument(f"{what}: larger than {limit} bytes")
-        return os.pread(self.fd, size, offset)
+        if member.layer is not None or member.known:
+            raise InvalidArgument(f"{what}: {name[:200]!r} is no document")
+        return os.pread(self.fd, member.size, member.offset)
 
-    def _find(self, name: str) -> tuple[int, int] | None:
+    def _find(self, name: str) -> Any:
         for _ in range(_MAX_LINKS):
             try:
                 member = self._members.get(_key(clean(name.encode("utf-8", "surrogateescape"))))
             except TarError:
                 return None
             if not isinstance(member, str):
-                return (member[0], member[1]) if member is not None else None
+                return member
             name = member
         return None
 
 
-def receive(*, fds: Sequence[int], what: str) -> dict[str, Any]:
+def receive(*, fds: Sequence[int], what: str, ahead: dict[str, Any] | None = None) -> dict[str, Any]:
     """Worker: read a tar from the pipe `fds[0]`, put its members one after another into the empty file `fds[1]`.
 
-    At the end of the file comes the index {name: [offset, size] or the name a link leads to}; returns its place,
-    {"offset", "size"}. InvalidArgument or SystemFailure naming `what` and the cause.
+    `ahead`: {"place", "known"} for `store.ahead.Ahead`: layers are unpacked at once, and told of in the pipe `fds[2]`.
+    At the end of the file comes the index of members: [offset, size], or the name a link leads to, or what `Ahead`
+    says. Returns its place and the layers: {"offset", "size", "layers"}. InvalidArgument or SystemFailure naming `what`
+    and the cause.
     """
-    pipe, spool = fds
-    state = os.fstatvfs(spool)
-    limit = max(state.f_bavail * state.f_frsize - RESERVE, 0)
-    members: dict[str, Any] = {}
-    write = write_all(spool)
-    offset = 0
+    receiver = _Receiver(fds[1])
+    layers = Ahead(Place(*ahead["place"]), ahead["known"], fds[2]) if ahead else None
     try:
-        with Source(pipe, limit=limit, hash_out=False) as source:
-            reader = TarReader(ByteStream(iter(source)))
-            while (entry := reader.next()) is not None:
-                if len(members) >= _MAX_MEMBERS:
-                    raise TarError(f"more than {_MAX_MEMBERS} members")
-                if entry.kind == fmt.FILE:
-                    reader.payload(write)
-                    members[_key(clean(entry.name))] = (offset, entry.size)
-                    offset += entry.size
-                elif entry.kind in (fmt.SYMLINK, fmt.HARDLINK):
-                    members[_key(clean(entry.name))] = _link_target(entry)
-            if not reader.count:
-                raise TarError("it is empty")
-            reader.finish()
-        index = json.dumps(members).encode()
-        write(memoryview(index))
+        with Source(fds[0], limit=free_space_of(fds[1]), hash_out=False) as source:
+            receiver.run(TarReader(ByteStream(iter(source))), layers)
+        return {**receiver.finish(), "layers": layers.results if layers else []}
     except (TarError, StreamError) as error:
         raise InvalidArgument(f"{what}: {error}") from error
     except OSError as error:
         raise SystemFailure(f"{what}: {error.strerror}") from error
-    return {"offset": offset, "size": len(index)}
+    except SystemFailure as error:  # of a layer
+        raise SystemFailure(f"{what}: {error.message}") from error
+
+
+class _Receiver:
+    """Members into a spool file."""
+
+    def __init__(self, spool: int) -> None:
+        self._write = write_all(spool)
+        self._members: dict[str, Any] = {}
+        self._offset = 0
+
+    def run(self, reader: TarReader, layers: Ahead | None) -> None:
+        while (entry := reader.next()) is not None:
+            if len(self._members) >= _MAX_MEMBERS:
+                raise TarError(f"more than {_MAX_MEMBERS} members")
+            if entry.kind == fmt.FILE:
+                name = _key(clean(entry.name))
+                taken: Any = layers.take(reader, name, entry.size) if layers is not None else None
+                if taken is None:
+                    reader.payload(self._write)
+                    taken = [self._offset, entry.size]
+                    self._offset += entry.size
+                self._members[name] = taken
+            elif entry.kind in (fmt.SYMLINK, fmt.HARDLINK):
+                self._members[_key(clean(entry.name))] = _link_target(entry)
+        if not reader.count:
+            raise TarError("it is empty")
+        reader.finish()
+
+    def finish(self) -> dict[str, int]:
+        index = json.dumps(self._members).encode()
+        self._write(memoryview(index))
+        return {"offset": self._offset, "size": len(index)}
 
 
 def write(*, fds: Sequence[int], members: list[dict[str, Any]]) -> dict[str, Any]:

@@ -72,6 +72,24 @@ class ByteStream:
             return b""
         return self.take(size)
 
+    def some(self, size: int) -> bytes:
+        """Up to `size` of the next bytes, as they come without copying several pieces together; b"" at the end."""
+        if self._position == len(self._buffer) and not self._next():
+            return b""
+        start = self._position
+        self._position = min(start + size, len(self._buffer))
+        return self._buffer[start : self._position]
+
+    def peek(self, size: int) -> bytes:
+        """The next `size` bytes, which stay where they are; fewer at the end."""
+        while len(self._buffer) - self._position < size:
+            rest = self._buffer[self._position :]
+            if not self._next():
+                self._buffer, self._position = rest, 0
+                break
+            self._buffer = rest + self._buffer
+        return self._buffer[self._position : self._position + size]
+
     def copy(self, size: int, write: Callable[[memoryview], object]) -> None:
         """Hand `size` bytes to `write`, piece by piece. StreamError if the stream ends within them."""
         while size:
@@ -205,18 +223,22 @@ class Source:
 
 
 class RawInput(io.RawIOBase):
-    """Bytes as they lie in the file or come out of the pipe; an iterator of chunks and a raw file to libraries."""
+    """Bytes as they lie in the file or come out of the pipe; an iterator of chunks and a raw file to libraries.
+
+    Subclasses that have the bytes from elsewhere give -1 for the descriptor and a `_read_some` of their own.
+    """
 
     def __init__(self, fd: int, offset: int | None = None, length: int | None = None, hash_: Any = None) -> None:
         self._fd = fd
         self.stop = threading.Event()  # the consumer has given up
         self._poll = select.poll()
-        self._poll.register(fd, select.POLLIN)
+        if fd >= 0:
+            self._poll.register(fd, select.POLLIN)
         self._offset = offset
         self._left = length
         self._pushed = b""
         self.hash = hash_
-        if offset is None:
+        if offset is None and fd >= 0:
             try:
                 fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
             except OSError:

@@ -25,8 +25,12 @@ class ImageRecord(Struct, omit_defaults=True):
     created: int = 0  # ns since the epoch, from the configuration
     manifest: str = ""  # digest of the manifest that it came with, kept as a blob
     manifest_type: str = ""
+    index: str = ""  # digest of the index of several platforms that it came with, kept as a blob
+    index_type: str = ""
+    attached: list[str] = field(default_factory=list)  # blobs that the index needs beside images: indexes, attestations
     digests: list[str] = field(default_factory=list)  # complete names with digests: "docker.io/library/a@sha256:…"
     tagged_at: int = 0  # ns
+    used_at: int = 0  # ns: when a container of it was last seen, kept to the day or so (engine.images.collection)
 
 
 _decode = msgspec.json.Decoder(ImageRecord).decode

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 from collections.abc import Callable
 
@@ -25,7 +26,7 @@ from dockyard.store.trees import remove_tree
 OPAQUE_XATTR = b"trusted.overlay.opaque"
 RESOLVE = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_MAGICLINKS
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_KEPT = 128  # descriptors of parent directories
+_KEPT = 4096  # descriptors of parent directories, at the most
 
 
 def clean(name: bytes) -> bytes:
@@ -59,6 +60,7 @@ class LayerTree:
         self._displaced = displaced
         self._overlay = overlay
         self._umask = _umask()
+        self._kept = min(_KEPT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._parents: dict[bytes, int] = {}
         self._real: dict[bytes, bytes] = {}
         self._times: dict[bytes, int] = {}
@@ -169,7 +171,7 @@ class LayerTree:
         self._made_it(path)
         self._finish_unopened(entry, parent, base)
         if entry.mode & (0o7000 | self._umask):
-            os.chmod(base, entry.mode, dir_fd=parent)
+            _chmod(parent, base, entry.mode)
 
     # --- whiteouts: OCI image-spec, layer.md "Whiteouts" ------------------------------------------------------------
 
@@ -237,7 +239,7 @@ class LayerTree:
         """A descriptor of `directory`, made with everything above it where it is missing."""
         if (known := self._parents.get(directory)) is not None:
             return known
-        if len(self._parents) >= _KEPT:
+        if len(self._parents) >= self._kept:
             self._forget()
         try:
             fd = self._open(directory)
@@ -333,6 +335,15 @@ class LayerTree:
                 # As Docker: what the file system cannot hold is left out, but never a file's capabilities.
                 if error.errno not in (errno.ENOTSUP, errno.EPERM) or name == b"security.capability":
                     raise
+
+
+def _chmod(parent: int, base: bytes, mode: int) -> None:
+    """chmod(2) that follows no symbolic link, should somebody have put one there: AT_SYMLINK_NOFOLLOW needs 6.6."""
+    fd = os.open(base, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", mode)
+    finally:
+        os.close(fd)
 
 
 def allowed_xattr(name: bytes) -> bool:

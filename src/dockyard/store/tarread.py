@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dockyard.store import tarformat as fmt
-from dockyard.store.bytestream import ByteStream
+from dockyard.store.bytestream import ByteStream, StreamError
 from dockyard.store.tarformat import BLOCK, ZERO_BLOCK, Entry, TarError
 
 
@@ -76,6 +76,19 @@ class TarReader:
         """Hand the current entry's payload to `write`."""
         size, self._payload = self._payload, 0
         self._stream.copy(size, write)
+
+    def some(self, limit: int) -> bytes:
+        """Up to `limit` of the next bytes of the current entry's payload, b"" after its end. StreamError if cut off."""
+        limit = min(limit, self._payload)
+        data = self._stream.some(limit) if limit else b""
+        if limit and not data:
+            raise StreamError("unexpected end: the archive is truncated")
+        self._payload -= len(data)
+        return data
+
+    def peek(self, size: int) -> bytes:
+        """The first `size` bytes of the current entry's payload, which has that many. They stay."""
+        return self._stream.peek(size)
 
     def skip_padding(self) -> None:
         """Consume (and record) the padding after a payload now instead of at `next()`."""

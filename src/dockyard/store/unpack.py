@@ -102,7 +102,15 @@ def _cause(error: Exception) -> str:
 
 def free_space(root: str) -> int:
     """Bytes that an archive may take of the file system of `root`."""
-    state = os.statvfs(root)
+    return _room(os.statvfs(root))
+
+
+def free_space_of(fd: int) -> int:
+    """As `free_space`, for an open file or directory."""
+    return _room(os.fstatvfs(fd))
+
+
+def _room(state: os.statvfs_result) -> int:
     return max(state.f_bavail * state.f_frsize - RESERVE, 0)
 
 

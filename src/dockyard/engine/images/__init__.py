@@ -168,12 +168,18 @@ class Images:
             created=created,
         )
 
-    async def load(self, stream: AsyncIterator[bytes], wanted: Platform | None = None) -> _Loaded:
+    async def load(
+        self,
+        stream: AsyncIterator[bytes],
+        wanted: Platform | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> _Loaded:
         """Take in all images of a docker-archive or OCI layout archive, or none. InvalidArgument says what is wrong.
 
-        `wanted`: only those for that platform; by default an index gives this host's.
+        `wanted`: only those for that platform; by default all that an index has. `progress`: is told of layers that
+        arrive: (what begins its name, bytes so far, bytes in all).
         """
-        return await loading.load_images(self._services, stream, wanted)
+        return await loading.load_images(self._services, stream, wanted, progress)
 
     def save(self, refs: Sequence[str]) -> AsyncGenerator[bytes, None]:
         """An archive of images. NotFound at once for an image that is not there; SystemFailure, in the middle, if the

@@ -1,36 +1,30 @@
 """Image archives become images: `docker load`.
 
-Owns: reading docker-archive and OCI layout archives (which of them is found out), all of their images or none.
-Does not own: unpacking layers (`store.snapshots`), the archive's container format (`store.archive`).
+Owns: all images of an archive stored, or none: layers that were unpacked while the archive came are taken, checked
+against what its manifests say; others are unpacked now. Does not own: what the archive says (`reading`), how it comes
+in (`arriving`), unpacking (`store.snapshots`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
-import msgspec
-from msgspec import Struct
-
-from dockyard.engine.images.importing import first_failure
+from dockyard.engine.images.arriving import Arrival, Progress
+from dockyard.engine.images.reading import WHAT, Found, Index, Source, find_images
 from dockyard.engine.images.services import Services
-from dockyard.engine.images.variants import host_platform
 from dockyard.model import oci
 from dockyard.model.errors import InvalidArgument
-from dockyard.model.oci import Descriptor, ImageConfig, Manifest, Platform
-from dockyard.proto import platforms, references
+from dockyard.model.oci import Descriptor, ImageConfig, Platform
+from dockyard.proto import references
 from dockyard.proto.times import parse_rfc3339
-from dockyard.store.archive import Spool
+from dockyard.store import ahead
+from dockyard.store.archive import Member, Spool
 from dockyard.store.images import ImageRecord
-from dockyard.store.snapshots import Lease
-from dockyard.store.spooling import feed, temporary_file
-
-_WHAT = "archive to load"
-_MAX_IMAGES = 1000
-_NAME = "io.containerd.image.name"  # complete name, on a descriptor of an index
-_REF_NAME = "org.opencontainers.image.ref.name"  # a tag, or what the writer took for a name
+from dockyard.store.snapshots import Layer, Lease
 
 
 class LoadedImage(NamedTuple):
@@ -41,46 +35,26 @@ class LoadedImage(NamedTuple):
     displaced: list[tuple[str, str]]
 
 
-class _DockerEntry(Struct, rename="pascal"):
-    """One image in a docker-archive's manifest.json."""
-
-    config: str
-    repo_tags: list[str] | None = None
-    layers: list[str] | None = None
-
-
-class _Source(NamedTuple):
-    """Where one layer of an image lies in the archive, and what is known of it. `blob`: its digest, if it is stated."""
-
-    member: str
-    blob: Descriptor | None
-
-
-class _Found(NamedTuple):
-    """An image in an archive, before anything was stored. `manifest`: (bytes, media type) if it has one."""
-
-    config: bytes
-    layers: list[_Source]
-    names: list[str]
-    manifest: tuple[bytes, str] | None
-
-
 async def load_images(
-    services: Services, chunks: AsyncIterator[bytes], wanted: Platform | None = None
+    services: Services,
+    chunks: AsyncIterator[bytes],
+    wanted: Platform | None = None,
+    progress: Progress | None = None,
 ) -> list[LoadedImage]:
     """See `Images.load`."""
-    with temporary_file(services.layout) as fd:
-        spool = Spool(fd, await _receive(services, chunks, fd))
-        images = find_images(spool, wanted)
-        failed = True
-        try:
-            with services.making(), services.snapshots.lease() as lease:
-                records = [(await _store(services, spool, image, lease), image.names) for image in images]
-                displaced = [_displaced(services, record.id, names) for record, names in records]
-                await services.commit(records)
-            failed = False
-        finally:
-            await services.collect_after_making(failed)
+    failed = True
+    try:
+        with services.making(), services.snapshots.lease() as lease:
+            async with Arrival(services, lease, progress) as arrival:
+                spool = await arrival.receive(chunks, WHAT)
+                images = find_images(spool, wanted)
+                loader = _Loader(services, spool, arrival, lease)
+                records = [(await loader.store(image), image.names) for image in images]
+            displaced = [_displaced(services, record.id, names) for record, names in records]
+            await services.commit(records)
+        failed = False
+    finally:
+        await services.collect_after_making(failed)
     loaded = []
     for (record, names), lost in zip(records, displaced, strict=True):
         familiar = [references.from_complete(name).familiar for name in names]
@@ -89,220 +63,212 @@ async def load_images(
     return loaded
 
 
-async def _receive(services: Services, chunks: AsyncIterator[bytes], fd: int) -> dict[str, int]:
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-
-    async def work() -> dict[str, int]:
-        index: dict[str, int] = await services.call("dockyard.store.archive:receive", {"what": _WHAT}, [reading, fd])
-        return index
-
-    try:
-        return await first_failure(asyncio.create_task(feed(chunks, writing)), asyncio.create_task(work()))
-    finally:
-        os.close(reading)
-
-
 def _displaced(services: Services, image_id: str, names: list[str]) -> list[tuple[str, str]]:
     holders = [(name, services.catalogue.holder(name)) for name in names]
     return [(references.from_complete(n).familiar, h) for n, h in holders if h is not None and h != image_id]
 
 
-# --- what the archive says -------------------------------------------------------------------------------------------
+class _Loader:
+    """Stores the images of one archive, one after another."""
 
+    def __init__(self, services: Services, spool: Spool, arrival: Arrival, lease: Lease) -> None:
+        self._services = services
+        self._spool = spool
+        self._arrival = arrival
+        self._lease = lease
+        self._gate = _Gate(len(os.sched_getaffinity(0)))
+        self._indexes: dict[str, list[str]] = {}  # digest -> what is attached to it
 
-def find_images(spool: Spool, wanted: Platform | None = None) -> list[_Found]:
-    """The images of an archive; an OCI layout's index comes first, names of a docker-archive's manifest are added.
+    async def store(self, image: Found) -> ImageRecord:
+        """Everything of an image but its row."""
+        services = self._services
+        config = oci.parse_config(image.config, f"{WHAT}: image configuration")
+        diff_ids = config.rootfs.diff_ids or []
+        if len(diff_ids) != len(image.layers):
+            raise InvalidArgument(
+                f"{WHAT}: invalid manifest, layers length mismatch: expected {len(image.layers)}, got {len(diff_ids)}"
+            )
+        top = await self._layers(list(zip(diff_ids, image.layers, strict=True)))
+        image_id = await services.content.put(image.config)
+        known = services.catalogue.by_id(image_id)
+        record = copy.copy(known.record) if known is not None else ImageRecord(image_id, config, top)
+        record.size = sum(layer.document.size for layer in services.snapshots.chain(top))
+        record.created = _created(config)
+        record.tagged_at = services.clock() if image.names else record.tagged_at
+        if image.manifest is not None:
+            record.manifest, record.manifest_type = await services.content.put(image.manifest[0]), image.manifest[1]
+        if image.variants is not None:
+            record.index, record.index_type = image.variants.digest, image.variants.media_type
+            record.attached = await self._index(image.variants)
+        return record
 
-    Of an index the best for this host, or for `wanted`, which then every image has to be for.
-    """
-    docker = _docker_entries(spool) if "manifest.json" in spool else []
-    if "index.json" in spool and "oci-layout" in spool:
-        images = _oci_images(spool, docker, wanted or host_platform())
-    elif docker:
-        images = [_docker_image(spool, entry) for entry in docker]
-    else:
-        raise InvalidArgument(f"{_WHAT}: neither a docker-archive (manifest.json) nor an OCI layout (index.json)")
-    if wanted is not None:
-        images = [image for image in images if _is_for(image, wanted)]
-    if not images:
-        what = platforms.show(wanted) if wanted is not None else "this platform"
-        raise InvalidArgument(f"{_WHAT}: no image for {what} in it")
-    return images
+    async def _index(self, index: Index) -> list[str]:
+        """Keep an index with what belongs to it; the digests of the latter. What is not in the archive is left out."""
+        if index.digest in self._indexes:
+            return self._indexes[index.digest]
+        content = self._services.content
+        await content.put(index.data)
+        attached = [await content.put(data) for data in index.documents]
+        for blob in index.attached:
+            name = f"blobs/sha256/{blob.digest.partition(':')[2]}"
+            if name not in self._spool:
+                continue
+            what = f"{WHAT}: attached blob {blob.digest}"
+            member = self._spool.member(name, what)
+            if member.layer is not None:
+                if member.layer.get("blob") != blob.digest or member.layer["name"] in self._arrival.taken:
+                    continue
+                content.adopt(self._arrival.blob(member.layer), blob.digest)
+            elif not member.known:
+                await content.ingest(self._spool.fd, member.offset, member.size, blob.digest, what)
+            attached.append(blob.digest)
+        self._indexes[index.digest] = attached = list(dict.fromkeys(attached))
+        return attached
 
+    # --- layers ----------------------------------------------------------------------------------------------------
 
-def _is_for(image: _Found, wanted: Platform) -> bool:
-    config = oci.parse_config(image.config, f"{_WHAT}: image configuration")
-    return platforms.rank(Platform(config.architecture, config.os, variant=config.variant), wanted) is not None
-
-
-def _docker_entries(spool: Spool) -> list[_DockerEntry]:
-    data = spool.read("manifest.json", f"{_WHAT}: manifest.json", oci.MAX_DOCUMENT)
-    try:
-        entries = msgspec.json.decode(data, type=list[_DockerEntry])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"{_WHAT}: manifest.json: {error}") from None
-    if len(entries) > _MAX_IMAGES:
-        raise InvalidArgument(f"{_WHAT}: more than {_MAX_IMAGES} images")
-    return entries
-
-
-def _docker_image(spool: Spool, entry: _DockerEntry) -> _Found:
-    config = spool.read(entry.config, f"{_WHAT}: image configuration", oci.MAX_DOCUMENT)
-    layers = [_Source(member, None) for member in entry.layers or []]
-    return _Found(config, layers, _names(entry.repo_tags), None)
-
-
-def _names(texts: list[str] | None) -> list[str]:
-    """Complete names. A name with a digest is refused: a digest is a statement, not a name to give away."""
-    names = []
-    for text in texts or ():
-        reference = references.parse(text)
-        if reference.digest or not reference.tag:
-            raise InvalidArgument(f"{_WHAT}: invalid tag {text[:200]!r}")
-        names.append(reference.complete)
-    return list(dict.fromkeys(names))
-
-
-def _oci_images(spool: Spool, docker: list[_DockerEntry], wanted: Platform) -> list[_Found]:
-    _check_layout(spool)
-    by_config = {_config_digest(spool, entry): entry for entry in docker}
-    what = f"{_WHAT}: index.json"
-    index = oci.parse_manifest(spool.read("index.json", what, oci.MAX_DOCUMENT), what)
-    if index.manifests is None:
-        raise InvalidArgument(f"{what} is no index")
-    found: dict[str, _Found] = {}
-    for descriptor in index.manifests[:_MAX_IMAGES]:
-        resolved = _resolve(spool, descriptor, wanted, 0)
-        if resolved is None:
-            continue
-        data, media_type, manifest = resolved
-        assert manifest.config is not None
-        config = _blob(spool, manifest.config, "image configuration")
-        entry = by_config.get(manifest.config.digest)
-        names = list(dict.fromkeys([*_annotated_names(descriptor), *_names(entry.repo_tags if entry else None)]))
-        known = found.get(manifest.config.digest)
-        if known is not None:
-            names = list(dict.fromkeys([*known.names, *names]))
-        layers = [_Source(_member(layer.digest), layer) for layer in manifest.layers or []]
-        found[manifest.config.digest] = _Found(config, layers, names, (data, media_type))
-    return list(found.values())
-
-
-def _check_layout(spool: Spool) -> None:
-    data = spool.read("oci-layout", f"{_WHAT}: oci-layout", 4096)
-    try:
-        version = msgspec.json.decode(data, type=dict[str, str]).get("imageLayoutVersion", "")
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"{_WHAT}: oci-layout: {error}") from None
-    if not version.startswith("1."):
-        raise InvalidArgument(f"{_WHAT}: oci-layout: unknown version {version[:20]!r}")
-
-
-def _config_digest(spool: Spool, entry: _DockerEntry) -> str:
-    return oci.sha256(spool.read(entry.config, f"{_WHAT}: image configuration", oci.MAX_DOCUMENT))
-
-
-def _resolve(spool: Spool, descriptor: Descriptor, wanted: Platform, depth: int) -> tuple[bytes, str, Manifest] | None:
-    """The manifest behind a descriptor: of several platforms, the best for `wanted`. None: there is none."""
-    if descriptor.media_type not in oci.MANIFESTS | oci.INDEXES or depth > 4:
-        return None
-    what = f"{_WHAT}: manifest {descriptor.digest}"
-    data = _blob(spool, descriptor, "manifest")
-    manifest = oci.parse_manifest(data, what)
-    if (descriptor.media_type in oci.INDEXES) != (manifest.manifests is not None):
-        raise InvalidArgument(f"{what}: it is not of the type that its descriptor says")
-    if manifest.manifests is None:
-        return data, descriptor.media_type, manifest
-    offers = list(manifest.manifests)
-    while (best := platforms.choose(offers, wanted)) is not None:
-        if found := _resolve(spool, best, wanted, depth + 1):
-            return found
-        offers.remove(best)
-    return None
-
-
-def _annotated_names(descriptor: Descriptor) -> list[str]:
-    """The names that an index gives to a manifest; what is no complete name is no name."""
-    annotations = descriptor.annotations or {}
-    for key in (_NAME, _REF_NAME):
-        text = annotations.get(key, "")
-        if ":" not in text.rpartition("/")[2] or "@" in text:
-            continue  # a mere tag
+    async def _layers(self, layers: list[tuple[str, Source]]) -> str | None:
+        """Have an image's layers, several at a time; the topmost chain. After a failure all have ended."""
+        chains: list[str] = []
+        for diff_id, _ in layers:
+            chains.append(oci.chain_id(diff_id, chains[-1] if chains else None))
+        tasks: list[asyncio.Task[str]] = []
+        for chain, (diff_id, source) in zip(chains, layers, strict=True):
+            self._lease.add(chain)
+            below = tasks[-1] if tasks else None
+            tasks.append(asyncio.create_task(_Layer(self, chain, diff_id, source, below).have()))
         try:
-            return [references.parse(text).complete]
-        except InvalidArgument:
-            continue
-    return []
+            if tasks:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            self._gate.closed = True
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        self._gate.closed = False
+        for outcome in sorted(outcomes, key=lambda found: isinstance(found, asyncio.CancelledError)):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return chains[-1] if chains else None
+
+    @property
+    def parts(self) -> tuple[Services, Spool, Arrival, Lease, _Gate]:
+        return self._services, self._spool, self._arrival, self._lease, self._gate
 
 
-def _member(digest: str) -> str:
-    return f"blobs/sha256/{oci.check_digest(digest).partition(':')[2]}"
+class _Layer:
+    """One layer of one image. `below`: the one that it lies on."""
 
+    def __init__(
+        self, loader: _Loader, chain: str, diff_id: str, source: Source, below: asyncio.Task[str] | None
+    ) -> None:
+        self._services, self._spool, self._arrival, self._lease, self._gate = loader.parts
+        self._chain = chain
+        self._diff_id = diff_id
+        self._source = source
+        self._below = below
+        self._what = f"layer {diff_id}"
 
-def _blob(spool: Spool, descriptor: Descriptor, kind: str) -> bytes:
-    """A small blob of a layout, verified."""
-    what = f"{_WHAT}: {kind} {descriptor.digest[:80]}"
-    data = spool.read(_member(descriptor.digest), what, oci.MAX_DOCUMENT)
-    if len(data) != descriptor.size or oci.sha256(data) != descriptor.digest:
-        raise InvalidArgument(f"{what}: its content does not fit its digest")
-    return data
+    async def have(self) -> str:
+        """Make it, unless it is there. Compressed blobs with a digest are kept as they came."""
+        if self._services.snapshots.has(self._chain):
+            return self._chain  # the archive's copy is not looked at: what lies here was verified
+        member = self._spool.member(self._source.member, self._what)
+        blob = self._source.blob
+        if blob is None or blob.digest == self._diff_id:
+            blob = None
+        elif not member.known and member.size != blob.size:
+            raise InvalidArgument(f"{self._what}: blob {blob.digest} has {member.size} bytes, not {blob.size}")
+        if member.layer is not None:
+            await self._unpacked(member.layer, blob)
+        elif member.known:
+            await self._known(member.known, blob)
+        else:
+            await self._spooled(member, blob)
+        return self._chain
 
+    async def _unpacked(self, layer: dict[str, Any], blob: Descriptor | None) -> None:
+        """What was unpacked while it arrived: taken, if it is what it should be."""
+        if "error" in layer:
+            raise InvalidArgument(self._what + layer["error"].removeprefix(ahead.WHAT))
+        found = layer.get("blob", f"sha256:{layer['digest']}")
+        if blob is not None and found != blob.digest:
+            raise InvalidArgument(f"{self._what}: blob {blob.digest}: its digest is {found}, not {blob.digest}")
+        taken = self._arrival.taken
+        if (first := taken.get(layer["name"])) is not None:
+            await self._again(self._services.snapshots.layer(await asyncio.shield(first)), blob)
+            return
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # maybe nobody else asks
+        taken[layer["name"]] = future
+        try:
+            if blob is not None and not self._services.content.has(blob.digest):
+                self._services.content.adopt(self._arrival.blob(layer), blob.digest)
 
-# --- storing ---------------------------------------------------------------------------------------------------------
+            async def work(place: dict[str, Any]) -> dict[str, Any]:
+                self._arrival.take(layer["name"], place["root"], place["recipe"])
+                return layer
 
+            await self._make(work, blob)
+            future.set_result(self._chain)
+        except BaseException as error:
+            future.set_exception(error if isinstance(error, Exception) else InvalidArgument(f"{self._what}: abandoned"))
+            raise
 
-async def _store(services: Services, spool: Spool, image: _Found, lease: Lease) -> ImageRecord:
-    config = oci.parse_config(image.config, f"{_WHAT}: image configuration")
-    diff_ids = config.rootfs.diff_ids or []
-    if len(diff_ids) != len(image.layers):
-        raise InvalidArgument(
-            f"{_WHAT}: invalid manifest, layers length mismatch: expected {len(image.layers)}, got {len(diff_ids)}"
+    async def _known(self, digest: str, blob: Descriptor | None) -> None:
+        """What was not read because it is here: on another layer, or as a blob."""
+        if blob is None:
+            layer = self._services.snapshots.with_diff(self._diff_id)
+            if layer is None:
+                raise InvalidArgument(f"{self._what}: its content has the digest {digest}, not {self._diff_id}")
+            await self._again(layer, None)
+            return
+        if blob.digest != digest or not self._services.content.has(digest):
+            raise InvalidArgument(f"{self._what}: blob {blob.digest}: its digest is {digest}, not {blob.digest}")
+        fd = os.open(self._services.content.path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            await self._apply(fd, 0, os.fstat(fd).st_size, blob)
+        finally:
+            os.close(fd)
+
+    async def _spooled(self, member: Member, blob: Descriptor | None) -> None:
+        if blob is not None:
+            async with self._gate:
+                named = f"{self._what}: blob {blob.digest}"
+                content = self._services.content
+                await content.ingest(self._spool.fd, member.offset, member.size, blob.digest, named)
+        await self._apply(self._spool.fd, member.offset, member.size, blob)
+
+    async def _apply(self, fd: int, offset: int, size: int, blob: Descriptor | None) -> None:
+        async def work(place: dict[str, Any]) -> dict[str, Any]:
+            arguments = {"what": self._what, "offset": offset, "length": size, **place}
+            async with self._gate:
+                result: dict[str, Any] = await self._services.call("dockyard.store.unpack:apply", arguments, [fd])
+            return result
+
+        await self._make(work, blob)
+
+    async def _again(self, layer: Layer, blob: Descriptor | None) -> None:
+        """The same content upon something else."""
+        snapshots = self._services.snapshots
+
+        async def work(place: dict[str, Any]) -> dict[str, Any]:
+            source = {"recipe": snapshots.recipe_of(layer), "tree": snapshots.tree_of(layer)}
+            arguments = {"what": self._what, "layer": source, **place}
+            async with self._gate:
+                function = "dockyard.store.duplicate:duplicate"
+                result: dict[str, Any] = await self._services.call(function, arguments)
+            return result
+
+        await self._make(work, blob)
+
+    async def _make(self, work: Any, blob: Descriptor | None) -> None:
+        kept = (blob.digest, blob.media_type, blob.size) if blob is not None else None
+
+        async def parent() -> str | None:
+            return await asyncio.shield(self._below) if self._below is not None else None
+
+        await self._services.snapshots.unpack_by(
+            work, parent, self._lease, what=self._what, diff_id=self._diff_id, blob=kept
         )
-    top = await _layers(services, spool, list(zip(diff_ids, image.layers, strict=True)), lease)
-    image_id = await services.content.put(image.config)
-    manifest, manifest_type = "", ""
-    if image.manifest is not None:
-        manifest, manifest_type = await services.content.put(image.manifest[0]), image.manifest[1]
-    known = services.catalogue.by_id(image_id)
-    record = ImageRecord(
-        image_id,
-        config,
-        top,
-        size=sum(layer.document.size for layer in services.snapshots.chain(top)),
-        created=_created(config),
-        manifest=manifest,
-        manifest_type=manifest_type,
-        tagged_at=services.clock() if image.names else 0,
-    )
-    if known is not None:
-        record.digests = known.record.digests
-        record.tagged_at = record.tagged_at or known.record.tagged_at
-        if not record.manifest:
-            record.manifest, record.manifest_type = known.record.manifest, known.record.manifest_type
-    return record
-
-
-async def _layers(services: Services, spool: Spool, layers: list[tuple[str, _Source]], lease: Lease) -> str | None:
-    """Unpack an image's layers, several at a time; the topmost chain. After a failure all have ended."""
-    chains: list[str] = []
-    for diff_id, _ in layers:
-        chains.append(oci.chain_id(diff_id, chains[-1] if chains else None))
-    gate = _Gate(len(os.sched_getaffinity(0)))
-    tasks: list[asyncio.Task[str]] = []
-    for chain, (diff_id, source) in zip(chains, layers, strict=True):
-        lease.add(chain)
-        below = tasks[-1] if tasks else None
-        tasks.append(asyncio.create_task(_layer(services, spool, chain, diff_id, source, below, lease, gate)))
-    try:
-        if tasks:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-    finally:
-        gate.closed = True
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    for outcome in sorted(outcomes, key=lambda found: isinstance(found, asyncio.CancelledError)):
-        if isinstance(outcome, BaseException):
-            raise outcome
-    return chains[-1] if chains else None
 
 
 class _Gate:
@@ -322,47 +288,8 @@ class _Gate:
         self._free.release()
 
 
-async def _layer(
-    services: Services,
-    spool: Spool,
-    chain: str,
-    diff_id: str,
-    source: _Source,
-    below: asyncio.Task[str] | None,
-    lease: Lease,
-    gate: _Gate,
-) -> str:
-    """Unpack one layer, unless it is there. Compressed blobs with a digest are kept as they came."""
-    what = f"layer {diff_id}"
-    snapshots = services.snapshots
-    if snapshots.has(chain):
-        return chain  # the archive's copy is not looked at: what lies here was verified
-    offset, size = spool.region(source.member, what)
-    blob = None
-    if source.blob is not None and source.blob.digest != diff_id:
-        descriptor = source.blob
-        if size != descriptor.size:
-            raise InvalidArgument(f"{what}: blob {descriptor.digest} has {size} bytes, not {descriptor.size}")
-        async with gate:
-            named = f"{what}: blob {descriptor.digest}"
-            await services.content.ingest(spool.fd, offset, size, descriptor.digest, named)
-        blob = (descriptor.digest, descriptor.media_type, size)
-
-    async def work(place: dict[str, Any]) -> dict[str, Any]:
-        arguments = {"what": what, "offset": offset, "length": size, **place}
-        async with gate:
-            result: dict[str, Any] = await services.call("dockyard.store.unpack:apply", arguments, [spool.fd])
-        return result
-
-    async def parent() -> str | None:
-        return await asyncio.shield(below) if below is not None else None
-
-    await snapshots.unpack_by(work, parent, lease, what=what, diff_id=diff_id, blob=blob)
-    return chain
-
-
 def _created(config: ImageConfig) -> int:
     try:
         return parse_rfc3339(config.created) if config.created else 0
     except ValueError as error:
-        raise InvalidArgument(f"{_WHAT}: image configuration: {error}") from None
+        raise InvalidArgument(f"{WHAT}: image configuration: {error}") from None

@@ -22,18 +22,7 @@ from dockyard.proto.times import parse_rfc3339
 from dockyard.store.images import ImageRecord
 from dockyard.store.remote.repository import Fetched, Repository
 
-_CONFIGS = frozenset({oci.OCI_CONFIG, "application/vnd.docker.container.image.v1+json", "application/octet-stream"})
 _PLUGIN = "application/vnd.docker.plugin.v1+json"
-_LAYERS = frozenset(
-    kind + compression
-    for kind, compressions in {
-        "application/vnd.oci.image.layer.v1.tar": ("", "+gzip", "+zstd"),
-        "application/vnd.oci.image.layer.nondistributable.v1.tar": ("", "+gzip", "+zstd"),
-        "application/vnd.docker.image.rootfs.diff.tar": ("", ".gzip", ".zstd"),
-        "application/vnd.docker.image.rootfs.foreign.diff.tar": ("", ".gzip"),
-    }.items()
-    for compression in compressions
-)
 _DEPTH = 4  # indexes within indexes
 
 
@@ -184,12 +173,12 @@ def _check_kinds(config: Descriptor, layers: Sequence[Descriptor], reference: Re
     kind = config.media_type
     if kind == _PLUGIN:
         raise InvalidArgument(f'Encountered remote "{kind}"(plugin config) when fetching {reference.familiar}')
-    if kind not in _CONFIGS:
+    if kind not in oci.CONFIGS:
         raise InvalidArgument(
             f"{reference.familiar} is not an image but an artifact: its configuration has the media type {kind[:200]!r}"
         )
     for layer in layers:
-        if layer.media_type not in _LAYERS:
+        if layer.media_type not in oci.LAYERS:
             raise InvalidArgument(
                 f"layer {layer.digest}: its media type {layer.media_type[:200]!r} is not that of a file system's layer"
             )

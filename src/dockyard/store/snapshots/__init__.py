@@ -252,6 +252,20 @@ class Snapshots:
         layer.blob, layer.document.media_type, layer.document.blob_size = digest, media_type, size
         await self._database.write(lambda connection: table.update(connection, layer))
 
+    def ahead(self) -> tuple[Path, Path] | None:
+        """(trees, recipes): where layers may be unpacked before it is known what they lie on. None: only upon others.
+
+        Entries have names of `Directories.new_name`'s kind; what has no row at the next start is swept.
+        """
+        return self._ready.directories.places() if self._ready.overlay else None
+
+    def with_diff(self, diff_id: str) -> Layer | None:
+        """A layer with that content, whatever it lies on."""
+        return next((layer for layer in self._layers.values() if layer.diff_id == diff_id), None)
+
+    def all_layers(self) -> list[Layer]:
+        return list(self._layers.values())
+
     def tree_of(self, layer: Layer) -> str:
         """The directory of a layer's files, as an argument for worker functions."""
         return str(self._ready.directories.tree(layer.directory))
@@ -364,6 +378,17 @@ class Snapshots:
         }  # fmt: skip
         result: dict[str, Any] = await call("dockyard.store.commit:seal", arguments)
         return result
+
+    def written(self, container_id: str) -> dict[str, Any]:
+        """Where a container's writable tree lies, for worker functions: {"tree", "lower": what it lies on, topmost
+        first (not overlay: all of it in one), "overlay"}. NotFound if it was not prepared."""
+        short = container_id[:26]
+        if short not in self._containers:
+            raise NotFound(f"the writable layer of container {container_id[:12]} is missing")
+        lower = [self.tree_of(layer) for layer in self.chain(self._containers[short])]
+        driver = self._ready
+        tree = str(driver.directories.container(container_id) / "fs")
+        return {"tree": tree, "lower": lower if driver.overlay else lower[:1], "overlay": driver.overlay}
 
     async def usage(self, container_id: str) -> int:
         """Bytes of the files in a container's writable layer (vfs, btrfs: in all of it)."""

@@ -40,6 +40,10 @@ class Directories:
     def recipe(self, short: str) -> Path:
         return self.base / "r" / short
 
+    def places(self) -> tuple[Path, Path]:
+        """Where all layers and all recipes lie."""
+        return self.base / "l", self.base / "r"
+
     def container(self, container_id: str) -> Path:
         return self.base / "c" / container_id[:SHORT]
 
