@@ -22,7 +22,7 @@ def copy(*, fds: Sequence[int], source: str, target: str) -> dict[str, Any]:
     """Worker: copy what the directory `source` holds into the directory `target`, which is empty."""
     from_fd, to_fd = os.open(source, _DIRECTORY), os.open(target, _DIRECTORY)
     try:
-        _Copier(os.fstat(from_fd).st_dev).directory(from_fd, to_fd)
+        Copier().directory(from_fd, to_fd)
     except OSError as error:
         raise SystemFailure(f"copying a layer: {error.strerror}") from error
     finally:
@@ -33,7 +33,7 @@ def copy(*, fds: Sequence[int], source: str, target: str) -> dict[str, Any]:
 
 def copy_entry(name: bytes, source: int, new_name: bytes, target: int) -> None:
     """Copy `name` in the directory `source` (a descriptor), whatever it is, as `new_name` into `target`. OSError."""
-    _Copier(os.fstat(source).st_dev).entry(name, source, target, new_name)
+    Copier().entry(name, source, target, new_name)
 
 
 def usage(*, fds: Sequence[int], path: str) -> dict[str, Any]:
@@ -54,10 +54,11 @@ def usage(*, fds: Sequence[int], path: str) -> dict[str, Any]:
     return {"size": total, "entries": entries}
 
 
-class _Copier:
-    def __init__(self, device: int) -> None:
-        self._device = device
-        self._links: dict[int, tuple[int, bytes]] = {}  # inode -> an earlier copy: directory, name
+class Copier:
+    """Copies entries one by one, or directories with all that is in them; hard links among them are kept."""
+
+    def __init__(self) -> None:
+        self._links: dict[tuple[int, int], tuple[int, bytes]] = {}  # device, inode -> an earlier copy: directory, name
         self._kept: list[int] = []
 
     def directory(self, source: int, target: int) -> None:
@@ -65,7 +66,7 @@ class _Copier:
             names = sorted(os.fsencode(entry.name) for entry in entries)
         for name in names:
             self.entry(name, source, target, name)
-        _attributes(source, target)
+        copy_attributes(source, target)
 
     def entry(self, old: bytes, source: int, target: int, name: bytes) -> None:
         found = os.stat(old, dir_fd=source, follow_symlinks=False)
@@ -93,7 +94,7 @@ class _Copier:
         os.utime(name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=target, follow_symlinks=False)
 
     def _file(self, old: bytes, found: os.stat_result, source: int, target: int, name: bytes) -> None:
-        known = self._links.get(found.st_ino)
+        known = self._links.get((found.st_dev, found.st_ino))
         if known is not None:
             os.link(known[1], name, src_dir_fd=known[0], dst_dir_fd=target, follow_symlinks=False)
             return
@@ -101,14 +102,14 @@ class _Copier:
         try:
             copied = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
             try:
-                _content(original, copied)
-                _attributes(original, copied)
+                copy_content(original, copied)
+                copy_attributes(original, copied)
             finally:
                 os.close(copied)
         finally:
             os.close(original)
         if found.st_nlink > 1 and len(self._kept) < _LINKS:
-            self._links[found.st_ino] = (self._keep(target), name)
+            self._links[found.st_dev, found.st_ino] = (self._keep(target), name)
 
     def _keep(self, fd: int) -> int:
         own = os.dup(fd)
@@ -120,7 +121,8 @@ class _Copier:
             os.close(fd)
 
 
-def _content(source: int, target: int) -> None:
+def copy_content(source: int, target: int) -> None:
+    """Everything that is in a file: by reflink or within the kernel where that works. OSError."""
     while True:
         try:
             if not os.copy_file_range(source, target, 1 << 30):
@@ -133,10 +135,17 @@ def _content(source: int, target: int) -> None:
         pass
 
 
-def _attributes(source: int, target: int) -> None:
+def copy_attributes(source: int, target: int) -> None:
+    """Owner, mode, extended attributes and times of one open file or directory to another."""
     found = os.fstat(source)
     os.fchown(target, found.st_uid, found.st_gid)
     os.fchmod(target, stat.S_IMODE(found.st_mode))
     for name in os.listxattr(source):
-        os.setxattr(target, name, os.getxattr(source, name))
+        if name.startswith("trusted.overlay."):
+            continue  # a layer's marks say nothing elsewhere
+        try:
+            os.setxattr(target, name, os.getxattr(source, name))
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:  # a file system that has no such attributes
+                raise
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))

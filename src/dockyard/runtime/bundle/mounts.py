@@ -185,8 +185,8 @@ def _asked(mount: BundleMount) -> dict[str, Any]:
         options = tmpfs_options(f"{mount.options},ro" if mount.read_only else mount.options)
         return {"destination": mount.destination, "type": "tmpfs", "source": "tmpfs", "options": options}
     if mount.type == "image":
-        own = {"image": mount.image, "subpath": mount.subpath}
-        return {"destination": mount.destination, "type": "image", "source": mount.source, "dockyard": own}
+        parts = {"image": mount.image, "subpath": mount.subpath}
+        return {"destination": mount.destination, "type": "image", "source": mount.source, "dockyard": parts}
     if mount.type != "bind":
         raise InvalidArgument(f"mount type unknown: {mount.type}")
     propagation = mount.propagation or "rprivate"
