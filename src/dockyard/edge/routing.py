@@ -96,7 +96,17 @@ def _compile(path: str) -> re.Pattern[str]:
 class Call:
     """One request, as its handler sees it."""
 
-    __slots__ = ("_parameters", "engine", "headers", "hijacked", "request", "route", "started", "version")
+    __slots__ = (
+        "_parameters",
+        "ends_with_client",
+        "engine",
+        "headers",
+        "hijacked",
+        "request",
+        "route",
+        "started",
+        "version",
+    )
 
     def __init__(
         self,
@@ -112,6 +122,7 @@ class Call:
         self.route = route
         self.version = version  # of the API, as the client asked for it: (1, 50)
         self.started = False  # the head of the answer is on its way: from now on the request ends with its client
+        self.ends_with_client = False  # set by a handler whose work is for nothing when nobody waits for it
         self.hijacked = False  # the connection is no longer HTTP
         self._parameters = parameters
         self.headers = headers  # of every answer
@@ -203,9 +214,12 @@ class Call:
     def empty(self, status: int = 204) -> web.Response:
         return web.Response(status=status)
 
-    async def stream(self, content_type: str, status: int = 200) -> web.StreamResponse:
+    async def stream(
+        self, content_type: str, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> web.StreamResponse:
         """An answer of bytes that follow; its head is sent at once. `write` waits for a slow client."""
-        response = web.StreamResponse(status=status, headers={**self.headers, "Content-Type": content_type})
+        given = {**self.headers, **(headers or {}), "Content-Type": content_type}
+        response = web.StreamResponse(status=status, headers=given)
         if self.request.version >= (1, 1):
             response.enable_chunked_encoding()
         self.started = True
@@ -234,6 +248,11 @@ class JsonStream:
         """What the handler returns. Only after the `async with`."""
         assert self._response is not None
         return self._response
+
+    @property
+    def opened(self) -> bool:
+        """Whether the head has been sent: an error's status can no longer be told by it."""
+        return self._response is not None
 
     async def open(self) -> web.StreamResponse:
         """Send the head now, if it has not been sent."""

@@ -4,8 +4,8 @@ Owns: aiohttp's server on given sockets, the version in the path, the headers of
 error kind -> status, browsers kept out (S49), what happens when a client goes away. Does not own: the sockets
 (`edge.listeners`), the routes (`edge.api`), hijacked connections (`edge.streams`).
 
-A client that goes away ends a request that has begun to answer (logs, events, pull) and any GET; every other request
-(start, remove, ...) is carried to its end, so that nothing is left half done.
+A client that goes away ends a request that has begun to answer (logs, events, pull), a build, and any GET; every other
+request (start, remove, ...) is carried to its end, so that nothing is left half done.
 """
 
 from __future__ import annotations
@@ -205,14 +205,14 @@ class ApiServer:
         return self._finish(request, response)
 
     async def _carry(self, call: Call) -> web.StreamResponse:
-        """Run a handler to its end even if the client goes away, unless it has begun to answer."""
+        """Run a handler to its end even if the client goes away, unless it has begun to answer (or is a build)."""
         task = asyncio.create_task(self._answer(call), name=f"{call.route.method} {call.route.path}")
         self._running[task] = call
         task.add_done_callback(self._ended)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if call.started and not call.hijacked:
+            if (call.started or call.ends_with_client) and not call.hijacked:
                 task.cancel()
             raise
 
