@@ -42,7 +42,11 @@ class FakeRegistry:
         self.token: str | None = None  # bearer: what the realm gives out
         self.realm = ""
         self.range = True
-        self._uploads: dict[str, bytearray] = {}
+        self.breaks: list[int] = []  # after so many bytes of a request's body, upload after upload, the connection ends
+        self.forgets = False  # an upload whose connection broke is not known any more
+        self.pieces: list[tuple[str, str, int]] = []  # of uploads: method, Content-Range, bytes that came
+        self.least = 0  # OCI-Chunk-Min-Length
+        self.uploads: dict[str, bytearray] = {}
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=1 << 30)
@@ -157,18 +161,46 @@ class FakeRegistry:
     async def _upload(self, request: web.Request) -> web.Response:
         key = request.path.rpartition("/")[2]
         if request.method == "POST":
-            key = f"u{len(self._uploads)}"
-            self._uploads[key] = bytearray()
-        else:
-            self._uploads[key] += await request.read()
+            key = f"u{len(self.log)}"
+            self.uploads[key] = bytearray()
+        elif key not in self.uploads:
+            return error(404, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry")
+        elif request.method == "DELETE":
+            del self.uploads[key]
+            return web.Response(status=204)
+        elif request.method in ("PATCH", "PUT") and not await self._take(request, key):
+            return error(416, "BLOB_UPLOAD_INVALID", "out of order")
         if request.method == "PUT":
-            data = bytes(self._uploads[key])
+            data = bytes(self.uploads.pop(key))
             if digest_of(data) != request.query["digest"]:
                 return error(400, "DIGEST_INVALID", "provided digest did not match uploaded content")
             self.blobs[digest_of(data)] = data
             return web.Response(status=201)
-        location = f"{request.path.rpartition('/')[0]}/{key}?state=1"
-        return web.Response(status=202, headers={"Location": location})
+        location = f"{request.path.rpartition('/')[0]}/{key}?state={len(self.log)}"
+        headers = {"Location": location, "Range": f"0-{max(len(self.uploads[key]) - 1, 0)}"}
+        if self.least:
+            headers["OCI-Chunk-Min-Length"] = str(self.least)
+        return web.Response(status=204 if request.method == "GET" else 202, headers=headers)
+
+    async def _take(self, request: web.Request, key: str) -> bool:
+        """A body behind what is there. False: it belongs elsewhere."""
+        place, data = request.headers.get("Content-Range", ""), self.uploads[key]
+        if place and int(place.partition("-")[0]) != len(data):
+            return False
+        end = self.breaks.pop(0) if self.breaks and request.body_exists else None
+        before = len(data)
+        async for chunk in request.content.iter_any():
+            data += chunk if end is None else chunk[: end - len(data) + before]
+            if end is not None and len(data) - before >= end:
+                break
+        self.pieces.append((request.method, place, len(data) - before))
+        if end is not None:
+            if self.forgets:
+                del self.uploads[key]
+            assert request.transport is not None
+            request.transport.abort()
+            raise ConnectionResetError
+        return True
 
 
 def error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> web.Response:

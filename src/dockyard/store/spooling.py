@@ -1,22 +1,26 @@
 """Bytes between the event loop and worker functions, through pipes and temporary files.
 
-Owns: `feed` (chunks of a request into a pipe), `drain` (a pipe into chunks), `temporary_file`. Blocks nothing.
+Owns: `feed` (chunks of a request into a pipe), `drain` (a pipe into chunks), `worker_output` (what a worker writes),
+`temporary_file`. Blocks nothing.
 Does not own: what the bytes are.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from dockyard.model.errors import SystemFailure
+from dockyard.store.inline import Call
 from dockyard.store.layout import Layout
 
 _READ = 1 << 18
+_PIPE_SIZE = 1 << 20  # what a worker may be ahead of the loop
 
 
 async def feed(chunks: AsyncIterator[bytes], fd: int) -> None:
@@ -41,6 +45,8 @@ async def drain(fd: int) -> AsyncIterator[bytes]:
     """What comes out of the pipe `fd`, until its end. The caller closes it."""
     loop = asyncio.get_running_loop()
     os.set_blocking(fd, False)
+    with suppress(OSError):  # beyond the user's allowance
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
     while True:
         try:
             data = os.read(fd, _READ)
@@ -50,6 +56,28 @@ async def drain(fd: int) -> AsyncIterator[bytes]:
         if not data:
             return
         yield data
+
+
+async def worker_output(call: Call, function: str, arguments: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+    """What a worker function writes to the pipe that is its first descriptor. Its failure is raised when all that it
+    has written has been handed over; closing the generator ends the worker."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+
+    async def work() -> None:
+        try:
+            await call(function, arguments, [writing])
+        finally:
+            os.close(writing)
+
+    worker = asyncio.ensure_future(work())
+    try:
+        async for chunk in drain(reading):
+            yield chunk
+        await worker
+    finally:
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
+        os.close(reading)
 
 
 async def _ready(add: Callable[..., Any], remove: Callable[[int], Any], fd: int) -> None:

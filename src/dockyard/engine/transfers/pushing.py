@@ -1,7 +1,7 @@
 """An image goes to a registry: `docker push`.
 
-Owns: the layers that the registry lacks, the manifest last, what is remembered of it. Does not own: requests
-(`store.remote`), how a layer's tar is made (`store.remote.layers`).
+Owns: the layers that the registry lacks, the manifest last, what is remembered of it. Does not own: requests, trying
+again (`store.remote`), where the bytes come from (`contents`).
 
 An image that came with a manifest leaves with the same one, byte for byte, if its blobs can be had; for others one is
 made. A layer whose blob is not kept is compressed while it is sent; its digest is noted, so that the next push asks.
@@ -10,14 +10,14 @@ made. A layer whose blob is not kept is compressed while it is sent; its digest 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import msgspec
 
 from dockyard.engine.images.catalogue import Image
 from dockyard.engine.images.services import Services
+from dockyard.engine.transfers.contents import Made, Stored
 from dockyard.engine.transfers.progress import Board
 from dockyard.model import oci
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, NotFound, Unauthorized
@@ -25,11 +25,10 @@ from dockyard.model.oci import Descriptor, Manifest
 from dockyard.proto import references
 from dockyard.proto.references import Reference
 from dockyard.store.remote.repository import Repository
+from dockyard.store.remote.uploading import Content, Upload
 from dockyard.store.snapshots import Layer
-from dockyard.store.spooling import drain
 
 _GZIP_LAYER = oci.OCI_LAYER + "+gzip"
-_CHUNK = 1 << 20
 _DOCKER = {
     oci.OCI_MANIFEST: oci.DOCKER_MANIFEST,
     oci.OCI_CONFIG: "application/vnd.docker.container.image.v1+json",
@@ -158,32 +157,26 @@ class _Push:
                 if (source := await self._mount(known)) is not None:
                     self._board.say(f"Mounted from {source}", short)
                     return known
-            told = self._retrying(short)
             if known is not None and self._services.content.has(known.digest):
-                await again(lambda: self._send_stored(known, short), told)
+                await self._send_stored(known, short)
                 pushed = known
             else:
-                compress = known is None or known.digest != layer.diff_id
-                pushed = await again(lambda: self._send_made(layer, compress, short), told)
+                pushed = await self._send_made(layer, known is None or known.digest != layer.diff_id, short)
                 if known is not None and pushed.digest == known.digest:
                     pushed = known
         self._board.say("Pushed", short)
         return pushed
 
-    def _retrying(self, short: str) -> Callable[[float], None]:
-        return lambda seconds: self._board.say(f"Retrying in {max(round(seconds), 1)} seconds", short)
-
     async def _mount(self, known: Descriptor) -> str | None:
         """The repository of the same registry that a blob could be taken over from."""
         for source in self._sources(known.digest)[:3]:
-            location = None
             try:
-                location = await self._repository.mount(known.digest, source, f"layer {known.digest}")
+                begun = await self._repository.mount(known.digest, source, f"layer {known.digest}")
             except DockyardError:
                 continue
-            if location is None:
+            if begun is None:
                 return source
-            await self._repository.cancel(location, "upload")
+            await self._repository.cancel(begun.location, "upload")
         return None
 
     def _sources(self, digest: str) -> list[str]:
@@ -200,37 +193,25 @@ class _Push:
         return list(found)
 
     async def _send_stored(self, blob: Descriptor, short: str) -> None:
-        """A blob as it lies in the store, in one request."""
-        what = f"layer {blob.digest}"
-        path = self._services.content.path(blob.digest)
-        location = await self._repository.begin(what)
-        chunks = lambda: self._counted(_file(str(path)), short, blob.size)  # noqa: E731
-        await self._repository.upload_whole(location, chunks, blob.size, blob.digest, what)
+        """A blob as it lies in the store."""
+        stored = Stored(self._services, blob.digest, blob.size)
+        await self._upload(_Counted(stored, self._board, short, blob.size), f"layer {blob.digest}", short)
 
     async def _send_made(self, layer: Layer, compress: bool, short: str) -> Descriptor:
         """A layer's tar, made and compressed while it is sent."""
-        what = f"layer {layer.diff_id}"
-        location = await self._repository.begin(what)
-        made = _Made(self._services, layer, compress)
-        try:
-            chunks = lambda: self._counted(made.chunks(), short, layer.document.tar_size)  # noqa: E731
-            location = await self._repository.upload(location, chunks, None, what)
-            digest, size = await made.result()
-            await self._repository.finish(location, digest, what)
-        except BaseException:
-            await made.close()
-            raise
+        made = Made(self._services, layer, compress)
+        counted = _Counted(made, self._board, short, layer.document.tar_size)
+        digest, size = await self._upload(counted, f"layer {layer.diff_id}", short)
         media_type = _GZIP_LAYER if compress else oci.OCI_LAYER
         if compress:
             await self._services.snapshots.remember_blob(layer.chain_id, digest, media_type, size)
         return Descriptor(media_type, digest, size)
 
-    async def _counted(self, chunks: AsyncIterator[bytes], short: str, total: int) -> AsyncGenerator[bytes, None]:
-        sent = 0
-        async for chunk in chunks:
-            yield chunk
-            sent += len(chunk)
-            self._board.move("Pushing", short, min(sent, total), total)
+    async def _upload(self, content: Content, what: str, short: str) -> tuple[str, int]:
+        def waiting(seconds: float) -> None:
+            self._board.say(f"Retrying in {max(round(seconds), 1)} second{'s' if seconds >= 1.5 else ''}", short)
+
+        return await Upload(self._repository, content, what, waiting).run()
 
     # --- configuration and manifest ----------------------------------------------------------------------------------
 
@@ -241,13 +222,7 @@ class _Push:
         what = f"configuration {digest}"
         again = self._repository.session.again
         if await again(lambda: self._repository.has_blob(digest, what)) is None:
-
-            async def send() -> None:
-                location = await self._repository.begin(what)
-                path = str(content.path(digest))
-                await self._repository.upload_whole(location, lambda: _file(path), descriptor.size, digest, what)
-
-            await again(send)
+            await Upload(self._repository, Stored(self._services, digest, descriptor.size), what).run()
         return descriptor
 
     async def _manifest(self, config: Descriptor, layers: list[Descriptor]) -> tuple[str, int]:
@@ -284,59 +259,28 @@ def _make(config: Descriptor, layers: list[Descriptor], *, docker: bool = False)
     return Manifest(2, kind(oci.OCI_MANIFEST), plain(config), [plain(layer) for layer in layers])
 
 
-class _Made:
-    """A layer's tar as chunks, out of a worker."""
+class _Counted:
+    """A content whose bytes are shown while they go. `total`: of what the bar shows."""
 
-    def __init__(self, services: Services, layer: Layer, compress: bool) -> None:
-        self._services = services
-        self._layer = layer
-        self._compress = compress
-        self._task: asyncio.Task[dict[str, Any]] | None = None
+    def __init__(self, content: Content, board: Board, short: str, total: int) -> None:
+        self._content = content
+        self._board = board
+        self._short = short
+        self._total = total
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Once."""
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        try:
-            self._task = asyncio.create_task(self._work(writing))
-            self._task.add_done_callback(lambda _: os.close(writing))
-            async for chunk in drain(reading):
+    @property
+    def size(self) -> int | None:
+        return self._content.size
+
+    def known(self) -> tuple[str, int] | None:
+        return self._content.known()
+
+    async def chunks(self, start: int) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self._content.chunks(start)) as chunks:
+            async for chunk in chunks:
                 yield chunk
-            await asyncio.wait([self._task])
-            self._task.result()  # an upload that lacks its end must not be finished
-        finally:
-            os.close(reading)
-
-    async def result(self) -> tuple[str, int]:
-        """(digest, size) of what went out."""
-        assert self._task is not None
-        done = await self._task
-        return done["digest"], done["size"]
-
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _work(self, writing: int) -> dict[str, Any]:
-        snapshots = self._services.snapshots
-        layer = {
-            "recipe": snapshots.recipe_of(self._layer), "tree": snapshots.tree_of(self._layer),
-            "size": self._layer.document.tar_size, "digest": self._layer.diff_id,
-        }  # fmt: skip
-        arguments = {"layer": layer, "compress": self._compress}
-        function = "dockyard.store.remote.layers:send"
-        result: dict[str, Any] = await self._services.call(function, arguments, [writing])
-        return result
-
-
-async def _file(path: str) -> AsyncGenerator[bytes, None]:
-    """A file's bytes, read in threads."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        while data := await asyncio.to_thread(os.read, fd, _CHUNK):
-            yield data
-    finally:
-        os.close(fd)
+                start += len(chunk)
+                self._board.move("Pushing", self._short, min(start, self._total), self._total)
 
 
 def _short(layer: Layer) -> str:

@@ -51,7 +51,7 @@ def explain(status: int, body: bytes, what: str, retry_after: str = "") -> Docky
         return Forbidden(told or "denied: requested access to the resource is denied")
     if status == 404:
         return NotFound(told or f"{what}: not found")
-    if status >= 500 or status == 408:
+    if status >= 500 or status in (408, 409):  # 409: an upload whose broken request has not ended there yet
         return Temporary(f"{what}: received unexpected HTTP status: {status}{f' ({told})' if told else ''}")
     return InvalidArgument(told or f"{what}: received unexpected HTTP status: {status}")
 

@@ -19,13 +19,14 @@ from typing import Any
 from isal import isal_zlib
 
 from dockyard.model.errors import DockyardError, InvalidArgument, SystemFailure
-from dockyard.store.bytestream import CHUNK, RawInput, Source, StreamError, write_all
+from dockyard.store.bytestream import RawInput, Source, StreamError, write_all
 from dockyard.store.recipe import rebuild
 from dockyard.store.tarformat import TarError
 from dockyard.store.unpack import apply_source, free_space
 
 _LEVEL = 1  # of isal's 0 to 3
-_AHEAD = 6  # chunks between the threads
+_AHEAD = 8  # pieces between the threads
+_PIECE = 1 << 18  # bytes: what two threads read one after the other should still be in the cache
 _GZIP = 31  # window bits of zlib that mean: with a gzip header
 
 
@@ -113,88 +114,118 @@ def _forget(path: str) -> None:
         pass
 
 
-def send(*, fds: Sequence[int], layer: dict[str, Any], compress: bool) -> dict[str, Any]:
-    """Write an unpacked layer's tar to the pipe `fds[0]`, gzipped or not.
+def send(*, fds: Sequence[int], layer: dict[str, Any], compress: bool, skip: int = 0) -> dict[str, Any]:
+    """Write an unpacked layer's tar to the pipe `fds[0]`, gzipped or not, but for the first `skip` bytes of that.
 
-    `layer`: {"recipe", "tree", "size", "digest"}, verified on the way. Returns {"digest", "size"} of what was written.
-    SystemFailure if the layer is not what it was.
+    `layer`: {"recipe", "tree", "size", "digest"}, verified on the way. Returns {"digest", "size"} of all of it: the
+    same each time. SystemFailure if the layer is not what it was.
     """
-    out = _Out(write_all(fds[0]), compress)
-    hasher = hashlib.sha256()
-    left = layer["size"]
     what = f"layer {layer['digest']}"
-
-    def take(view: memoryview) -> None:
-        nonlocal left
-        left -= len(view)
-        if left < 0:
-            raise StreamError("it has changed in the store")
-        hasher.update(view)
-        out.write(view)
-
+    packer = _Packer(write_all(fds[0]), compress, skip)
     try:
-        with out:
-            rebuild(layer["recipe"], layer["tree"], take)
-            if left or f"sha256:{hasher.hexdigest()}" != layer["digest"]:
+        with _Stage("send-hash") as hashing, _Stage("send-pack") as packing:
+            out = _Chunks(
+                [lambda chunk: hashing.put(packer.digest, chunk), lambda chunk: packing.put(packer.pack, chunk)]
+            )
+            rebuild(layer["recipe"], layer["tree"], out.take)
+            out.flush()
+            hashing.end()
+            if out.size != layer["size"] or f"sha256:{packer.tar_hash.hexdigest()}" != layer["digest"]:
                 raise StreamError("it has changed in the store")
+            packing.put(packer.finish, b"")
+            packing.end()
     except (OSError, StreamError, TarError) as error:
         text = error.strerror if isinstance(error, OSError) else str(error)
         raise SystemFailure(f"{what}: {text}") from error
-    return {"digest": f"sha256:{out.hash.hexdigest()}", "size": out.size}
+    return {"digest": f"sha256:{packer.hash.hexdigest()}", "size": packer.size}
 
 
-class _Out:
-    """A thread that compresses, hashes and writes what it is given. Use in `with`; its error is raised at the end."""
+class _Chunks:
+    """Many small pieces become few large ones, copied once."""
 
-    def __init__(self, write: Callable[[memoryview], None], compress: bool) -> None:
-        self._write = write
-        self._codec = isal_zlib.compressobj(level=_LEVEL, wbits=_GZIP) if compress else None
-        self._queue: queue.Queue[bytes | None] = queue.Queue(_AHEAD)
-        self._thread = threading.Thread(target=self._run, name="send", daemon=True)
-        self._error: BaseException | None = None
-        self._parts: list[bytes] = []
+    def __init__(self, takers: Sequence[Callable[[bytes], None]]) -> None:
+        self._takers = takers
+        self._parts: list[memoryview] = []
         self._waiting = 0
-        self._complete = False
-        self.hash = hashlib.sha256()
         self.size = 0
 
-    def __enter__(self) -> _Out:
+    def take(self, view: memoryview) -> None:
+        self._parts.append(view)
+        self._waiting += len(view)
+        if self._waiting >= _PIECE:
+            self.flush()
+
+    def flush(self) -> None:
+        chunk = b"".join(self._parts)
+        self.size += len(chunk)
+        self._parts, self._waiting = [], 0
+        for take in self._takers:
+            take(chunk)
+
+
+class _Stage:
+    """A thread that does one thing after another. Use in `with`; its failure is raised by the next `put`, or `end`."""
+
+    def __init__(self, name: str) -> None:
+        self._queue: queue.Queue[tuple[Callable[[bytes], None], bytes] | None] = queue.Queue(_AHEAD)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> _Stage:
         self._thread.start()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            self._flush()
-            self._complete = True
+        if self._thread.is_alive():
+            self._error = self._error or StreamError("given up")  # what waits is not done any more
+            self._queue.put(None)
+            self._thread.join()
+
+    def put(self, work: Callable[[bytes], None], data: bytes) -> None:
+        if self._error is not None:
+            raise self._error
+        self._queue.put((work, data))
+
+    def end(self) -> None:
+        """Wait until everything is done."""
         self._queue.put(None)
         self._thread.join()
         if self._error is not None:
-            raise self._error from None
-
-    def write(self, view: memoryview) -> None:
-        self._parts.append(bytes(view))
-        self._waiting += len(view)
-        if self._waiting >= CHUNK:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._error is not None:
-            raise StreamError("nobody takes it")
-        self._queue.put(b"".join(self._parts))
-        self._parts, self._waiting = [], 0
+            raise self._error
 
     def _run(self) -> None:
-        while (chunk := self._queue.get()) is not None:
+        while (item := self._queue.get()) is not None:
             if self._error is None:
-                self._guard(self._codec.compress(chunk) if self._codec else chunk)
-        if self._error is None and self._complete and self._codec is not None:
-            self._guard(self._codec.flush())
+                try:
+                    item[0](item[1])
+                except BaseException as error:  # raised to the one who puts
+                    self._error = error
 
-    def _guard(self, data: bytes) -> None:
-        try:
+
+class _Packer:
+    """A tar's hash; its bytes compressed, hashed and written."""
+
+    def __init__(self, write: Callable[[memoryview], None], compress: bool, skip: int) -> None:
+        self._write = write
+        self._codec = isal_zlib.compressobj(level=_LEVEL, wbits=_GZIP) if compress else None
+        self._skip = skip
+        self.tar_hash = hashlib.sha256()
+        self.hash = hashlib.sha256()
+        self.size = 0
+
+    def digest(self, chunk: bytes) -> None:
+        self.tar_hash.update(chunk)
+
+    def pack(self, chunk: bytes) -> None:
+        self._out(self._codec.compress(chunk) if self._codec else chunk)
+
+    def finish(self, _: bytes) -> None:
+        if self._codec is not None:
+            self._out(self._codec.flush())
+
+    def _out(self, data: bytes) -> None:
+        if data:
             self.hash.update(data)
+            dropped = min(max(self._skip - self.size, 0), len(data))
             self.size += len(data)
-            if data:
-                self._write(memoryview(data))
-        except BaseException as error:  # raised by __exit__
-            self._error = error
+            self._write(memoryview(data)[dropped:])

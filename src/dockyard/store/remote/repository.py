@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -22,13 +22,15 @@ from dockyard.model.errors import DockyardError, InvalidArgument, NotFound
 from dockyard.model.oci import Descriptor, Manifest
 from dockyard.store.remote.authorization import read_limited
 from dockyard.store.remote.errors import Temporary
-from dockyard.store.remote.session import Session, pause
+from dockyard.store.remote.session import Body, Session, pause
 
 ACCEPT = ", ".join([oci.OCI_INDEX, oci.OCI_MANIFEST, oci.DOCKER_INDEX, oci.DOCKER_MANIFEST])
 _SCHEMA1 = "application/vnd.docker.distribution.manifest.v1"
 _MAX_TAGS = 100_000
 _PROGRESS = 1 << 20  # bytes after which a download counts as going on: its tries begin anew
+_MAX_PIECE = 32 << 20  # bytes that a registry may want at least in a piece of an upload
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
+_HAVE = re.compile(r"(?:bytes=)?0-(\d+)\Z")
 Waiting = Callable[[float], None]  # told how many seconds the next try is away
 
 
@@ -39,6 +41,13 @@ class Fetched(NamedTuple):
     media_type: str
     digest: str
     manifest: Manifest
+
+
+class Begun(NamedTuple):
+    """An upload. `least`: bytes that each of its pieces but the last must have."""
+
+    location: str
+    least: int = 0
 
 
 class Repository:
@@ -202,45 +211,56 @@ class Repository:
         async with self.session.request("HEAD", url, self._scopes, what, allow=(404,)) as response:
             return None if response.status == 404 else response.content_length or 0
 
-    async def mount(self, digest: str, source: str, what: str) -> str | None:
-        """Let a blob of the repository `source` be in this one too. None: done; else the address of an upload."""
+    async def mount(self, digest: str, source: str, what: str) -> Begun | None:
+        """Let a blob of the repository `source` be in this one too. None: done; else an upload has begun."""
         query = f"?mount={quote(oci.check_digest(digest))}&from={quote(source, safe='')}"
         return await self._begin(query, [*self._scopes, f"repository:{source}:pull"], what)
 
-    async def begin(self, what: str) -> str:
-        """Begin an upload; returns its address."""
-        location = await self._begin("", self._scopes, what)
-        if location is None:
+    async def begin(self, what: str) -> Begun:
+        """Begin an upload."""
+        begun = await self._begin("", self._scopes, what)
+        if begun is None:
             raise InvalidArgument(f"{what}: the registry began no upload")
-        return location
+        return begun
 
-    async def _begin(self, query: str, scopes: Sequence[str], what: str) -> str | None:
+    async def _begin(self, query: str, scopes: Sequence[str], what: str) -> Begun | None:
         url = self._url("blobs", "uploads/") + query
         async with self.session.request("POST", url, scopes, what) as response:
             if response.status == 201:
                 return None
-            return self._location(response, what)
+            least = response.headers.get("OCI-Chunk-Min-Length", "")
+            return Begun(self._location(response, what), min(int(least), _MAX_PIECE) if least.isdigit() else 0)
 
-    async def upload(
-        self, location: str, chunks: Callable[[], AsyncIterator[bytes]], size: int | None, what: str
-    ) -> str:
-        """Send bytes (`size` of them, None: nobody knows yet); returns the address to finish at."""
+    async def position(self, location: str, what: str) -> tuple[str, int] | None:
+        """(address to go on at, bytes that the registry has) of an upload. None: it does not say, or has none.
+
+        Range "0-0" is what registries say of no byte and of one alike.
+        """
+        async with self.session.request("GET", location, self._scopes, what) as response:
+            found = _HAVE.match(response.headers.get("Range", ""))
+            if not found or found[1] == "0":
+                return None
+            return str(response.headers.get("Location", "")) or location, int(found[1]) + 1
+
+    async def stream(self, location: str, body: Body, what: str) -> str:
+        """Send bytes of which nobody knows yet how many they are; returns the address to finish at."""
         headers = {"Content-Type": "application/octet-stream"}
-        if size is not None:
-            headers["Content-Length"] = str(size)
-            headers["Content-Range"] = f"0-{max(size - 1, 0)}"
-        async with self.session.request(
-            "PATCH", location, self._scopes, what, headers=headers, body=chunks
-        ) as response:
+        async with self.session.request("PATCH", location, self._scopes, what, headers=headers, body=body) as response:
             return self._location(response, what)
 
-    async def upload_whole(
-        self, location: str, chunks: Callable[[], AsyncIterator[bytes]], size: int, digest: str, what: str
-    ) -> None:
-        """Send a blob whose digest is known, in one request."""
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+    async def append(self, location: str, body: Body, start: int, length: int, what: str) -> str:
+        """Send the bytes from `start` on, not the last; returns the address to go on at."""
+        headers = _part(start, length)
+        async with self.session.request("PATCH", location, self._scopes, what, headers=headers, body=body) as response:
+            return self._location(response, what)
+
+    async def put_blob(self, location: str, body: Body, start: int, size: int, digest: str, what: str) -> None:
+        """Send a blob whose digest is known, or what is left of it from `start`, and end the upload."""
+        headers = _part(start, size - start)
+        if not start:
+            del headers["Content-Range"]  # all of it: distribution-spec, "POST then PUT"
         url = _with_digest(location, digest)
-        async with self.session.request("PUT", url, self._scopes, what, headers=headers, body=chunks):
+        async with self.session.request("PUT", url, self._scopes, what, headers=headers, body=body):
             pass
 
     async def finish(self, location: str, digest: str, what: str) -> None:
@@ -265,6 +285,14 @@ class Repository:
 
     def _url(self, kind: str, last: str) -> str:
         return f"/v2/{self.name}/{kind}/{last}"
+
+
+def _part(start: int, length: int) -> dict[str, str]:
+    return {
+        "Content-Type": "application/octet-stream",
+        "Content-Length": str(length),
+        "Content-Range": f"{start}-{max(start + length - 1, start)}",
+    }
 
 
 def _with_digest(location: str, digest: str) -> str:

@@ -14,13 +14,13 @@ import ipaddress
 import socket
 import ssl
 import urllib.request
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dockyard import __version__
-from dockyard.model.errors import Forbidden
+from dockyard.model.errors import DockyardError, Forbidden
 from dockyard.proto.registries import IPAddress, RegistryRules, address_of, hostname, is_local
 from dockyard.store.remote import tls
 from dockyard.store.remote.errors import Temporary
@@ -99,11 +99,14 @@ class Transport:
             context = await self._context(host, insecure)
         shown = f'{method.capitalize()} "{target.with_query(None).with_user(None)}"'
         try:
-            async with self._session(guarded).request(
-                method, target, headers=headers, data=body, allow_redirects=False, ssl=context,
-                proxy=_proxy(target.scheme, host),
-            ) as response:  # fmt: skip
-                yield response
+            async with asyncio.timeout(None) as deadline:
+                request = self._session(guarded).request(
+                    method, target, headers=headers, data=_watched(body, deadline, self.limits.silence),
+                    allow_redirects=False, ssl=context, proxy=_proxy(target.scheme, host),
+                )  # fmt: skip
+                async with request as response:
+                    deadline.reschedule(None)
+                    yield response
         except aiohttp.ClientConnectorCertificateError as error:
             raise Forbidden(f"{shown}: tls: failed to verify certificate: {error.certificate_error}") from None
         except aiohttp.ClientSSLError as error:
@@ -115,6 +118,8 @@ class Transport:
         except TimeoutError:
             raise Temporary(f"{shown}: no answer within the time limit (i/o timeout)") from None
         except (aiohttp.ClientError, ConnectionError) as error:
+            if isinstance(error.__cause__, DockyardError):  # of the body that was being sent
+                raise error.__cause__ from None
             raise Temporary(f"{shown}: {str(error) or type(error).__name__}") from None
 
     async def _context(self, host: str, insecure: bool) -> ssl.SSLContext:
@@ -147,6 +152,21 @@ class Transport:
                 headers={"User-Agent": f"dockyard/{__version__}", "Accept-Encoding": "identity"},
             )
         return self._sessions[guarded]
+
+
+def _watched(body: Any, deadline: asyncio.Timeout, silence: float) -> Any:
+    """A body that is a stream, with a limit to how long the server may let one of its chunks wait."""
+    if not isinstance(body, AsyncIterator):
+        return body
+
+    async def watched() -> AsyncGenerator[bytes, None]:
+        async with aclosing(body) if isinstance(body, AsyncGenerator) else nullcontext(body) as chunks:
+            async for chunk in chunks:
+                deadline.reschedule(asyncio.get_running_loop().time() + silence)
+                yield chunk
+                deadline.reschedule(None)
+
+    return watched()
 
 
 class _LocalAddress(OSError):
