@@ -10,6 +10,8 @@ Does not own: SQL about single things (`store.containers`, `store.images`, `stor
     networks     id · name · document
     endpoints    id · network_id · container_id · document
     volumes      name · document
+    build_cache  id · document                              a step's result, or a cache mount
+    build_keys   key → cache_id                             by what it is found again
     meta         key · value                                snapshot driver, …
 
 Documents are JSON; what is looked up by is a column. WAL with synchronous=FULL: a commit that returned is on disk.
@@ -50,6 +52,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX endpoints_by_network ON endpoints (network_id)",
         "CREATE INDEX endpoints_by_container ON endpoints (container_id)",
         "CREATE TABLE volumes (name TEXT PRIMARY KEY, document TEXT NOT NULL)",
+    ),
+    (
+        "CREATE TABLE build_cache (id TEXT PRIMARY KEY, document TEXT NOT NULL)",
+        """CREATE TABLE build_keys (
+            key TEXT PRIMARY KEY, cache_id TEXT NOT NULL REFERENCES build_cache (id)) WITHOUT ROWID""",
+        "CREATE INDEX build_keys_by_cache ON build_keys (cache_id)",
     ),
 )
 

@@ -69,6 +69,19 @@ class Layout:
         return self.data_root / "volumes"
 
     @property
+    def builds(self) -> Path:
+        """What builds keep: contexts/ID while they last, mounts/ID for `RUN --mount=type=cache`."""
+        return self.data_root / "builds"
+
+    def build_context(self, context_id: str) -> Path:
+        """A received context. Not made here."""
+        return self.builds / "contexts" / _component(context_id)
+
+    def build_mount(self, name: str) -> Path:
+        """The directory of a cache mount. Not made here."""
+        return self.builds / "mounts" / _component(name)
+
+    @property
     def trash(self) -> Path:
         return self.data_root / "trash"
 
@@ -152,7 +165,9 @@ class Layout:
 
     def _make_tree(self) -> None:
         _directory(self.data_root / "content", 0o700)
-        for path in (self.blobs, self.blobs / "sha256", self.ingest, self.snapshots, self.trash):
+        _directory(self.builds, 0o700)
+        kept = (self.builds / "contexts", self.builds / "mounts")
+        for path in (self.blobs, self.blobs / "sha256", self.ingest, self.snapshots, self.trash, *kept):
             _directory(path, 0o700)
         for path in (self.containers, self.volumes):
             _directory(path, 0o711)

@@ -144,6 +144,10 @@ class MergedTree:
         """(descriptor of the directory in which it lies, in its own layer; its name there). The descriptor is ours."""
         return self._place(found)
 
+    def forget(self, path: bytes) -> None:
+        """The topmost layer has got a directory at the real `path`: what is known of it no longer holds."""
+        _close(self._directories.pop(path, ()))
+
     def read(self, path: bytes, limit: int = 1 << 20) -> bytes | None:
         """The content of a small regular file; None if there is none, or it is longer than `limit`."""
         found = self.lookup(path, follow=True)

@@ -1,0 +1,151 @@
+"""Which files of a tree a COPY means.
+
+Owns: wildcards resolved against a tree, exclusions, the order of what is found, and the digest of it that the cache
+goes by. Does not own: copying them (`store.builds.copying`).
+
+Sources are resolved as BuildKit does: a link that *is* the source is followed (within the root), links inside a copied
+directory stay links; a wildcard is expanded level by level and does not go through linked directories.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from dockyard.model.errors import NotFound
+from dockyard.proto.dockerignore import Ignore, matcher
+from dockyard.store.bytestream import CHUNK
+from dockyard.store.layertree import allowed_xattr
+from dockyard.store.mergedtree import Found, MergedTree
+
+
+def has_wildcards(pattern: str) -> bool:
+    """Whether anything in it stands for more than itself (a backslash does, too)."""
+    return any(character in pattern for character in "*?[\\")
+
+
+class Source(NamedTuple):
+    """One thing to copy. `found`: what it is, links followed; `name`: how it is called in a directory it goes to."""
+
+    found: Found
+    name: bytes
+
+
+class Entry(NamedTuple):
+    """Something within a source: `path` relative to the source, b"" for the source itself."""
+
+    path: bytes
+    found: Found
+
+
+class Excluder:
+    """`--exclude`: patterns as in .dockerignore, relative to what is copied."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._ignore = Ignore.parse("\n".join(patterns)) if patterns else None
+
+    def __call__(self, path: bytes) -> bool:
+        return self._ignore is not None and bool(path) and self._ignore.excluded(os.fsdecode(path))
+
+
+def sources(tree: MergedTree, path: str, *, pattern: bool) -> list[Source]:
+    """What `path` means. NotFound, naming it, if that is nothing (a wildcard may mean nothing: BuildKit)."""
+    if not (pattern and has_wildcards(path)):
+        found = tree.lookup(os.fsencode(path), follow=True)
+        if found is None:
+            raise NotFound(f'"{path}": not found')
+        return [Source(found, os.fsencode(path).rstrip(b"/").rpartition(b"/")[2])]
+    return list(_expanded(tree, path))
+
+
+def _expanded(tree: MergedTree, path: str) -> Iterator[Source]:
+    parts = [part for part in path.split("/") if part]
+    fixed = 0
+    while not has_wildcards(parts[fixed]):
+        fixed += 1
+    start = tree.resolve(os.fsencode("/".join(parts[:fixed])), follow=True)
+    waiting = [(start, fixed)]
+    matchers = [matcher(part, double_star=False) for part in parts[fixed:]]
+    while waiting:
+        directory, depth = waiting.pop()
+        deeper = []
+        for name in tree.names(directory):
+            if not matchers[depth - fixed](os.fsdecode(name)):
+                continue
+            found = tree.child(directory, name)
+            if found is None:
+                continue
+            if depth + 1 < len(parts):
+                if found.is_directory:
+                    deeper.append((found.path, depth + 1))
+                continue
+            followed = tree.lookup(found.path, follow=True)
+            if followed is not None:
+                yield Source(followed, name)
+        waiting += reversed(deeper)
+
+
+def walk(tree: MergedTree, top: Found, excluded: Callable[[bytes], bool]) -> Iterator[Entry]:
+    """`top` and everything in it, directories before what they have, in the order of names."""
+    waiting = [Entry(b"", top)]
+    while waiting:
+        entry = waiting.pop()
+        yield entry
+        if not entry.found.is_directory:
+            continue
+        inner = []
+        for name in tree.names(entry.found.path):
+            path = entry.path + b"/" + name if entry.path else name
+            if excluded(path):
+                continue
+            found = tree.child(entry.found.path, name)
+            if found is not None:
+                inner.append(Entry(path, found))
+        waiting += reversed(inner)
+
+
+def digest_entries(
+    tree: MergedTree,
+    entries: Iterator[Entry],
+    hasher: hashlib._Hash,
+    contents: Mapping[str, str] | None,
+    *,
+    top: bool = False,
+) -> None:
+    """Put everything about the entries that a copy depends on into `hasher`: names, kinds, modes, contents; no times.
+
+    `contents`: digests (hex) of regular files by path, where they are known. `top`: the first entry's own mode counts
+    even if it is a directory (whose contents, but not itself, are copied).
+    """
+    for number, (path, found) in enumerate(entries):
+        mode = found.status.st_mode
+        if number == 0 and found.is_directory and not top:
+            hasher.update(b"contents\0")
+            continue
+        head = b"%s\0%o\0%d:%d\0" % (path, mode, found.status.st_uid, found.status.st_gid)
+        hasher.update(head)
+        if stat.S_ISREG(mode):
+            known = contents.get(os.fsdecode(found.path)) if contents is not None else None
+            hasher.update(bytes.fromhex(known) if known else file_digest(tree, found))
+        elif stat.S_ISLNK(mode):
+            hasher.update(tree.read_link(found) + b"\0")
+        elif stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            hasher.update(b"%d\0" % found.status.st_rdev)
+
+
+def file_digest(tree: MergedTree, found: Found) -> bytes:
+    """sha256 of a file's content and of the attributes that are part of it."""
+    hasher = hashlib.sha256()
+    fd = tree.open(found)
+    try:
+        while data := os.read(fd, CHUNK):
+            hasher.update(data)
+        for name in sorted(map(os.fsencode, os.listxattr(fd))):
+            if allowed_xattr(name):
+                hasher.update(b"\0" + name + b"\0" + os.getxattr(fd, name))
+    finally:
+        os.close(fd)
+    return hasher.digest()
