@@ -16,9 +16,11 @@ from dockyard.engine.deadlines import Deadlines
 from dockyard.engine.disk import Disk
 from dockyard.engine.events import Events
 from dockyard.engine.execs import Execs
+from dockyard.engine.files import Files
 from dockyard.engine.health import HealthChecks
 from dockyard.engine.logs import Logs
 from dockyard.engine.named_volumes import NamedVolumes
+from dockyard.engine.stats import Stats
 from dockyard.engine.system import Settings, System
 from dockyard.engine.transfers import Transfers
 
@@ -34,6 +36,7 @@ class Engine:
     context: Context
     containers: Containers
     execs: Execs
+    files: Files
     events: Events
     logs: Logs
     images: Images
@@ -42,6 +45,7 @@ class Engine:
     system: System
     disk: Disk
     volumes: NamedVolumes
+    stats: Stats
     health: HealthChecks
     deadlines: Deadlines
 
@@ -61,6 +65,7 @@ class Engine:
             context=context,
             containers=containers,
             execs=execs,
+            files=Files(context),
             events=context.events,
             logs=Logs(context),
             images=images,
@@ -69,6 +74,7 @@ class Engine:
             system=System(settings, containers, context.events, networks.firewall_notes),
             disk=Disk(context, containers, images),
             volumes=NamedVolumes(context),
+            stats=Stats(context),
             health=HealthChecks(context, execs),
             deadlines=Deadlines(context),
         )
@@ -82,6 +88,7 @@ class Engine:
         context = self.context
         context.closing = True
         await self.transfers.close()
+        self.stats.close()
         self.health.close()
         self.deadlines.close()
         self.execs.close()

@@ -6,6 +6,7 @@ Owns: the list. Does not own: any route.
 from __future__ import annotations
 
 from dockyard.edge.api import (
+    archive,
     attaching,
     auth,
     containers,
@@ -14,6 +15,7 @@ from dockyard.edge.api import (
     execs,
     images,
     networks,
+    stats,
     system,
     volumes,
 )
@@ -24,6 +26,19 @@ from dockyard.edge.routing import Route
 def all_routes() -> list[Route]:
     """What is served, and an answer for everything else that Docker's API has."""
     served: list[Route] = []
-    for module in (system, containers, attaching, execs, events, images, networks, auth, distribution, volumes):
+    for module in (
+        system,
+        containers,
+        archive,
+        attaching,
+        execs,
+        events,
+        images,
+        networks,
+        stats,
+        auth,
+        distribution,
+        volumes,
+    ):
         served += module.ROUTES
     return served + fallback_routes(served)

@@ -9,9 +9,8 @@ the uncompressed layers. The same images give the same bytes.
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -23,7 +22,7 @@ from dockyard.model.errors import NotFound
 from dockyard.model.oci import Descriptor, Manifest, Platform
 from dockyard.proto import references
 from dockyard.store.snapshots import Layer
-from dockyard.store.spooling import drain
+from dockyard.store.spooling import worker_output
 
 _LAYOUT = '{"imageLayoutVersion":"1.0.0"}'
 
@@ -71,28 +70,13 @@ async def save_images(services: Services, chosen: list[tuple[Image, list[str]]])
         for image, _ in chosen:
             if image.chain_id is not None:
                 lease.add(image.chain_id)
-        members = _Plan(services).members(chosen)
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        try:
-            worker = asyncio.ensure_future(_work(services, members, writing))
-            try:
-                async for chunk in drain(reading):
-                    yield chunk
-                await worker
-            finally:
-                worker.cancel()
-        finally:
-            os.close(reading)
+        arguments = {"members": _Plan(services).members(chosen)}
+        async with aclosing(worker_output(services.call, "dockyard.store.archive:write", arguments)) as chunks:
+            async for chunk in chunks:
+                yield chunk
     await services.collect_after_making(failed=False)
     for image, names in chosen:
         services.publish("save", image.id, references.from_complete(names[0]).familiar if names else image.id)
-
-
-async def _work(services: Services, members: list[dict[str, Any]], writing: int) -> None:
-    try:
-        await services.call("dockyard.store.archive:write", {"members": members}, [writing])
-    finally:
-        os.close(writing)
 
 
 class _Plan:

@@ -29,6 +29,7 @@ from dockyard.store.snapshots import layers as table
 from dockyard.store.snapshots.directories import Directories
 from dockyard.store.snapshots.drivers import DRIVERS, Driver, choose, why_not
 from dockyard.store.snapshots.layers import Layer, LayerDocument
+from dockyard.store.spooling import temporary_file
 
 __all__ = ["Layer", "LayerDocument", "Lease", "Snapshots"]
 
@@ -43,6 +44,11 @@ class Lease:
     def add(self, chain: str) -> None:
         self._held[chain] += 1
         self._own.append(chain)
+
+    def drop(self, chain: str) -> None:
+        """Let go of one hold on `chain`, before the end."""
+        self._own.remove(chain)
+        self._held[chain] -= 1
 
     def __enter__(self) -> Self:
         return self
@@ -151,10 +157,7 @@ class Snapshots:
             result: dict[str, Any] = await self._call("dockyard.store.unpack:apply", arguments, [fd])
             return result
 
-        async def known() -> str | None:
-            return parent
-
-        return await self.unpack_by(work, known, lease, what=what, diff_id=diff_id, blob=blob)
+        return await self.unpack_by(work, _always(parent), lease, what=what, diff_id=diff_id, blob=blob)
 
     async def unpack_by(
         self,
@@ -198,6 +201,51 @@ class Snapshots:
         finally:
             if not kept:
                 self._discard(short)
+
+    async def make(
+        self,
+        work: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]],
+        chain: str | None,
+        lease: Lease,
+        *,
+        what: str,
+    ) -> Layer | None:
+        """A layer upon `chain` out of a tree that `work` makes; None if it says "empty".
+
+        `work` is given {"root", "recipe"}: empty directories for the layer's own files, as overlay keeps them, and for
+        its recipe; it returns what `store.commit.seal` does. Where layers are whole trees the result is packed and
+        unpacked once more on a copy of what lies beneath.
+        """
+        driver = self._ready
+        below = await self._below(_always(chain), what)
+        short = driver.directories.new_name()
+        kept = False
+        try:
+            driver.directories.make_layer(short)
+            tree, recipe = str(driver.directories.tree(short)), str(driver.directories.recipe(short))
+            result = await work({"root": tree, "recipe": recipe})
+            if result["empty"] and (below is None or _root_of(below.document) == tuple(result["root"])):
+                return None
+            if not driver.overlay:
+                return await self._repack(tree, recipe, chain, lease, what)
+            layer = self._new_layer(short, below, f"sha256:{result['digest']}", result, None)
+            commit = asyncio.ensure_future(self._commit(layer, lease))
+            try:
+                kept = await asyncio.shield(commit)
+            except asyncio.CancelledError:
+                kept = await commit  # as in `unpack_by`
+                raise
+            return self._layers[layer.chain_id]
+        except OSError as error:
+            raise SystemFailure(f"{what}: {error.strerror}") from error
+        finally:
+            if not kept:
+                self._discard(short)
+
+    async def _repack(self, tree: str, recipe: str, chain: str | None, lease: Lease, what: str) -> Layer:
+        with temporary_file(self._layout) as fd:
+            await self._call("dockyard.store.recipe:rebuild_into", {"recipe": recipe, "tree": tree}, [fd])
+            return await self.unpack(fd, chain, lease, what=what, offset=0, length=os.fstat(fd).st_size)
 
     async def _below(self, parent: Callable[[], Awaitable[str | None]], what: str) -> Layer | None:
         chain = await parent()
@@ -338,12 +386,7 @@ class Snapshots:
         short_id = container_id[:26]
         if short_id not in self._containers:
             raise NotFound(f"the writable layer of {what} is missing")
-        below_chain = self._containers[short_id]
-
-        async def parent() -> str | None:
-            return below_chain
-
-        below = await self._below(parent, what)
+        below = await self._below(_always(self._containers[short_id]), what)
         short = driver.directories.new_name()
         kept = False
         try:
@@ -545,6 +588,13 @@ class Snapshots:
             self.warnings.append(f"layers could not be written to disk: {error}")
         finally:
             self._settling = None
+
+
+def _always(chain: str | None) -> Callable[[], Awaitable[str | None]]:
+    async def known() -> str | None:
+        return chain
+
+    return known
 
 
 def _root_of(document: LayerDocument) -> tuple[int, int, int]:
