@@ -21,6 +21,7 @@ _COMMON = {
     "close_range": 436,
     "openat2": 437,
     "mount_setattr": 442,
+    "quotactl_fd": 443,
 }
 _X86_64 = {"rt_sigaction": 13, "pivot_root": 155, "seccomp": 317, "keyctl": 250, "capset": 126, "bpf": 321}
 _AARCH64 = {"rt_sigaction": 134, "pivot_root": 41, "seccomp": 277, "keyctl": 219, "capset": 91, "bpf": 280}
