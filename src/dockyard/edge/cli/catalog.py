@@ -46,8 +46,9 @@ class Entry:
 
 
 MANY_CONTAINERS = "[OPTIONS] CONTAINER [CONTAINER...]"
-COMMON = ("run", "exec", "ps", "images", "version", "info")
+COMMON = ("run", "exec", "ps", "build", "images", "version", "info")
 GROUPS = {
+    "builder": "Manage builds",
     "completion": "Generate the autocompletion script for a shell",
     "container": "Manage containers",
     "image": "Manage images",
@@ -200,6 +201,14 @@ ENTRIES = (
         complete=("stopped",),
     ),
     Entry(
+        "container stats",
+        "stats:stats",
+        "Display a live stream of container(s) resource usage statistics",
+        "[OPTIONS] [CONTAINER...]",
+        aliases=("stats",),
+        complete=("container",),
+    ),
+    Entry(
         "container stop",
         "lifecycle:stop",
         "Stop one or more running containers",
@@ -235,6 +244,18 @@ ENTRIES = (
         1,
         aliases=("wait",),
         complete=("running",),
+    ),
+    Entry("builder df", "builder:df", "Show disk usage of the build cache", "[OPTIONS]", 0, 0, ("builder du",)),
+    Entry("builder prune", "builder:prune", "Remove build cache", "[OPTIONS]", 0, 0),
+    Entry(
+        "image build",
+        "build:build",
+        "Build an image from a Dockerfile",
+        "[OPTIONS] PATH | URL | -",
+        1,
+        1,
+        ("build", "builder build"),
+        complete=("file",),
     ),
     Entry(
         "image bootstrap",

@@ -107,6 +107,11 @@ class _Filter(Struct, frozen=True):
     flags: int
 
 
+def cgroup_path(identity: str, host: HostConfig) -> str:
+    """The control group of a container, relative to the root of each hierarchy."""
+    return f"{host.cgroup_parent or 'dockyard'}/{identity}"
+
+
 class Bundler:
     """Makes bundles. Built once; keeps compiled seccomp programs by (profile, capabilities)."""
 
@@ -246,7 +251,7 @@ class Bundler:
         resources["devices"] = rules
         masked, readonly = security.system_paths(host, options, self._host.thermal_paths)
         linux: dict[str, Any] = {
-            "cgroupsPath": spec.cgroup_path or f"{host.cgroup_parent or 'dockyard'}/{spec.id}",
+            "cgroupsPath": spec.cgroup_path or cgroup_path(spec.id, host),
             "namespaces": self._namespaces(spec),
             "devices": devices,
             "resources": resources,

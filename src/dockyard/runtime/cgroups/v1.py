@@ -19,7 +19,7 @@ _CONTROLLERS = (
 
 
 @functools.cache
-def _hierarchies(root: str) -> dict[str, str]:
+def hierarchies(root: str) -> dict[str, str]:
     """Controller -> directory of its hierarchy (cpu and cpuacct may share one). Looked up once a process: a host does
     not move its hierarchies, and the zygote has them for all monitors."""
     found = {}
@@ -38,7 +38,7 @@ class CgroupV1:
     def __init__(self, path: str, root: str) -> None:
         self.path = path
         self._root = root
-        self._controllers = _hierarchies(root)
+        self._controllers = hierarchies(root)
         self._directories = {c: f"{top}/{path}" for c, top in self._controllers.items()}
         self._unique = list(dict.fromkeys(self._directories.values()))
 
@@ -191,7 +191,7 @@ def kill(directory: str) -> None:
 
 def sweep(parent: str, prefix: str, root: str) -> None:
     """See `cgroups.sweep`."""
-    for top in set(_hierarchies(root).values()):
+    for top in set(hierarchies(root).values()):
         try:
             names = os.listdir(f"{top}/{parent}")
         except FileNotFoundError:
