@@ -193,6 +193,8 @@ class Execs:
                 output, truncated = await _collect(stream, limit)
             if instance.handle is not None:
                 await asyncio.shield(instance.handle.exit)
+            while instance.running:
+                await asyncio.sleep(0)  # until that has been noted
             return Probed(instance.exit_code or 0, output, truncated, instance.timed_out)
         finally:
             if instance.forget is not None:
