@@ -28,6 +28,7 @@ def main(fds: list[int], site_paths: list[str]) -> NoReturn:
     """`fds`: the answer's socket, the request in a memfd, then the function's own descriptors."""
     gc.enable()
     os.setsid()
+    calls.keep_heap()
     calls.prctl(abi.PR_SET_NAME, b"dockyard-work")
     answer = socket.socket(fileno=fds[0])
     _die_with(answer)
