@@ -18,11 +18,14 @@ _LINKS = 4096  # hard-linked files that are kept so; descriptors are not for fre
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def copy(*, fds: Sequence[int], source: str, target: str) -> dict[str, Any]:
-    """Worker: copy what the directory `source` holds into the directory `target`, which is empty."""
+def copy(*, fds: Sequence[int], source: str, target: str, marks: bool = False) -> dict[str, Any]:
+    """Worker: copy what the directory `source` holds into the directory `target`, which is empty.
+
+    `marks`: overlay's own attributes too (the copy of a writable layer is a layer).
+    """
     from_fd, to_fd = os.open(source, _DIRECTORY), os.open(target, _DIRECTORY)
     try:
-        Copier().directory(from_fd, to_fd)
+        Copier(marks).directory(from_fd, to_fd)
     except OSError as error:
         raise SystemFailure(f"copying a layer: {error.strerror}") from error
     finally:
@@ -57,7 +60,8 @@ def usage(*, fds: Sequence[int], path: str) -> dict[str, Any]:
 class Copier:
     """Copies entries one by one, or directories with all that is in them; hard links among them are kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, marks: bool = False) -> None:
+        self._marks = marks
         self._links: dict[tuple[int, int], tuple[int, bytes]] = {}  # device, inode -> an earlier copy: directory, name
         self._kept: list[int] = []
 
@@ -66,7 +70,7 @@ class Copier:
             names = sorted(os.fsencode(entry.name) for entry in entries)
         for name in names:
             self.entry(name, source, target, name)
-        copy_attributes(source, target)
+        copy_attributes(source, target, marks=self._marks)
 
     def entry(self, old: bytes, source: int, target: int, name: bytes) -> None:
         found = os.stat(old, dir_fd=source, follow_symlinks=False)
@@ -103,7 +107,7 @@ class Copier:
             copied = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
             try:
                 copy_content(original, copied)
-                copy_attributes(original, copied)
+                copy_attributes(original, copied, marks=self._marks)
             finally:
                 os.close(copied)
         finally:
@@ -135,13 +139,13 @@ def copy_content(source: int, target: int) -> None:
         pass
 
 
-def copy_attributes(source: int, target: int) -> None:
+def copy_attributes(source: int, target: int, *, marks: bool = False) -> None:
     """Owner, mode, extended attributes and times of one open file or directory to another."""
     found = os.fstat(source)
     os.fchown(target, found.st_uid, found.st_gid)
     os.fchmod(target, stat.S_IMODE(found.st_mode))
     for name in os.listxattr(source):
-        if name.startswith("trusted.overlay."):
+        if name.startswith("trusted.overlay.") and not marks:
             continue  # a layer's marks say nothing elsewhere
         try:
             os.setxattr(target, name, os.getxattr(source, name))

@@ -16,14 +16,15 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import zstandard
 
 from dockyard.linux import abi
 from dockyard.linux.calls import openat2
+from dockyard.model.errors import SystemFailure
 from dockyard.store.bytestream import CHUNK, ByteStream, StreamError, write_all
 from dockyard.store.copytree import copy_entry
 from dockyard.store.layertree import clean
@@ -110,6 +111,15 @@ def rebuild(recipe: str, tree: str, write: Callable[[memoryview], object]) -> No
     """Hand the layer's tar stream to `write`. StreamError if tree or recipe no longer fit (a damaged store)."""
     with _Rebuilder(recipe, tree) as rebuilder:
         rebuilder.run(write)
+
+
+def rebuild_into(*, fds: Sequence[int], recipe: str, tree: str) -> dict[str, Any]:
+    """Worker: write the layer's tar to `fds[0]`. SystemFailure if it cannot be made."""
+    try:
+        rebuild(recipe, tree, write_all(fds[0]))
+    except (StreamError, OSError) as error:
+        raise SystemFailure(f"the layer's tar cannot be made: {error}") from error
+    return {}
 
 
 class _Rebuilder:

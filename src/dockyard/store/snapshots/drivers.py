@@ -104,7 +104,7 @@ async def take_directory(directories: Directories, call: Call, container_id: str
         os.rename(source, directories.tree(short))
         return
     directories.make_layer(short)
-    arguments = {"source": str(source), "target": str(directories.tree(short))}
+    arguments = {"source": str(source), "target": str(directories.tree(short)), "marks": True}
     await call("dockyard.store.copytree:copy", arguments)
 
 
