@@ -22,11 +22,12 @@ from typing import Any, Self
 from dockyard.linux.paths import syncfs
 from dockyard.model.errors import InvalidArgument, NotFound, SystemFailure
 from dockyard.model.oci import MAX_LAYERS, chain_id
+from dockyard.store import quotas
 from dockyard.store.db import Database
 from dockyard.store.inline import Call
 from dockyard.store.layout import Layout
 from dockyard.store.snapshots import layers as table
-from dockyard.store.snapshots.directories import Directories
+from dockyard.store.snapshots.directories import NO_LAYER, Directories
 from dockyard.store.snapshots.drivers import DRIVERS, Driver, choose, why_not
 from dockyard.store.snapshots.layers import Layer, LayerDocument
 from dockyard.store.spooling import temporary_file
@@ -73,6 +74,7 @@ class Snapshots:
         self._driver: Driver | None = None
         self._layers: dict[str, Layer] = {}
         self._containers: dict[str, str | None] = {}  # short id -> chain
+        self._views: dict[str, list[str]] = {}  # short id -> chains of its image mounts
         self._leases: Counter[str] = Counter()
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._settling: asyncio.Task[None] | None = None
@@ -337,14 +339,23 @@ class Snapshots:
 
     # --- containers --------------------------------------------------------------------------------------------------
 
-    async def prepare(self, container_id: str, chain: str | None) -> None:
-        """Make a container's writable layer on top of `chain` (None: nothing). NotFound if the layers have gone."""
+    async def prepare(self, container_id: str, chain: str | None, *, views: Sequence[str] = (), size: int = 0) -> None:
+        """Make a container's writable layer on top of `chain` (None: nothing). NotFound if the layers have gone.
+
+        `views`: chains that it has mounted beside (`view`), kept as long. `size`: bytes that it may write, 0: any;
+        ask `why_no_limit` first.
+        """
         short = container_id[:26]
-        if chain is not None and chain not in self._layers:
-            raise NotFound(f"layer {chain} does not exist")
+        for each in (chain, *views):
+            if each is not None and each not in self._layers:
+                raise NotFound(f"layer {each} does not exist")
         self._containers[short] = chain
+        if views:
+            self._views[short] = list(views)
         try:
             await self._ready.prepare(container_id, chain, self.chain(chain))
+            if size:
+                await asyncio.to_thread(self._ready.limit, container_id, size)
         except BaseException as error:
             self.remove(container_id)
             if isinstance(error, OSError):
@@ -361,8 +372,10 @@ class Snapshots:
     def remove(self, container_id: str) -> None:
         """Take a container's writable layer away. Missing is fine. Nothing may be mounted on it."""
         chain = self._containers.pop(container_id[:26], None)
+        views = self._views.pop(container_id[:26], [])
+        quotas.release(self._ready.directories.container(container_id))
         self._layout.discard(self._ready.directories.container(container_id))
-        if chain is not None and self._collector is not None:
+        if (chain is not None or views) and self._collector is not None:
             self._collector()
 
     async def commit(
@@ -439,8 +452,23 @@ class Snapshots:
         result = await self._call("dockyard.store.copytree:usage", {"path": str(path)})
         return int(result["size"])
 
+    def view(self, chain: str | None) -> dict[str, Any]:
+        """Layers as they are, to be mounted read-only: a `runtime.launch.Rootfs` without its writable part."""
+        layers = self.chain(chain)
+        base = self._ready.directories.base
+        if self._ready.overlay and len(layers) > 1:
+            return {"type": "overlay", "base": str(base), "lower": [f"l/{layer.directory}" for layer in layers]}
+        path = self.tree_of(layers[0]) if layers else str(base / "l" / NO_LAYER)
+        return {"type": "directory", "path": path}
+
+    def why_no_limit(self) -> str:
+        """Why a container's writable layer cannot have a size, in Docker's words; "" if it can."""
+        return self._ready.why_no_limit()
+
     def chains_of_containers(self) -> set[str]:
-        return {chain for chain in self._containers.values() if chain is not None}
+        """What containers lie on or have mounted."""
+        viewed = {chain for chains in self._views.values() for chain in chains}
+        return viewed | {chain for chain in self._containers.values() if chain is not None}
 
     # --- collection --------------------------------------------------------------------------------------------------
 
@@ -562,6 +590,8 @@ class Snapshots:
             if entry.name.startswith("probe-"):
                 self._layout.discard(entry)
         wanted = await self._database.read(containers)
+        for short, chain in await self._database.read(_viewed):
+            self._views.setdefault(short, []).append(chain)
         for short, chain in self._ready.directories.containers().items():
             if short in wanted and (chain is None or chain in self._layers):
                 self._containers[short] = chain
@@ -595,6 +625,16 @@ def _always(chain: str | None) -> Callable[[], Awaitable[str | None]]:
         return chain
 
     return known
+
+
+def _viewed(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """(container, chain) of every image mount in containers' rows."""
+    statement = (
+        "SELECT containers.id, json_extract(each.value, '$.chain_id')"
+        " FROM containers, json_each(containers.spec, '$.mounts') AS each"
+        " WHERE json_extract(each.value, '$.type') = 'image'"
+    )
+    return [(str(row[0])[:26], row[1]) for row in connection.execute(statement) if row[1]]
 
 
 def _root_of(document: LayerDocument) -> tuple[int, int, int]:

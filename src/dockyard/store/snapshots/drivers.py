@@ -6,12 +6,14 @@ Owns: `Driver`, the drivers overlay and vfs, and the probe that chooses one. Doe
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from pathlib import Path
 from typing import Any, Protocol
 
 from dockyard.linux.paths import probe_overlay
+from dockyard.store import quotas
 from dockyard.store.inline import Call
 from dockyard.store.snapshots.btrfs import Btrfs, works
 from dockyard.store.snapshots.directories import NO_LAYER, SHORT, Directories
@@ -30,6 +32,12 @@ class Driver(Protocol):
     async def prepare(self, container_id: str, chain_id: str | None, lower: list[Layer]) -> None: ...
 
     def rootfs(self, container_id: str, lower: list[Layer]) -> dict[str, Any]: ...
+
+    def why_no_limit(self) -> str:
+        """Why a container's writable tree cannot have a size, in Docker's words; "" if it can."""
+
+    def limit(self, container_id: str, size: int) -> None:
+        """Let a container's writable tree, just prepared, hold `size` bytes. OSError."""
 
     async def take(self, container_id: str, short: str, *, consume: bool) -> None:
         """A container's writable tree becomes the tree of layer `short`: moved there (`consume`), or copied."""
@@ -61,6 +69,15 @@ class Overlay:
             "work": f"c/{short}/work",
         }
 
+    def why_no_limit(self) -> str:
+        if quotas.supported(self.directories.base):
+            return ""
+        return "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"
+
+    def limit(self, container_id: str, size: int) -> None:
+        place = self.directories.container(container_id)
+        quotas.limit([place, place / "fs", place / "work"], size)
+
     async def take(self, container_id: str, short: str, *, consume: bool) -> None:
         await take_directory(self.directories, self._call, container_id, short, consume=consume)
 
@@ -87,6 +104,12 @@ class Vfs:
 
     def rootfs(self, container_id: str, lower: list[Layer]) -> dict[str, Any]:
         return {"type": "directory", "path": str(self.directories.container(container_id) / "fs")}
+
+    def why_no_limit(self) -> str:
+        return "--storage-opt is not supported for vfs"
+
+    def limit(self, container_id: str, size: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     async def take(self, container_id: str, short: str, *, consume: bool) -> None:
         await take_directory(self.directories, self._call, container_id, short, consume=consume)
