@@ -43,6 +43,8 @@ class Instruction(Struct, frozen=True, kw_only=True, tag=True):
     keyword: str = ""  # as written ("run")
     flags: tuple[str, ...] = ()  # as written ("--mount=type=cache,target=/x")
     heredocs: tuple[Heredoc, ...] = ()
+    comments: tuple[str, ...] = ()  # the lines above it, without "#"; "" stands for a blank line between
+    empty_continuation: bool = False  # a blank line stands within it
 
 
 class KeyValue(Struct, frozen=True):
@@ -211,5 +213,4 @@ class Dockerfile(Struct, frozen=True):
     directives: tuple[Directive, ...] = ()
     global_args: tuple[Arg, ...] = ()
     stages: tuple[Stage, ...] = ()
-    warnings: tuple[Warning, ...] = ()  # what only the text shows (lint adds the rest)
     name: str = field(default="Dockerfile")

@@ -15,8 +15,9 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from dockyard.model.oci import ImageConfig
-from dockyard.proto.dockerfile.instructions import Range
+from dockyard.model.oci import History, ImageConfig, RootFS
+from dockyard.proto.dockerfile.instructions import Range, Warning
+from dockyard.proto.times import SECOND, format_rfc3339
 
 
 class Op(Struct, frozen=True, tag=True):
@@ -88,6 +89,7 @@ class Exec(Op, frozen=True, kw_only=True):
     files: tuple[HeredocFile, ...] = ()
     hostname: str = ""
     proxy: tuple[str, ...] = ()  # HTTP_PROXY=… for the process; neither in the key nor in the image
+    epoch: int | None = None  # SOURCE_DATE_EPOCH, as in CopyOp
 
     def key(self) -> bytes:
         bare = msgspec.structs.replace(self, proxy=())
@@ -101,7 +103,9 @@ class CopySource(Struct, frozen=True, kw_only=True):
     whether they mean anything. `unpack`: None = no; "auto" = a local archive is unpacked (ADD), else copied;
     "always" = ADD --unpack=true: an archive is unpacked, also one that was fetched.
     `contents`: a directory's contents are copied (always for directories but with --parents).
-    `pivot`: with --parents, the `/./` point: how many leading characters of `path` are not recreated.
+    `pivot`: with --parents, the `/./` point: how many leading components of `path` are not recreated; `**` is a
+    wildcard with --parents only, and only behind the pivot. A `path` without wildcards must exist, a pattern may match
+    nothing.
     """
 
     input: int | None = None
@@ -148,6 +152,7 @@ class FetchGit(Op, frozen=True, kw_only=True):
     subdir: str = ""
     keep_git_dir: bool = False
     checksum: str = ""  # a commit's hash (prefix)
+    submodules: bool = True
 
 
 class MakeDirectory(Op, frozen=True, kw_only=True):
@@ -155,6 +160,7 @@ class MakeDirectory(Op, frozen=True, kw_only=True):
 
     path: str
     user: str = ""
+    epoch: int | None = None
 
 
 class Vertex(Struct, frozen=True, kw_only=True):
@@ -205,6 +211,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     epoch: int | None = None
     platform: str = ""
     stage: str = ""
+    warnings: tuple[Warning, ...] = ()  # of the build checks, those of the stages that are built
+    unused_args: tuple[str, ...] = ()  # build arguments that no ARG asks for
 
     def image(self, diff_ids: tuple[str, ...], with_layer: Set[int], created: str) -> ImageConfig:
         """The finished configuration.
@@ -212,7 +220,23 @@ class Plan(Struct, frozen=True, kw_only=True):
         `diff_ids`: of all layers, the base's included. `with_layer`: the vertices of `layers` that made one.
         `created`: RFC 3339; the epoch's moment takes its place where SOURCE_DATE_EPOCH is set.
         """
-        raise NotImplementedError
+        if self.epoch is not None:
+            created = format_rfc3339(self.epoch * SECOND) if self.epoch else "1970-01-01T00:00:00Z"
+        history = [
+            History(
+                created=created,
+                created_by=made.created_by,
+                comment=made.comment,
+                empty_layer=made.vertex not in with_layer,
+            )
+            for made in self.made
+        ]
+        return msgspec.structs.replace(
+            self.config,
+            created=created,
+            rootfs=RootFS(diff_ids=list(diff_ids)),
+            history=[*(self.config.history or ()), *history],
+        )
 
 
 class BaseRef(Struct, frozen=True):
@@ -222,6 +246,7 @@ class BaseRef(Struct, frozen=True):
     platform: str
     range: Range = Range()
     oci_layout: bool = False
+    hint: str = ""  # " (did you mean build?)" for the message if there is no such image
 
     @property
     def key(self) -> tuple[str, str]:
