@@ -1,7 +1,7 @@
 """The query and the headers of `POST /build` → `BuildOptions`.
 
-Owns: every parameter of Docker's API for builds and our additions (docs/build.md): their spelling, the API versions that
-have them, which values are refused. Does not own: the body, what the options mean (`engine.builds`).
+Owns: every parameter of Docker's API for builds and our additions (docs/build.md): their spelling, the API versions
+that have them, which values are refused. Does not own: the body, what the options mean (`engine.builds`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from dockyard.edge.api import wire
 from dockyard.edge.routing import Call
 from dockyard.model.build import BuildOptions, NamedContext, TypedSpec
 from dockyard.model.container import Ulimit
 from dockyard.model.errors import InvalidArgument
-from dockyard.proto import buildspec, references
+from dockyard.proto import buildcontext, buildspec, references
 
 T = TypeVar("T")
 
@@ -27,14 +26,13 @@ _MAX_TEXT = 100  # characters of a bad value that its complaint repeats
 _UPLOAD = "upload:"
 _ISOLATIONS = ("", "default")
 _ALLOWED = ("network.host", "security.insecure", "device")
-_ADDRESSES = {
-    "docker-image://": "image",
-    "oci-layout://": "oci-layout",
-    "git://": "git",
-    "ssh://": "git",
-    "http://": "http",
-    "https://": "http",
-}
+_SCHEMES = {"docker-image://": "image", "oci-layout://": "oci-layout"}
+
+
+class _Ulimit(msgspec.Struct, rename="pascal"):
+    name: str
+    soft: int = 0
+    hard: int = 0
 
 
 def options(call: Call, secret_ids: frozenset[str], ssh_ids: frozenset[str]) -> BuildOptions:
@@ -169,9 +167,10 @@ def _ulimits(call: Call) -> list[Ulimit]:
     if not text or text == "null":
         return []
     try:
-        return wire.decode(text.encode("utf-8", "surrogateescape"), list[Ulimit])
-    except InvalidArgument:
+        found = msgspec.json.decode(text.encode("utf-8", "surrogateescape"), type=list[_Ulimit])
+    except msgspec.MsgspecError:
         raise InvalidArgument(f"error reading ulimit settings: {_cut(text)}") from None
+    return [Ulimit(each.name, each.soft, each.hard) for each in found]
 
 
 def _allow(call: Call) -> frozenset[str]:
@@ -230,18 +229,12 @@ def _context(name: str, value: str) -> NamedContext:
         raise InvalidArgument("invalid contexts: a context has no name")
     if value.startswith(_UPLOAD):
         return NamedContext("directory", value[len(_UPLOAD) :])
-    for prefix, kind in _ADDRESSES.items():
+    for prefix, kind in _SCHEMES.items():
         if value.startswith(prefix):
-            if kind == "http" and _is_git(value):
-                kind = "git"
-            plain = value[len(prefix) :] if kind in ("image", "oci-layout") else value
-            return msgspec.convert({"kind": kind, "value": plain}, NamedContext)
-    if value.startswith("git@"):
-        return NamedContext("git", value)
+            return msgspec.convert({"kind": kind, "value": value[len(prefix) :]}, NamedContext)
+    found = buildcontext.parse(value)
+    if found.kind in ("git", "http"):
+        return msgspec.convert({"kind": found.kind, "value": value}, NamedContext)
     raise InvalidArgument(
         f"invalid contexts: {_cut(name)} is {_cut(value)}: docker-image://NAME, a URL or upload:ID is expected"
     )
-
-
-def _is_git(url: str) -> bool:
-    return url.partition("#")[0].endswith(".git")

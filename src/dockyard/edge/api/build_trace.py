@@ -58,22 +58,25 @@ class TraceStream:
 
     def _head(self, info: VertexInfo) -> dict[str, Any]:
         vertex: dict[str, Any] = {"digest": info.id, "inputs": list(info.inputs), "name": info.name}
-        return self._vertices.setdefault(info.id, vertex)
+        if info.first_line:
+            vertex |= {"line": info.first_line, "lastLine": info.last_line}
+        self._vertices.setdefault(info.id, vertex)
+        return dict(vertex)
 
     def _update(self, identifier: str, **values: Any) -> dict[str, Any]:
         vertex = self._vertices.setdefault(identifier, {"digest": identifier, "name": identifier})
         vertex |= values
-        return vertex
+        return dict(vertex)
 
     def _done(self, event: VertexDone, now: int) -> dict[str, Any]:
         when = format_rfc3339(event.time_ns or now)
-        vertex = self._update(event.vertex, completed=when)
-        vertex.setdefault("started", when)
+        known = self._vertices.get(event.vertex, {})
+        more: dict[str, Any] = {"started": known.get("started", when), "completed": when}
         if event.cached:
-            vertex["cached"] = True
+            more["cached"] = True
         if event.error:
-            vertex["error"] = event.error
-        return vertex
+            more["error"] = event.error
+        return self._update(event.vertex, **more)
 
 
 def _trace(**parts: Any) -> Message:

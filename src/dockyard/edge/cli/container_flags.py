@@ -126,6 +126,9 @@ def _ulimit(text: str) -> dict[str, Any]:
     return {"Name": name, "Soft": low, "Hard": high}
 
 
+ULIMIT = Kind("ulimit", _ulimit)
+
+
 def _cpus(text: str) -> int:
     from decimal import Decimal, InvalidOperation
 
@@ -282,7 +285,7 @@ FLAGS = (
     many("--sysctl", "Sysctl options", Kind("map", _sysctl)),
     many("--tmpfs", "Mount a tmpfs directory"),
     flag("-t --tty", "Allocate a pseudo-TTY"),
-    many("--ulimit", "Ulimit options", Kind("ulimit", _ulimit)),
+    many("--ulimit", "Ulimit options", ULIMIT),
     value("-u --user", "Username or UID (format: <name|uid>[:<group|gid>])"),
     value("--userns", "User namespace to use", complete="host"),
     value("--uts", "UTS namespace to use", complete="host"),

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 HUB = "https://index.docker.io/v1/"  # the key of Docker Hub since before there were host names here
 _HUB_NAMES = (DEFAULT_DOMAIN, "index.docker.io", "registry-1.docker.io")
 _NOT_FOUND = "credentials not found in native keychain"
+_PROXIES = {
+    "httpProxy": "HTTP_PROXY",
+    "httpsProxy": "HTTPS_PROXY",
+    "ftpProxy": "FTP_PROXY",
+    "noProxy": "NO_PROXY",
+    "allProxy": "ALL_PROXY",
+}
 _TOKEN_USER = "<token>"  # a helper's way to say that the secret is an identity token
 
 
@@ -62,6 +69,41 @@ class Credentials:
     def header(self, server: str) -> dict[str, str]:
         """`X-Registry-Auth` for a registry. Always there: some daemons want it even if it is empty."""
         return {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(self.get(server)).encode()).decode()}
+
+    def everything(self) -> dict[str, dict[str, str]]:
+        """Every registry's credentials, for a build, which may pull from any of them: key → AuthConfig.
+
+        A helper that fails is left out: the build may not need that registry.
+        """
+        keys = set(self._auths())
+        helpers = self._values.get("credHelpers")
+        keys |= set(helpers) if isinstance(helpers, dict) else set()
+        store = str(self._values.get("credsStore") or "")
+        found = {}
+        try:
+            keys |= set(json.loads(self._run(store, "list", "") or "{}")) if store else set()
+        except (CliError, ValueError, TypeError):
+            pass
+        for key in sorted(keys):
+            try:
+                if entry := self.get(key):
+                    found[server_key(key)] = entry
+            except CliError:
+                continue
+        return found
+
+    def proxies(self, host: str) -> dict[str, str]:
+        """Proxy settings for containers and builds (`proxies` of config.json): HTTP_PROXY and so on, in both cases.
+
+        `host`: the daemon's address, for which there may be settings of its own beside `default`.
+        """
+        known = self._values.get("proxies")
+        settings = (known.get(host) or known.get("default")) if isinstance(known, dict) else None
+        found = {}
+        for key, name in _PROXIES.items():
+            if isinstance(settings, dict) and settings.get(key):
+                found[name] = found[name.lower()] = str(settings[key])
+        return found
 
     def helper(self, key: str) -> str:
         """The helper that keeps a registry's credentials; "": the file does."""

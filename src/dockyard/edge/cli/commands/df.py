@@ -25,6 +25,15 @@ HEADERS = {
     "Size": "SIZE",
     "Reclaimable": "RECLAIMABLE",
 }
+CACHE_HEADERS = {
+    "ID": "CACHE ID",
+    "Type": "CACHE TYPE",
+    "Size": "SIZE",
+    "Created": "CREATED",
+    "Used": "LAST USED",
+    "Usage": "USAGE",
+    "Shared": "SHARED",
+}
 
 
 def _df(call: Call) -> None:
@@ -97,9 +106,8 @@ def _verbose(usage: dict[str, Any]) -> None:
     say("\nLocal Volumes space usage:\n")
     show_rows("", ["Name", "Links", "Size"], {"Name": "VOLUME NAME", "Links": "LINKS", "Size": "SIZE"}, _rows(usage))
     say(f"\nBuild cache usage: {_cache(usage)['Size']}\n")
-    names = {"ID": "CACHE ID", "Type": "CACHE TYPE", "Size": "SIZE", "Created": "CREATED", "Used": "LAST USED"}
-    names |= {"Usage": "USAGE", "Shared": "SHARED"}
-    show_rows("", list(names), names, [_cache_row(each, now) for each in usage.get("BuildCache") or []])
+    rows = [cache_row(each, now) for each in usage.get("BuildCache") or []]
+    show_rows("", list(CACHE_HEADERS), CACHE_HEADERS, rows)
 
 
 def _rows(usage: dict[str, Any]) -> list[dict[str, Any]]:
@@ -110,7 +118,7 @@ def _rows(usage: dict[str, Any]) -> list[dict[str, Any]]:
     return out
 
 
-def _cache_row(record: dict[str, Any], now: int) -> dict[str, Any]:
+def cache_row(record: dict[str, Any], now: int) -> dict[str, Any]:
     from dockyard.proto.times import SECOND, parse_rfc3339
 
     row = {"ID": record["ID"][:12], "Type": record["Type"], "Size": human_size(record["Size"])}
