@@ -7,15 +7,22 @@ Does not own: overlay's marks (vfs has none).
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from dockyard.linux import abi
+from dockyard.linux.calls import openat2
 from dockyard.model.errors import SystemFailure
 
 _LINKS = 4096  # hard-linked files that are kept so; descriptors are not for free
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_BENEATH = abi.RESOLVE_BENEATH | abi.RESOLVE_NO_SYMLINKS | abi.RESOLVE_NO_MAGICLINKS
+_FICLONE = 0x40049409  # ioctl_ficlone(2)
+_CANNOT = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM})
 
 
 def copy(*, fds: Sequence[int], source: str, target: str, marks: bool = False) -> dict[str, Any]:
@@ -66,36 +73,50 @@ class Copier:
         self._kept: list[int] = []
 
     def directory(self, source: int, target: int) -> None:
-        with os.scandir(source) as entries:
-            names = sorted(os.fsencode(entry.name) for entry in entries)
-        for name in names:
-            self.entry(name, source, target, name)
-        copy_attributes(source, target, marks=self._marks)
+        """What a directory has, and its attributes, into an empty one. One after another, without recursion: a
+        container may have nested its directories deep. What vanishes meanwhile is left out."""
+        waiting, made = [b""], []
+        while waiting:
+            path = waiting.pop()
+            made.append(path)
+            with _opened(source, path) as inner, _opened(target, path) as copied:
+                for name in sorted(os.fsencode(name) for name in os.listdir(inner)):
+                    try:
+                        if self._alone(name, inner, copied, name):
+                            waiting.append(path + b"/" + name if path else name)
+                    except FileNotFoundError:
+                        continue
+        for path in reversed(made):  # at the end, for every child changes its directory's time
+            with _opened(source, path) as inner, _opened(target, path) as copied:
+                copy_attributes(inner, copied, marks=self._marks)
 
     def entry(self, old: bytes, source: int, target: int, name: bytes) -> None:
+        """One entry, with everything beneath it."""
+        if not self._alone(old, source, target, name):
+            return
+        with _opened(source, old) as inner, _opened(target, name) as copied:
+            self.directory(inner, copied)
+
+    def _alone(self, old: bytes, source: int, target: int, name: bytes) -> bool:
+        """One entry; whether it is a directory, of which only the name is made."""
         found = os.stat(old, dir_fd=source, follow_symlinks=False)
         mode = found.st_mode
         if stat.S_ISDIR(mode):
             os.mkdir(name, 0o700, dir_fd=target)
-            inner, copied = os.open(old, _DIRECTORY, dir_fd=source), os.open(name, _DIRECTORY, dir_fd=target)
-            try:
-                self.directory(inner, copied)
-            finally:
-                os.close(inner)
-                os.close(copied)
-            return
+            return True
         if stat.S_ISREG(mode):
             self._file(old, found, source, target, name)
-            return
+            return False
         if stat.S_ISLNK(mode):
             os.symlink(os.readlink(old, dir_fd=source), name, dir_fd=target)
         elif stat.S_ISSOCK(mode):
-            return
+            return False
         else:
             os.mknod(name, mode, found.st_rdev, dir_fd=target)
             os.chmod(name, stat.S_IMODE(mode), dir_fd=target)
         os.chown(name, found.st_uid, found.st_gid, dir_fd=target, follow_symlinks=False)
         os.utime(name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=target, follow_symlinks=False)
+        return False
 
     def _file(self, old: bytes, found: os.stat_result, source: int, target: int, name: bytes) -> None:
         known = self._links.get((found.st_dev, found.st_ino))
@@ -125,18 +146,51 @@ class Copier:
             os.close(fd)
 
 
+@contextmanager
+def _opened(top: int, path: bytes) -> Iterator[int]:
+    fd = openat2(top, path or b".", _DIRECTORY, 0, _BENEATH)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def copy_content(source: int, target: int) -> None:
-    """Everything that is in a file: by reflink or within the kernel where that works. OSError."""
-    while True:
+    """Everything that is in a file, into an empty one: blocks shared where the file system can (btrfs, xfs), else its
+    data within the kernel, and its holes left as holes. OSError."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+        return
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    size = os.fstat(source).st_size
+    at = 0
+    while at < size:
         try:
-            if not os.copy_file_range(source, target, 1 << 30):
-                return
+            at = os.lseek(source, at, os.SEEK_DATA)
         except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            if error.errno != errno.ENXIO:  # nothing but a hole follows
                 raise
             break
-    while os.sendfile(target, source, None, 1 << 30):
-        pass
+        at = _copy_range(source, target, at, os.lseek(source, at, os.SEEK_HOLE))
+    os.ftruncate(target, size)
+
+
+def _copy_range(source: int, target: int, at: int, end: int) -> int:
+    """Copy the bytes from `at` to `end`, or to where the file ends by now; returns `end`."""
+    while at < end:
+        try:
+            copied = os.copy_file_range(source, target, min(end - at, 1 << 30), at, at)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+            os.lseek(target, at, os.SEEK_SET)
+            copied = os.sendfile(target, source, at, min(end - at, 1 << 30))
+        if not copied:
+            break
+        at += copied
+    return end
 
 
 def copy_attributes(source: int, target: int, *, marks: bool = False) -> None:
