@@ -339,11 +339,20 @@ class Snapshots:
 
     # --- containers --------------------------------------------------------------------------------------------------
 
-    async def prepare(self, container_id: str, chain: str | None, *, views: Sequence[str] = (), size: int = 0) -> None:
+    async def prepare(
+        self,
+        container_id: str,
+        chain: str | None,
+        *,
+        views: Sequence[str] = (),
+        size: int = 0,
+        copy_of: str | None = None,
+    ) -> None:
         """Make a container's writable layer on top of `chain` (None: nothing). NotFound if the layers have gone.
 
         `views`: chains that it has mounted beside (`view`), kept as long. `size`: bytes that it may write, 0: any;
-        ask `why_no_limit` first.
+        ask `why_no_limit` first. `copy_of`: a container on the same chain, whose writable layer it begins with a copy
+        of; nothing may be writing there meanwhile.
         """
         short = container_id[:26]
         for each in (chain, *views):
@@ -353,7 +362,7 @@ class Snapshots:
         if views:
             self._views[short] = list(views)
         try:
-            await self._ready.prepare(container_id, chain, self.chain(chain))
+            await self._ready.prepare(container_id, chain, self.chain(chain), copy_of)
             if size:
                 await asyncio.to_thread(self._ready.limit, container_id, size)
         except BaseException as error:
@@ -387,13 +396,14 @@ class Snapshots:
         stubs: Sequence[str] = (),
         epoch: int | None = None,
         call: Call | None = None,
+        taken: Callable[[], Awaitable[None]] | None = None,
     ) -> Layer | None:
         """Make a layer of what a container has written; None if that is nothing. Nothing may be writing meanwhile.
 
         `consume`: the writable layer itself becomes it (the container is no more to be started: `remove` it), else a
         copy. `stubs`: the container's mount points, whose empty files and directories are none of its doing. `epoch`:
-        seconds; no file of the layer is younger. `call` runs the work, if not a worker process. The layer is held by
-        `lease`. InvalidArgument if it would be one too many; SystemFailure naming the cause; nothing is left then.
+        seconds; no file of the layer is younger. `call` runs the work, if not a worker process. `taken` is called once
+        the files are taken: from then on the container may write again. The layer is held by `lease`. InvalidArgument if it would be one too many; SystemFailure naming the cause; nothing is left then.
         """
         driver, what = self._ready, f"container {container_id[:12]}"
         short_id = container_id[:26]
@@ -407,6 +417,8 @@ class Snapshots:
                 await driver.take(container_id, short, consume=consume)
             except OSError as error:
                 raise SystemFailure(f"{what}: {error.strerror}") from error
+            if taken is not None:
+                await taken()
             result = await self._seal(short, below, stubs, epoch, call or self._call)
             if result["empty"] and (below is None or _root_of(below.document) == tuple(result["root"])):
                 return None

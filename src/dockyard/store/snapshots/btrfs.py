@@ -34,9 +34,13 @@ class Btrfs:
         source = self.directories.tree(parent.directory) if parent is not None else None
         await asyncio.to_thread(_subvolume, self.directories.tree(short), source)
 
-    async def prepare(self, container_id: str, chain_id: str | None, lower: list[Layer]) -> None:
+    async def prepare(
+        self, container_id: str, chain_id: str | None, lower: list[Layer], copy_of: str | None = None
+    ) -> None:
         place = self.directories.make_place(container_id, chain_id)
         source = self.directories.tree(lower[0].directory) if lower else None
+        if copy_of is not None:
+            source = self.directories.container(copy_of) / "fs"
         await asyncio.to_thread(_subvolume, Path(place) / "fs", source)
 
     def rootfs(self, container_id: str, lower: list[Layer]) -> dict[str, Any]:

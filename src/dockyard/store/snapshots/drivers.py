@@ -29,7 +29,10 @@ class Driver(Protocol):
 
     async def begin_layer(self, short: str, parent: Layer | None) -> None: ...
 
-    async def prepare(self, container_id: str, chain_id: str | None, lower: list[Layer]) -> None: ...
+    async def prepare(
+        self, container_id: str, chain_id: str | None, lower: list[Layer], copy_of: str | None = None
+    ) -> None:
+        """A container's writable tree: an empty one, or one like that of the container `copy_of`."""
 
     def rootfs(self, container_id: str, lower: list[Layer]) -> dict[str, Any]: ...
 
@@ -56,8 +59,14 @@ class Overlay:
     async def begin_layer(self, short: str, parent: Layer | None) -> None:
         self.directories.make_layer(short)
 
-    async def prepare(self, container_id: str, chain_id: str | None, lower: list[Layer]) -> None:
-        self.directories.make_container(container_id, chain_id, lower[0].document if lower else None)
+    async def prepare(
+        self, container_id: str, chain_id: str | None, lower: list[Layer], copy_of: str | None = None
+    ) -> None:
+        target = self.directories.make_container(container_id, chain_id, lower[0].document if lower else None)
+        if copy_of is not None:
+            source = self.directories.container(copy_of) / "fs"
+            arguments = {"source": str(source), "target": str(target), "marks": True}
+            await self._call("dockyard.store.copytree:copy", arguments)
 
     def rootfs(self, container_id: str, lower: list[Layer]) -> dict[str, Any]:
         short = container_id[:SHORT]
@@ -97,9 +106,13 @@ class Vfs:
         if parent is not None:
             await self._copy(self.directories.tree(parent.directory), self.directories.tree(short))
 
-    async def prepare(self, container_id: str, chain_id: str | None, lower: list[Layer]) -> None:
+    async def prepare(
+        self, container_id: str, chain_id: str | None, lower: list[Layer], copy_of: str | None = None
+    ) -> None:
         target = self.directories.make_container(container_id, chain_id, lower[0].document if lower else None)
-        if lower:
+        if copy_of is not None:
+            await self._copy(self.directories.container(copy_of) / "fs", target)
+        elif lower:
             await self._copy(self.directories.tree(lower[0].directory), target)
 
     def rootfs(self, container_id: str, lower: list[Layer]) -> dict[str, Any]:
