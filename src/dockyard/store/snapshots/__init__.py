@@ -403,7 +403,8 @@ class Snapshots:
         `consume`: the writable layer itself becomes it (the container is no more to be started: `remove` it), else a
         copy. `stubs`: the container's mount points, whose empty files and directories are none of its doing. `epoch`:
         seconds; no file of the layer is younger. `call` runs the work, if not a worker process. `taken` is called once
-        the files are taken: from then on the container may write again. The layer is held by `lease`. InvalidArgument if it would be one too many; SystemFailure naming the cause; nothing is left then.
+        the files are taken: from then on the container may write again. The layer is held by `lease`. InvalidArgument
+        if it would be one too many; SystemFailure naming the cause; nothing is left then.
         """
         driver, what = self._ready, f"container {container_id[:12]}"
         short_id = container_id[:26]
@@ -602,8 +603,8 @@ class Snapshots:
             if entry.name.startswith("probe-"):
                 self._layout.discard(entry)
         wanted = await self._database.read(containers)
-        for short, chain in await self._database.read(_viewed):
-            self._views.setdefault(short, []).append(chain)
+        for short, viewed in await self._database.read(_viewed):
+            self._views.setdefault(short, []).append(viewed)
         for short, chain in self._ready.directories.containers().items():
             if short in wanted and (chain is None or chain in self._layers):
                 self._containers[short] = chain
