@@ -16,9 +16,10 @@ from dockyard.configuration import (
     parse_file,
     without_effect,
 )
-from dockyard.engine.system import Settings, engine_id, read_cgroups
+from dockyard.engine.system import Settings, engine_id
 from dockyard.model.container import HostConfig, LogConfig, Ulimit
 from dockyard.model.errors import InvalidArgument
+from dockyard.runtime.cgroups.facts import read_facts
 
 
 def test_every_option_is_an_attribute_and_no_name_stands_twice() -> None:
@@ -115,11 +116,15 @@ def test_containers_get_the_daemons_defaults() -> None:
 def test_cgroup_facts(tmp_path: Path) -> None:
     (tmp_path / "v1" / "memory").mkdir(parents=True)
     (tmp_path / "v1" / "memory" / "memory.limit_in_bytes").touch()
-    facts = read_cgroups(str(tmp_path / "v1"))
+    facts = read_facts(str(tmp_path / "v1"))
     assert (facts.version, facts.memory_limit, facts.swap_limit, facts.pids_limit) == (1, True, False, False)
     (tmp_path / "v2").mkdir()
     (tmp_path / "v2" / "cgroup.controllers").write_text("cpu pids\n")
-    facts = read_cgroups(str(tmp_path / "v2"))
+    (tmp_path / "v2" / "cgroup.subtree_control").write_text("cpu pids\n")
+    (tmp_path / "v2" / "dockyard").mkdir()
+    for name in ("cgroup.procs", "cpu.max", "pids.max"):
+        (tmp_path / "v2" / "dockyard" / name).touch()
+    facts = read_facts(str(tmp_path / "v2"))
     assert (facts.version, facts.cpu_quota, facts.memory_limit, facts.pids_limit) == (2, True, False, True)
 
 

@@ -19,6 +19,7 @@ from dockyard.engine.volumes import Volumes
 from dockyard.model.container import ContainerConfig
 from dockyard.model.errors import DockyardError
 from dockyard.runtime.bundle import Bundler
+from dockyard.runtime.cgroups.facts import CgroupFacts, read_facts
 from dockyard.runtime.client import Runtime
 from dockyard.store.containers import ContainerStore
 from dockyard.store.journal.follow import Watcher
@@ -58,11 +59,13 @@ class Context:
     events: Events
     clock: Callable[[], int]  # wall clock, ns since the epoch
     runtimes: frozenset[str] = frozenset({"dockyard"})  # names that `--runtime` may give
+    cgroups: CgroupFacts = field(default_factory=read_facts)
     registry: Registry = field(default_factory=Registry)
     watcher: Watcher = field(default_factory=Watcher)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     started: list[Callable[[Container, bool], None]] = field(default_factory=list)  # it runs; True: it was adopted
     ended: list[Callable[[Container], None]] = field(default_factory=list)  # its program has ended
+    changed: list[Callable[[Container], None]] = field(default_factory=list)  # its settings were changed in place
     removed: list[Callable[[Container], None]] = field(default_factory=list)  # called when a container is gone
     closing: bool = False
 

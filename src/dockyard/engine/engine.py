@@ -71,7 +71,7 @@ class Engine:
             images=images,
             networks=networks,
             transfers=transfers or Transfers(images.services),
-            system=System(settings, containers, context.events, networks.firewall_notes),
+            system=System(settings, containers, context.events, context.cgroups, networks.firewall_notes),
             disk=Disk(context, containers, images),
             volumes=NamedVolumes(context),
             stats=Stats(context),

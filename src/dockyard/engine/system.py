@@ -18,25 +18,7 @@ from dockyard.engine.containers import Containers
 from dockyard.engine.events import Events
 from dockyard.model.container import HostConfig
 from dockyard.model.lifecycle import State
-from dockyard.runtime import cgroups
-
-_V1_FILES = {
-    "memory_limit": "memory/memory.limit_in_bytes",
-    "swap_limit": "memory/memory.memsw.limit_in_bytes",
-    "oom_kill_disable": "memory/memory.oom_control",
-    "cpu_shares": "cpu/cpu.shares",
-    "cpu_quota": "cpu/cpu.cfs_quota_us",
-    "cpuset": "cpuset/cpuset.cpus",
-    "pids_limit": "pids",
-}
-_V2_CONTROLLERS = {
-    "memory_limit": "memory",
-    "swap_limit": "memory",
-    "cpu_shares": "cpu",
-    "cpu_quota": "cpu",
-    "cpuset": "cpuset",
-    "pids_limit": "pids",
-}
+from dockyard.runtime.cgroups.facts import CgroupFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +56,6 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class CgroupFacts:
-    """What can be limited on this host."""
-
-    version: int
-    memory_limit: bool = False
-    swap_limit: bool = False
-    oom_kill_disable: bool = False
-    cpu_shares: bool = False
-    cpu_quota: bool = False
-    cpuset: bool = False
-    pids_limit: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class HostFacts:
     """What does not change while the daemon runs. `memory` in bytes."""
 
@@ -119,12 +87,13 @@ class System:
         settings: Settings,
         containers: Containers,
         events: Events,
+        cgroups: CgroupFacts,
         firewall_notes: Callable[[], list[str]] = list,
     ) -> None:
         """`firewall_notes`: what stands in other people's firewalls for us."""
         self.settings = settings
         self._firewall_notes = firewall_notes
-        self.host = read_host(settings.data_root)
+        self.host = read_host(settings.data_root, cgroups)
         self.version = __version__
         self.id = engine_id(settings.data_root)
         self._containers = containers
@@ -172,7 +141,7 @@ def engine_id(data_root: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"dockyard:{machine}:{os.path.realpath(data_root)}"))
 
 
-def read_host(data_root: str) -> HostFacts:
+def read_host(data_root: str, cgroups: CgroupFacts) -> HostFacts:
     """Look at the host once."""
     release = _os_release()
     uname = os.uname()
@@ -183,19 +152,11 @@ def read_host(data_root: str) -> HostFacts:
         operating_system=release.get("PRETTY_NAME") or release.get("NAME") or "Linux",
         os_version=release.get("VERSION_ID", ""),
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        cgroups=read_cgroups(),
+        cgroups=cgroups,
         backing_filesystem=_filesystem(data_root),
         seccomp=os.path.exists("/proc/sys/kernel/seccomp/actions_avail"),
         apparmor=_read("/sys/module/apparmor/parameters/enabled") == "Y",
     )
-
-
-def read_cgroups(root: str = cgroups.ROOT) -> CgroupFacts:
-    """Which limits the hierarchies that exist can hold."""
-    if cgroups.version(root) == 2:
-        there = _read(f"{root}/cgroup.controllers").split()
-        return CgroupFacts(version=2, **{name: controller in there for name, controller in _V2_CONTROLLERS.items()})
-    return CgroupFacts(version=1, **{name: os.path.exists(f"{root}/{path}") for name, path in _V1_FILES.items()})
 
 
 def _os_release() -> dict[str, str]:

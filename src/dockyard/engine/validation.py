@@ -1,7 +1,8 @@
 """What is wrong with a container's settings before anything is made.
 
 Owns: the rules between settings, with Docker's texts. Pure but for the number of CPUs, which is an argument.
-Does not own: mounts (`model.mounts`), security options, capabilities and ulimits (`runtime.bundle`), names.
+Does not own: mounts (`model.mounts`), security options, capabilities and ulimits (`runtime.bundle`), limits
+(`resources`), names.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import re
 from collections.abc import Collection
 from typing import Final
 
+from dockyard.engine import resources
 from dockyard.engine.signals import parse_signal
 from dockyard.model.container import ContainerConfig, HealthConfig, HostConfig
 from dockyard.model.errors import InvalidArgument
 from dockyard.model.health import TEST_KINDS
 
-MIB: Final = 1 << 20
 MILLISECOND: Final = 1_000_000  # ns
 _PORT: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?\Z")
 _HOST_PORT: Final = re.compile(r"([0-9]{0,5})(?:-([0-9]{1,5}))?\Z")
@@ -36,9 +37,16 @@ def validate(config: ContainerConfig, host: HostConfig, *, cpus: int, runtimes: 
     _check_network_mode(config, host)
     _check_restart(host)
     _check_ports(config, host)
-    _check_resources(host, cpus)
+    resources.check(host, cpus=cpus)
     _check_log(host)
     return _warnings(config, host)
+
+
+def check_update(config: ContainerConfig, host: HostConfig) -> None:
+    """Refuse what an update may have made of a container's environment, restart policy or run time."""
+    _check_environment(config)
+    _check_restart(host)
+    _check_runtime(host)
 
 
 def _refuse(text: str) -> InvalidArgument:
@@ -48,11 +56,7 @@ def _refuse(text: str) -> InvalidArgument:
 def _check_config(config: ContainerConfig) -> None:
     if config.working_dir and not config.working_dir.startswith("/"):
         raise _refuse(f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path")
-    for variable in config.env or ():
-        if variable.startswith("=") or not variable:
-            raise _refuse(f"invalid environment variable: {variable}")
-        if "\0" in variable:
-            raise _refuse("invalid environment variable: it contains a NUL byte")
+    _check_environment(config)
     if len(config.hostname.encode()) > 64:
         raise _refuse(f"invalid hostname: {config.hostname}: longer than 64 bytes")
     if len(config.domainname.encode()) > 64:
@@ -64,6 +68,14 @@ def _check_config(config: ContainerConfig) -> None:
             raise _refuse("invalid command: it contains a NUL byte")
     if config.healthcheck is not None:
         _check_health(config.healthcheck)
+
+
+def _check_environment(config: ContainerConfig) -> None:
+    for variable in config.env or ():
+        if variable.startswith("=") or not variable:
+            raise _refuse(f"invalid environment variable: {variable}")
+        if "\0" in variable:
+            raise _refuse("invalid environment variable: it contains a NUL byte")
 
 
 def _check_health(health: HealthConfig) -> None:
@@ -121,8 +133,7 @@ def _check_modes(host: HostConfig, runtimes: Collection[str]) -> None:
 def _check_conflicts(config: ContainerConfig, host: HostConfig) -> None:
     if host.uts_mode == "host" and config.hostname:
         raise _refuse("conflicting options: hostname and the UTS mode")
-    if host.maximum_runtime < 0 or 0 < host.maximum_runtime < MILLISECOND:
-        raise _refuse("MaximumRuntime cannot be negative or less than 1ms")
+    _check_runtime(host)
     if host.auto_remove and (host.restart_policy.name not in ("", "no") or host.restart_policy.on_unhealthy):
         raise _refuse("can't create 'AutoRemove' container with restart policy")
     if host.oom_score_adj < -1000 or host.oom_score_adj > 1000:
@@ -137,6 +148,11 @@ def _check_conflicts(config: ContainerConfig, host: HostConfig) -> None:
         _check_extra_host(entry)
     for server in host.dns or ():
         _check_address(server, f"bad nameserver address: {server}")
+
+
+def _check_runtime(host: HostConfig) -> None:
+    if host.maximum_runtime < 0 or 0 < host.maximum_runtime < MILLISECOND:
+        raise _refuse("MaximumRuntime cannot be negative or less than 1ms")
 
 
 def _check_extra_host(entry: str) -> None:
@@ -208,49 +224,6 @@ def _check_ports(config: ContainerConfig, host: HostConfig) -> None:
                 _check_address(binding.host_ip.strip("[]"), f"invalid IP address: {binding.host_ip}")
 
 
-def _check_resources(host: HostConfig, cpus: int) -> None:
-    _check_memory(host)
-    if host.nano_cpus:
-        if host.cpu_period:
-            raise _refuse("conflicting options: Nano CPUs and CPU Period cannot both be set")
-        if host.cpu_quota:
-            raise _refuse("conflicting options: Nano CPUs and CPU Quota cannot both be set")
-        if not 10_000_000 <= host.nano_cpus <= cpus * 1_000_000_000:
-            raise _refuse(f"range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available")
-    if host.cpu_period and not 1000 <= host.cpu_period <= 1_000_000:
-        raise _refuse("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
-    if 0 < host.cpu_quota < 1000:
-        raise _refuse("CPU cfs quota can not be less than 1ms (i.e. 1000)")
-    if host.cpu_shares < 0:
-        raise _refuse(f"invalid CPU shares ({host.cpu_shares}): value must be a positive integer")
-    if host.blkio_weight and not 10 <= host.blkio_weight <= 1000:
-        raise _refuse("range of blkio weight is from 10 to 1000")
-    for name, text in (("CPU", host.cpuset_cpus), ("memory node", host.cpuset_mems)):
-        if text and not re.fullmatch(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*", text):
-            raise _refuse(f"Invalid value {text} for cpuset {name}s")
-    for cpu in re.findall(r"[0-9]+", host.cpuset_cpus):
-        if int(cpu) >= cpus:
-            raise _refuse(f"Requested CPUs are not available - requested {host.cpuset_cpus}, available: 0-{cpus - 1}")
-
-
-def _check_memory(host: HostConfig) -> None:
-    if host.memory and host.memory < 6 * MIB:
-        raise _refuse("Minimum memory limit allowed is 6MB")
-    if host.memory > 0 and 0 < host.memory_swap < host.memory:
-        raise _refuse("Minimum memoryswap limit should be larger than memory limit, see usage")
-    if host.memory == 0 and host.memory_swap > 0:
-        raise _refuse("You should always set the Memory limit when using Memoryswap limit, see usage")
-    if host.memory_swap < -1:
-        raise _refuse(f"invalid memory-swap limit: {host.memory_swap}")
-    swappiness = host.memory_swappiness
-    if swappiness is not None and not -1 <= swappiness <= 100:
-        raise _refuse(f"invalid value: {swappiness}, valid memory swappiness range is 0-100")
-    if host.memory_reservation and host.memory_reservation < 6 * MIB:
-        raise _refuse("Minimum memory reservation allowed is 6MB")
-    if host.memory and host.memory < host.memory_reservation:
-        raise _refuse("Minimum memory limit can not be less than memory reservation limit, see usage")
-
-
 def _check_log(host: HostConfig) -> None:
     driver = host.log_config.type
     if driver and driver not in LOG_OPTIONS:
@@ -292,8 +265,6 @@ def _warnings(config: ContainerConfig, host: HostConfig) -> list[str]:
         warnings.append("Published ports are discarded when using host network mode")
     if host.network_mode == "none" and (host.port_bindings or host.publish_all_ports):
         warnings.append("Published ports are discarded when the container has no network")
-    if host.kernel_memory_tcp:
-        warnings.append("Kernel memory TCP limits have no effect and are discarded")
     if host.log_config.config and host.log_config.config.get("compress", "").lower() in ("true", "1"):
         warnings.append("Rotated log files are not compressed")
     return warnings

@@ -28,6 +28,7 @@ from dockyard.engine.system import Settings, System
 from dockyard.model.container import ContainerConfig, HostConfig
 from dockyard.model.errors import NotFound
 from dockyard.model.lifecycle import Desired, Status
+from dockyard.runtime.cgroups.facts import CgroupFacts
 from dockyard.store.containers import ContainerRow, ContainerSpec
 
 T = TypeVar("T")
@@ -138,7 +139,7 @@ class ServerThread:
 
     async def _start(self, listen: Callable[[], list[Listener]], extra: list[Route]) -> None:
         events = Events(time.time_ns)
-        system = System(Settings(data_root="/"), self.containers, events)
+        system = System(Settings(data_root="/"), self.containers, events, CgroupFacts(version=2))
         self.events = events
         self.listeners = listen()
         nothing: Any = None

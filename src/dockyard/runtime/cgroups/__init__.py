@@ -28,6 +28,9 @@ class Cgroup(Protocol):
     def limit(self, resources: dict[str, Any]) -> None:
         """Apply an OCI `linux.resources` object. OSError names file and value."""
 
+    def update(self, resources: dict[str, Any]) -> None:
+        """Change limits while processes live in it, all but those of devices. OSError names file and value."""
+
     def join(self, part: str = "") -> None:
         """Move the calling process in; `part`: into a part of it of that name, made now, where that is had (`part`)."""
 

@@ -82,11 +82,30 @@ class CgroupV1:
     def limit(self, resources: dict[str, Any]) -> None:
         for controller, name, value in settings(resources):
             if controller in self._directories:
-                write(f"{self._directories[controller]}/{name}", value)
+                write(self._file(controller, name), value)
             else:
                 raise OSError(95, f"cannot set {name}: the cgroup controller {controller} is not available")
         if "devices" in self._directories:
             self._limit_devices(device_rules(resources.get("devices") or []))
+
+    def _file(self, controller: str, name: str) -> str:
+        """A control file; weights of block devices belong to the BFQ scheduler where CFQ's are gone (Linux 5.0)."""
+        path = f"{self._directories[controller]}/{name}"
+        if name.startswith("blkio.weight") and not os.path.exists(path):
+            return f"{self._directories[controller]}/{name.replace('blkio.', 'blkio.bfq.')}"
+        return path
+
+    def update(self, resources: dict[str, Any]) -> None:
+        changes = settings(resources)
+        memory = resources.get("memory") or {}
+        limit, swap = memory.get("limit"), memory.get("swap")
+        if limit is not None and swap is not None:
+            # The kernel refuses a limit above the one with swap, at any moment: the one that grows goes first.
+            now = int(read(self._file("memory", "memory.memsw.limit_in_bytes")))
+            if swap < 0 or limit > now:
+                changes.sort(key=lambda change: change[1] != "memory.memsw.limit_in_bytes")
+        for controller, name, value in changes:
+            write(self._file(controller, name), value)
 
     def _limit_devices(self, rules: list[tuple[str, str]]) -> None:
         """One write a rule, through one descriptor a file."""
@@ -242,6 +261,8 @@ def settings(resources: dict[str, Any]) -> list[tuple[str, str, str]]:
         found.append(("pids", "pids.max", "max" if pids <= 0 else pids))
     block = resources.get("blockIO") or {}
     found.append(("blkio", "blkio.weight", block.get("weight")))
+    weights = block.get("weightDevice") or []
+    found.extend(("blkio", "blkio.weight_device", f"{d['major']}:{d['minor']} {d['weight']}") for d in weights)
     for key, name in (
         ("throttleReadBpsDevice", "blkio.throttle.read_bps_device"),
         ("throttleWriteBpsDevice", "blkio.throttle.write_bps_device"),

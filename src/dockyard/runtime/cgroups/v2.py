@@ -46,13 +46,16 @@ class CgroupV2:
                 continue  # a controller that cannot be delegated is missed where a limit needs it, by name
 
     def limit(self, resources: dict[str, Any]) -> None:
-        for name, value in settings(resources):
-            if name.startswith("io.weight") and not os.path.exists(f"{self._directory}/{name}"):
-                continue
-            write(f"{self._directory}/{name}", value)
+        self.update(resources)
         devices = resources.get("devices")
         if devices:
             bpf.attach_device_filter(self._directory, devices)
+
+    def update(self, resources: dict[str, Any]) -> None:
+        for name, value in settings(resources):
+            if name == "io.weight" and not os.path.exists(f"{self._directory}/{name}"):
+                name, value = "io.bfq.weight", bfq_weight(value)
+            write(f"{self._directory}/{name}", value)
 
     def join(self, part: str = "") -> None:
         directory = self.part(part) if part else self._directory
@@ -119,6 +122,17 @@ def _shares_to_weight(shares: int) -> int:
     return 1 + ((min(max(shares, 2), 262144) - 2) * 9999) // 262142
 
 
+def _block_weight(weight: int) -> int:
+    """OCI's 10..1000 -> io.weight's 1..10000."""
+    return 1 + (weight - 10) * 9999 // 990
+
+
+def bfq_weight(line: str) -> str:
+    """A line for io.weight as the BFQ scheduler's file has it: 1..1000."""
+    name, _, weight = line.rpartition(" ")
+    return f"{name} {max(int(weight) // 10, 1)}"
+
+
 def settings(resources: dict[str, Any]) -> list[tuple[str, str]]:
     """OCI resources -> (file, value)."""
     found: list[tuple[str, str]] = []
@@ -149,7 +163,9 @@ def settings(resources: dict[str, Any]) -> list[tuple[str, str]]:
         found.append(("pids.max", "max" if pids <= 0 else str(pids)))
     block = resources.get("blockIO") or {}
     if block.get("weight"):
-        found.append(("io.weight", f"default {1 + (block['weight'] - 10) * 9999 // 990}"))
+        found.append(("io.weight", f"default {_block_weight(block['weight'])}"))
+    for device in block.get("weightDevice") or []:
+        found.append(("io.weight", f"{device['major']}:{device['minor']} {_block_weight(device['weight'])}"))
     for key, name in (
         ("throttleReadBpsDevice", "rbps"),
         ("throttleWriteBpsDevice", "wbps"),
