@@ -1,6 +1,6 @@
 # Every target does its own set-up (tools/setup.sh): a virtual environment, Python packages, missing Debian packages.
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench format clean setup
+.PHONY: help run test test-vm check bench format clean setup
 PY := .venv/bin/python
 
 help: ## this list
@@ -13,6 +13,10 @@ run: ## the main job: a daemon, an image, a web server with a published port, it
 test: ## all the tests: unit, kernel, conformance (ARGS='-k exec' goes to pytest)
 	@tools/setup.sh test
 	@$(PY) -m tools.suites $(ARGS)
+
+test-vm: ## the tests marked vm on Debian's kernel in a virtual machine: cgroup v2, AppArmor (ARGS='tests/kernel' runs others)
+	@tools/setup.sh vm
+	@$(PY) -m tools.vm $(ARGS)
 
 check: ## ruff, mypy --strict, import directions
 	@tools/setup.sh test

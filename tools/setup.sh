@@ -1,8 +1,9 @@
 #!/bin/sh
-# Sets up what a make target needs: `tools/setup.sh run|test`. Costs nothing when it is there already.
+# Sets up what a make target needs: `tools/setup.sh run|test|vm`. Costs nothing when it is there already.
 #
 #   run   the virtual environment with Dockyard itself, and the Debian packages that running needs
 #   test  also the development tools and the packages that tests and benches need (Debian's dockerd as the peer)
+#   vm    also what makes and runs the virtual machine of `make test-vm`
 #
 # Debian packages are installed when we are root on Debian or Ubuntu; elsewhere it prints what to install and stops.
 set -eu
@@ -25,7 +26,7 @@ have_library libseccomp.so.2 || need libseccomp2
 have ip || need iproute2
 have ps || need procps
 have mount || need mount
-if [ "$goal" = test ]; then
+if [ "$goal" != run ]; then
     have nft || need nftables
     have iptables || need iptables
     have skopeo || need skopeo
@@ -34,6 +35,13 @@ if [ "$goal" = test ]; then
     have mkfs.btrfs || need btrfs-progs
     have docker-registry || need docker-registry
     have mmdebstrap || need mmdebstrap
+fi
+if [ "$goal" = vm ]; then
+    have qemu-system-x86_64 || need qemu-system-x86
+    have cpio || need cpio
+    have depmod || need kmod
+    have mkfs.ext4 || need e2fsprogs
+    goal=test # the Python packages are the same
 fi
 
 if [ -n "$wanted" ]; then

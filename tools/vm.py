@@ -1,0 +1,203 @@
+"""`make test-vm`: the tests on a stock kernel, Debian's, in a virtual machine: cgroup v2, AppArmor, device mapper.
+
+The machine is emulated (TCG: no KVM is needed, ten times slower than real), has no network, and ends with the tests:
+
+    Debian's linux-image-cloud-amd64, unpacked, not installed
+    an initramfs of busybox and six virtio modules, which mounts /dev/vda and switches to it
+    /dev/vda  Debian's minimal system with python3 and the tools the tests use; made once, kept in .cache/vm, never
+              written to: what is written goes to an overlay's upper directory on /dev/vdb
+    /dev/vdb  this project and its Python packages, copied anew each time (the interpreter is Debian's: wheels of the
+              same minor version fit)
+
+Its serial line is our output; the last thing it says is pytest's exit code. Owns: making and booting it. Does not own:
+what is tested (`-m vm` unless told otherwise).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CACHE = Path(".cache/vm").absolute()
+MODULES = ("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk")
+PACKAGES = (
+    "python3,python3-distutils,busybox-static,kmod,iproute2,nftables,iptables,libnftables1,libseccomp2,procps,mount,"
+    "apparmor,runc,crun,util-linux,ca-certificates,e2fsprogs,xfsprogs,btrfs-progs"
+)
+LEFT_OUT = (
+    "moto",
+    "cfnlint",
+    "sympy",
+    "networkx",
+    "botocore",
+    "boto3",
+    "mypy",
+    "mypyc",
+    "obstore",
+    "pip",
+    "setuptools",
+)
+SAYS_CODE = re.compile(r"^vm: pytest ended with (\d+)\s*$")
+MEMORY, PROCESSORS = "3072", "2"
+
+INITRD = """#!/bin/busybox sh
+b=/bin/busybox
+$b mount -t proc p /proc; $b mount -t devtmpfs d /dev; $b mount -t sysfs s /sys
+for m in {modules}; do $b insmod /mod/$m.ko; done
+$b insmod /mod/overlay.ko
+$b mount -t ext4 -o ro /dev/vda /lower && $b mount -t ext4 /dev/vdb /data
+$b mkdir -p /data/upper /data/work
+$b mount -t overlay -o lowerdir=/lower,upperdir=/data/upper,workdir=/data/work o /new
+$b mkdir -p /new/data && $b mount --move /data /new/data
+exec $b switch_root /new /data/start
+"""
+
+START = """#!/bin/sh
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev 2>/dev/null
+mkdir -p /dev/pts /dev/shm /run; mount -t devpts -o ptmxmode=666 devpts /dev/pts; mount -t tmpfs shm /dev/shm
+mount -t tmpfs run /run; mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount -t securityfs s /sys/kernel/security
+mkdir -p /data/tmp && chmod 1777 /data/tmp && mount --bind /data/tmp /tmp
+for m in veth bridge br_netfilter nf_tables nft_chain_nat nft_ct nft_masq tun xfs btrfs loop; do modprobe -q $m; done
+ip link set lo up
+hostname vm
+mkdir /sys/fs/cgroup/tests && echo $$ > /sys/fs/cgroup/tests/cgroup.procs
+for c in $(cat /sys/fs/cgroup/cgroup.controllers); do echo +$c > /sys/fs/cgroup/cgroup.subtree_control; done
+cd /data/project
+export PYTHONPATH=/data/project/src:/data/site-packages PYTHONDONTWRITEBYTECODE=1 DOCKYARD_TEST_VM=1 CI=$CI
+echo "vm: $(uname -r), $(python3 --version), controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
+python3 -m pytest -p no:cacheprovider {arguments}
+echo "vm: pytest ended with $?"
+sync; echo o > /proc/sysrq-trigger; sleep 60
+"""
+
+
+def run(*command: str | Path, **more: object) -> str:
+    """A command's output; CalledProcessError if it fails."""
+    done = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True, **more)  # type: ignore[call-overload]
+    return str(done.stdout)
+
+
+def kernel() -> tuple[Path, Path]:
+    """(vmlinuz, modules' directory) of Debian's newest cloud kernel, fetched once."""
+    place = CACHE / "kernel"
+    if not (place / "done").exists():
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        package = re.search(r"Depends: (linux-image-\S+)", run("apt-cache", "depends", "linux-image-cloud-amd64"))
+        if package is None:
+            raise SystemExit("vm: apt knows no linux-image-cloud-amd64 (apt-get update?)")
+        run("apt-get", "-o", "APT::Sandbox::User=root", "download", "-q", package[1], cwd=place)
+        run("dpkg", "-x", next(place.glob("*.deb")), place)
+        (place / "done").touch()
+    modules = next((place / "lib/modules").iterdir())
+    return place / f"boot/vmlinuz-{modules.name}", modules
+
+
+def system(modules: Path) -> Path:
+    """The disk image of the root, made once a kernel and list of packages."""
+    image, stamp = CACHE / "root.ext4", CACHE / "root.stamp"
+    wanted = f"{modules.name} {PACKAGES}"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return image
+    tree = CACHE / "root"
+    shutil.rmtree(tree, ignore_errors=True)
+    print("vm: making Debian's minimal system (once)", flush=True)
+    run("mmdebstrap", "--mode=root", "--variant=minbase", f"--include={PACKAGES}", "-q", "bookworm", tree)
+    for unwanted in ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt", "var/lib/apt/lists"):
+        shutil.rmtree(tree / unwanted, ignore_errors=True)
+    shutil.copytree(modules, tree / "usr/lib/modules" / modules.name)
+    run("depmod", "-b", tree, modules.name)
+    (tree / "etc/hostname").write_text("vm\n")
+    _disk(image, tree, 1200)
+    shutil.rmtree(tree)
+    stamp.write_text(wanted)
+    return image
+
+
+def _disk(image: Path, tree: Path, spare: int) -> None:
+    """An ext4 image of a tree with `spare` MB more than it needs."""
+    image.unlink(missing_ok=True)
+    size = int(run("du", "-sm", tree).split()[0]) + spare
+    with open(image, "wb") as file:
+        file.truncate(size << 20)
+    run("mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-d", tree, image)
+
+
+def project(arguments: list[str]) -> Path:
+    """The disk image with this project, its packages and what to do with them."""
+    tree = CACHE / "data"
+    shutil.rmtree(tree, ignore_errors=True)
+    ours = tree / "project"
+    ours.mkdir(parents=True)
+    for name in ("src", "tests", "tools", "pyproject.toml"):
+        (shutil.copytree if Path(name).is_dir() else shutil.copy)(name, ours / name)
+    packages = Path(sys.prefix, f"lib/python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
+    skip = shutil.ignore_patterns(*LEFT_OUT, "__pycache__", "*__mypyc*", "_editable*", "*.pth")
+    shutil.copytree(packages, tree / "site-packages", ignore=skip)
+    start = tree / "start"
+    start.write_text(START.replace("{arguments}", shlex.join(arguments)).replace("$CI", os.environ.get("CI", "")))
+    start.chmod(0o755)
+    image = CACHE / "data.ext4"
+    _disk(image, tree, 3000)
+    shutil.rmtree(tree)
+    return image
+
+
+def initrd(modules: Path) -> Path:
+    """What finds the disks."""
+    tree = CACHE / "initrd"
+    shutil.rmtree(tree, ignore_errors=True)
+    for name in ("bin", "mod", "proc", "dev", "sys", "new", "lower", "data"):
+        (tree / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", tree / "bin/busybox")
+    for name in (*MODULES, "overlay"):
+        shutil.copy(next(modules.rglob(f"{name}.ko")), tree / "mod")
+    (tree / "init").write_text(INITRD.format(modules=" ".join(MODULES)))
+    (tree / "init").chmod(0o755)
+    image = CACHE / "initrd.gz"
+    run("sh", "-c", f"find . | cpio -o -H newc --quiet | gzip -1 > {shlex.quote(str(image))}", cwd=tree)
+    return image
+
+
+def boot(vmlinuz: Path, initial: Path, root: Path, data: Path) -> int:
+    """Run it, its serial line being our output; pytest's exit code, 1 if it did not get to say one."""
+    command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", PROCESSORS, "-m", MEMORY]
+    command += ["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-kernel", str(vmlinuz)]
+    command += ["-initrd", str(initial), "-append", "console=ttyS0 quiet panic=-1 lsm=landlock,yama,apparmor"]
+    command += ["-drive", f"file={root},if=virtio,format=raw,readonly=on"]
+    command += ["-drive", f"file={data},if=virtio,format=raw,cache=unsafe"]
+    code = 1
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace") as vm:
+        assert vm.stdout is not None
+        for line in vm.stdout:
+            line = line.replace("\r", "")
+            print(line, end="", flush=True)
+            if found := SAYS_CODE.match(line):
+                code = int(found[1])
+    return code
+
+
+def main() -> int:
+    os.chdir(Path(__file__).parent.parent)
+    arguments = sys.argv[1:] or ["tests", "-m", "vm", "-q", "--durations=10", "--engine=dockyardd", "--timeout=600"]
+    CACHE.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    vmlinuz, modules = kernel()
+    images = system(modules), project(arguments)
+    initial = initrd(modules)
+    print(f"vm: made in {time.monotonic() - begun:.1f} s, booting", flush=True)
+    code = boot(vmlinuz, initial, *images)
+    images[1].unlink()
+    print(f"vm: done in {time.monotonic() - begun:.1f} s", flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
