@@ -125,9 +125,16 @@ class Connection:
     def delete(self, path: str, **query: Any) -> Response:
         return self.request("DELETE", path, query=query)
 
-    def stream(self, method: str, path: str, body: Any = None, query: dict[str, Any] | None = None) -> Iterator[bytes]:
+    def stream(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        query: dict[str, Any] | None = None,
+        raw: bytes | None = None,
+    ) -> Iterator[bytes]:
         """The body of an endless answer piece by piece (chunked or until close); the connection is spent after it."""
-        self.send_head(method, target(path, query), body, None, None)
+        self.send_head(method, target(path, query), body, None, raw)
         status, answer = self._read_head()
         if status != 200:
             raise AssertionError(f"{method} {path}: {status} {self._read_body(answer)[:500]!r}")

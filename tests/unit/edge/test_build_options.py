@@ -100,9 +100,9 @@ def test_older_versions_do_not_have_newer_parameters() -> None:
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ({"buildargs": "[]"}, "error reading build parameter buildargs"),
-        ({"buildargs": '{"a":1}'}, "error reading build parameter buildargs"),
-        ({"labels": "{"}, "error reading build parameter labels"),
+        ({"buildargs": "[]"}, "error reading build args"),
+        ({"buildargs": '{"a":1}'}, "error reading build args"),
+        ({"labels": "{"}, "error reading labels"),
         ({"ulimits": '[{"Name":1}]'}, "error reading ulimit settings"),
         ({"memory": "lots"}, 'invalid value "lots" for parameter memory'),
         ({"shmsize": "-1"}, "shmsize: it cannot be negative"),

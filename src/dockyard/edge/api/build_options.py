@@ -26,6 +26,7 @@ _MAX_TEXT = 100  # characters of a bad value that its complaint repeats
 _UPLOAD = "upload:"
 _ISOLATIONS = ("", "default")
 _ALLOWED = ("network.host", "security.insecure", "device")
+_WORDS = {"buildargs": "build args", "cachefrom": "cache-from"}  # Docker's, where they are not the parameter's name
 _SCHEMES = {"docker-image://": "image", "oci-layout://": "oci-layout"}
 
 
@@ -129,7 +130,7 @@ def _json(call: Call, name: str, kind: type[T], default: T) -> T:
     try:
         return msgspec.json.decode(text.encode("utf-8", "surrogateescape"), type=kind)
     except msgspec.MsgspecError as error:
-        raise InvalidArgument(f"error reading build parameter {name}: {error}: {_cut(text)}") from None
+        raise InvalidArgument(f"error reading {_WORDS.get(name, name)}: {error}: {_cut(text)}") from None
 
 
 def _positive(call: Call, name: str) -> int:

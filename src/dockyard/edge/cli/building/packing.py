@@ -51,8 +51,8 @@ class Packer:
         always: Collection[str] = (),
         extra: dict[str, bytes] | None = None,
     ) -> None:
-        """`root` "": nothing but `extra`. `always`: paths that are sent whatever `rules` say. `extra`: files that replace
-        what the directory has under that name, or are not in it; they come first."""
+        """`root` "": nothing but `extra`. `always`: paths that are sent whatever `rules` say. `extra`: files that come
+        first and replace what the directory has under their names."""
         self.root = root
         self.rules = rules
         self.always = frozenset(always)
