@@ -17,6 +17,7 @@ from dockyard.engine.bridges import BridgeOptions
 from dockyard.engine.context import Context
 from dockyard.engine.events import Events
 from dockyard.engine.images import Images
+from dockyard.engine.leases import Leases
 from dockyard.engine.networks import Networks
 from dockyard.engine.system import Settings
 from dockyard.engine.transfers import Transfers
@@ -29,8 +30,10 @@ from dockyard.runtime.client import Runtime
 from dockyard.store.containers import ContainerStore
 from dockyard.store.db import Database
 from dockyard.store.layout import Layout
+from dockyard.store.leases import LeaseStore
 from dockyard.store.networks import NetworkStore
 from dockyard.store.snapshots import Snapshots
+from dockyard.store.volumes import VolumeStore
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +85,8 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
         snapshots=snapshots,
         images=images,
         networks=networks,
-        volumes=Volumes(layout, runtime.call),
+        volumes=Volumes(layout, VolumeStore(database), runtime.call, time.time_ns),
+        leases=Leases(LeaseStore(database), events, time.time_ns),
         events=events,
         clock=time.time_ns,
         runtimes=frozenset({"dockyard", *settings.runtimes}),
@@ -110,12 +114,20 @@ def _transfers(settings: Configuration, images: Images) -> Transfers:
     for name in ("max_concurrent_downloads", "max_concurrent_uploads"):
         if getattr(settings, name) < 1:
             raise InvalidArgument(f"invalid {name.replace('_', '-')}: {getattr(settings, name)} is less than 1")
-    rules = RegistryRules.make(settings.registry_mirrors, settings.insecure_registries, settings.trusted_realms)
     return Transfers(
         images.services,
-        rules,
+        _registry_rules(settings),
         downloads=settings.max_concurrent_downloads,
         uploads=settings.max_concurrent_uploads,
+    )
+
+
+def _registry_rules(settings: Configuration) -> RegistryRules:
+    return RegistryRules.make(
+        settings.registry_mirrors,
+        settings.insecure_registries,
+        settings.trusted_realms,
+        settings.allow_nondistributable_artifacts,
     )
 
 
@@ -152,8 +164,7 @@ def _settings(settings: Configuration, driver: str) -> Settings:
         log_driver=settings.log_driver,
         default_runtime=settings.default_runtime,
         runtimes={"dockyard": "dockyard-runtime", **settings.runtimes},
-        insecure_registries=settings.insecure_registries,
-        registry_mirrors=settings.registry_mirrors,
+        registries=_registry_rules(settings),
         log_opts=settings.log_opts,
         cgroup_parent=settings.cgroup_parent,
         dns=settings.dns,

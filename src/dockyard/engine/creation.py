@@ -15,16 +15,26 @@ from typing import Any, Final, cast
 
 from msgspec.structs import replace
 
-from dockyard.engine import names, validation
+from dockyard.engine import container_volumes, extensions, names, resources, validation
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context, Image
 from dockyard.engine.ground import default_hostname
 from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig, PortBinding
 from dockyard.model.errors import DockyardError, InvalidArgument, NotFound, SystemFailure
 from dockyard.model.lifecycle import Desired, Status
-from dockyard.model.mounts import MountPoint, image_volume, parse_bind, parse_mount, parse_tmpfs
-from dockyard.runtime.bundle.mounts import DEFAULT_SHM_SIZE
+from dockyard.model.mounts import (
+    MountPoint,
+    image_volume,
+    label_options,
+    parse_bind,
+    parse_mount,
+    parse_tmpfs,
+    parse_volumes_from,
+)
+from dockyard.proto.units import parse_size
+from dockyard.runtime.bundle.mounts import DEFAULT_SHM_SIZE, tmpfs_options
 from dockyard.store.containers import ContainerRow, ContainerSpec, NameTaken
+from dockyard.store.volumes import insert
 
 _RANGE: Final = re.compile(r"([0-9]+)-([0-9]+)/(tcp|udp|sctp)\Z")
 
@@ -37,18 +47,21 @@ async def create(
     *,
     name: str,
     platform: str,
+    image: Image | None = None,
+    copy_of: Container | None = None,
 ) -> tuple[Container, list[str]]:
-    """See `Containers.create`."""
+    """See `Containers.create`. `image`: instead of the one that the settings name. `copy_of`: a container of the same
+    layers, standing still, whose files and anonymous volumes it begins with."""
     if not config.image:
         raise InvalidArgument("No image specified")
     container_id = names.new_id()
     name = _take_name(context, name, container_id)
     try:
-        image = context.images.get(config.image)
-        spec, warnings = _specify(context, config, host, networks, image)
+        spec, warnings = _specify(context, config, host, networks, image or context.images.get(config.image))
         if not spec.config.hostname and not spec.host.network_mode.startswith("container:"):
             spec.config.hostname = default_hostname(container_id, spec.host.network_mode, spec.host.uts_mode)
-        container = await _make(context, container_id, name, spec)
+        async with context.leases.joining(config.labels):
+            container = await _make(context, container_id, name, spec, copy_of)
     except BaseException:
         context.registry.release(name)
         raise
@@ -76,11 +89,13 @@ def _specify(
     context: Context, config: ContainerConfig, host: HostConfig, networks: dict[str, EndpointSettings], image: Image
 ) -> tuple[ContainerSpec, list[str]]:
     merged = merge(config, image.config)
-    host = _with_defaults(context, host)
+    host = extensions.apply(config.labels, _with_defaults(context, host))
     command = [*(merged.entrypoint or []), *(merged.cmd or [])]
     if not command:
         raise InvalidArgument("No command specified")
     warnings = validation.validate(merged, host, cpus=os.cpu_count() or 1, runtimes=context.runtimes)
+    host, discarded = resources.settle(host, context.cgroups)
+    warnings += discarded
     context.bundler.validate(merged, host)
     try:
         context.networks.check(host, networks)
@@ -100,6 +115,9 @@ def _specify(
         log_driver=host.log_config.type,
         log_options=host.log_config.config or {},
     )
+    _writable_size(context, host)
+    if (labelled := label_options(spec.mounts)) and not os.path.isdir("/sys/fs/selinux"):
+        warnings.append(f"SELinux is not enabled: options z and Z have no effect on {', '.join(labelled)}")
     return spec, warnings
 
 
@@ -111,7 +129,7 @@ def merge(config: ContainerConfig, image: ContainerConfig) -> ContainerConfig:
     """
     merged: ContainerConfig = replace(config)
     merged.env = _merge_env(config.env, image.env)
-    merged.labels = {**(image.labels or {}), **(config.labels or {})}
+    merged.labels = {**extensions.without(image.labels), **(config.labels or {})}
     merged.exposed_ports = _expand_ports({**(image.exposed_ports or {}), **(config.exposed_ports or {})}) or None
     merged.volumes = {**(image.volumes or {}), **(config.volumes or {})} or None
     merged.user = config.user or image.user
@@ -224,9 +242,14 @@ def mount_points(context: Context, config: ContainerConfig, host: HostConfig) ->
     """
     points: dict[str, MountPoint] = {}
     for spec in host.binds or ():
-        _add(points, parse_bind(spec))
+        point = parse_bind(spec)
+        if point.type == "volume":
+            point.driver = host.volume_driver
+        _add(points, point)
     for mount in host.mounts or ():
         point = parse_mount(mount)
+        if point.type == "image":
+            point.chain_id = _mounted_image(context, point.source)
         if point.type == "bind" and not point.create_source and not os.path.lexists(point.source):
             raise InvalidArgument(
                 f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
@@ -234,14 +257,42 @@ def mount_points(context: Context, config: ContainerConfig, host: HostConfig) ->
         _add(points, point)
     for target, options in (host.tmpfs or {}).items():
         _add(points, parse_tmpfs(target, options))
+    for point in points.values():
+        if point.type == "tmpfs":
+            tmpfs_options(point.mode)
     for ref in host.volumes_from or ():
         for point in _volumes_from(context, ref):
             points.setdefault(point.destination, point)
     for target in config.volumes or {}:
         volume = image_volume(target)
         if volume is not None:
+            volume.driver = host.volume_driver
             points.setdefault(volume.destination, volume)
     return list(points.values())
+
+
+def _mounted_image(context: Context, ref: str) -> str | None:
+    """The layers of an image that is mounted. Not NotFound: clients would go and pull the container's own image."""
+    try:
+        return context.images.get(ref).chain_id
+    except NotFound as error:
+        raise InvalidArgument(str(error)) from None
+
+
+def _writable_size(context: Context, host: HostConfig) -> int:
+    """Bytes of `--storage-opt size`, 0 without. InvalidArgument in Docker's words."""
+    for name in host.storage_opt or {}:
+        if name.lower() != "size":
+            raise InvalidArgument(f"Unknown option {name}")
+    for text in (host.storage_opt or {}).values():
+        try:
+            size = parse_size(text)
+        except ValueError as error:
+            raise InvalidArgument(str(error)) from None
+        if reason := context.snapshots.why_no_limit():
+            raise InvalidArgument(reason)
+        return size
+    return 0
 
 
 def _add(points: dict[str, MountPoint], point: MountPoint) -> None:
@@ -251,44 +302,59 @@ def _add(points: dict[str, MountPoint], point: MountPoint) -> None:
 
 
 def _volumes_from(context: Context, spec: str) -> list[MountPoint]:
-    ref, _, mode = spec.partition(":")
-    if mode not in ("", "ro", "rw", "z", "Z"):
-        raise InvalidArgument(f"invalid mode for volumes-from: {mode}")
+    ref, mode = parse_volumes_from(spec)
     other = context.registry.find(ref)
     if other is None:
         raise InvalidArgument(f"No such container: {ref}")
-    return [replace(p, rw=p.rw and mode != "ro", mode=mode or p.mode) for p in other.mounts if p.type != "tmpfs"]
+    writable = "ro" not in mode.split(",")
+    return [
+        replace(p, rw=p.rw and writable, mode=mode or p.mode, no_copy=True) for p in other.mounts if p.type != "tmpfs"
+    ]
 
 
 # --- making it ---
 
 
-async def _make(context: Context, container_id: str, name: str, spec: ContainerSpec) -> Container:
+async def _make(
+    context: Context, container_id: str, name: str, spec: ContainerSpec, copy_of: Container | None
+) -> Container:
     """Volumes, directory, writable layer, row; undone in reverse if one fails."""
+    async with container_volumes.Making(context) as volumes:
+        row = await _prepare(context, container_id, name, spec, volumes, copy_of)
+        container = Container(row, context.layout.container(container_id), context.layout.run_container(container_id))
+        volumes.done()
+        context.registry.add(container)
+    return container
+
+
+async def _prepare(
+    context: Context,
+    container_id: str,
+    name: str,
+    spec: ContainerSpec,
+    volumes: container_volumes.Making,
+    copy_of: Container | None,
+) -> ContainerRow:
     directory = context.layout.container(container_id)
-    new_volumes: list[str] = []
     prepared = False
     try:
-        for point in spec.mounts:
-            if point.type == "volume" and context.volumes.resolve(point):
-                new_volumes.append(point.name)
+        await volumes.resolve(spec, copy_of)
         directory.mkdir(mode=0o710)
         prepared = True
-        await context.snapshots.prepare(container_id, spec.chain_id)
+        views = [point.chain_id for point in spec.mounts if point.type == "image" and point.chain_id]
+        size = _writable_size(context, spec.host)
+        origin = copy_of.id if copy_of is not None else None
+        await context.snapshots.prepare(container_id, spec.chain_id, views=views, size=size, copy_of=origin)
         row = ContainerRow(container_id, name, spec, Status(), Desired())
-        await context.store.insert(row)
+        rows = [volume.row for volume in volumes.new]
+        await context.store.insert(row, also=lambda connection: insert(connection, rows))
+        return row
     except BaseException as error:
         if prepared:
             context.snapshots.remove(container_id)
             context.layout.discard(directory)
-        for volume in new_volumes:
-            context.volumes.remove(volume)
         if isinstance(error, NameTaken):
             raise names.name_conflict(name, container_id) from error
         if isinstance(error, OSError) and not isinstance(error, DockyardError):
             raise SystemFailure(f"container {container_id}: {error.strerror}: {error.filename}") from error
         raise
-    context.volumes.keep(new_volumes)
-    container = Container(row, directory, context.layout.run_container(container_id))
-    context.registry.add(container)
-    return container

@@ -95,8 +95,8 @@ class Disk:
             for container in self._context.registry
             for name in {point.name for point in container.mounts if point.type == "volume"}
         )
-        volumes = self._context.volumes.list()
-        sizes = await _few_at_once([self._context.volumes.usage(volume.name) for volume in volumes])
+        volumes = [volume for volume in self._context.volumes.list() if not volume.is_mount]  # as Docker
+        sizes = await _few_at_once([self._context.volumes.usage(volume) for volume in volumes])
         return [VolumeUsage(volume, size, users[volume.name]) for volume, size in zip(volumes, sizes, strict=True)]
 
 

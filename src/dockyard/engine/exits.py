@@ -11,6 +11,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+from dockyard.engine import container_volumes
 from dockyard.engine.container import Container
 from dockyard.model.lifecycle import SECOND, State, restart_pause, should_restart
 from dockyard.runtime.client import ContainerHandle
@@ -39,6 +40,7 @@ async def ended(context: Context, container: Container, record: ExitRecord, *, r
     starts it again (its state says whether it is to be)."""
     again = _record(context, container, record)
     await context.networks.release(container.id)
+    await container_volumes.end(context, container)
     if container.host.auto_remove and not container.hold:
         remove_soon(context, container)
         return  # no row to write: the next write takes it away

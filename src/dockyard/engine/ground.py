@@ -16,7 +16,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import Struct
 
-from dockyard.engine import etcfiles
+from dockyard.engine import container_volumes, etcfiles
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
 from dockyard.engine.validation import log_limits
@@ -25,7 +25,7 @@ from dockyard.model.errors import Conflict, InvalidArgument, NotFound, SystemFai
 from dockyard.model.journal import LogSpec
 from dockyard.model.lifecycle import State
 from dockyard.model.mounts import MountPoint
-from dockyard.runtime.bundle import BundleInput, BundleMount
+from dockyard.runtime.bundle import BundleInput, BundleMount, from_mount_point
 from dockyard.runtime.launch import Launch, Rootfs
 
 _CONNECTIONS = "connections.json"
@@ -96,14 +96,17 @@ def bundle_input(context: Context, container: Container) -> BundleInput:
         args=[container.path, *container.args],
         hostname=named.config.hostname,
         domainname=named.config.domainname,
-        mounts=_bundle_mounts(container, network_peer),
+        mounts=_bundle_mounts(context, container, network_peer),
         joins=_joins(context, container),
         shm_source=_shm_source(context, container),
     )
 
 
-def _bundle_mounts(container: Container, network_peer: Container | None) -> list[BundleMount]:
-    mounts = [_bundle_mount(point) for point in container.mounts]
+def _bundle_mounts(context: Context, container: Container, network_peer: Container | None) -> list[BundleMount]:
+    mounts = [
+        from_mount_point(point, container_volumes.image_rootfs(context, point) if point.type == "image" else None)
+        for point in container.mounts
+    ]
     taken = {mount.destination for mount in mounts}
     files = network_peer or container  # who shares a network shares its names
     sources = (files.resolv_path, files.hostname_path, files.hosts_path)
@@ -115,25 +118,12 @@ def _bundle_mounts(container: Container, network_peer: Container | None) -> list
     return mounts
 
 
-def _bundle_mount(point: MountPoint) -> BundleMount:
-    if point.type == "tmpfs":
-        return BundleMount(destination=point.destination, type="tmpfs", options=point.mode, read_only=not point.rw)
-    return BundleMount(
-        destination=point.destination,
-        source=point.source,
-        read_only=not point.rw,
-        propagation=point.propagation,
-        non_recursive=point.bind is not None and point.bind.non_recursive,
-        read_only_non_recursive=point.bind is not None and point.bind.read_only_non_recursive,
-    )
-
-
 def make_sources(mounts: Iterable[MountPoint]) -> None:
     """Make missing bind sources of `-v`, as directories. InvalidArgument for one that `--mount` names."""
     for point in mounts:
-        if point.type == "tmpfs" or os.path.lexists(point.source):
+        if point.type != "bind" or os.path.lexists(point.source):
             continue
-        if point.type == "bind" and not point.create_source:
+        if not point.create_source:
             raise InvalidArgument(
                 f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
             )

@@ -1,24 +1,25 @@
 """What a client may do with volumes by name: list, inspect, create, remove, prune.
 
-Owns: who uses a volume, and that a used one stays. Does not own: the directories (`engine.volumes`), mounting.
-Labels and driver options are not kept yet: asking for them is refused.
+Owns: who uses a volume, that a used one stays, filters and events. Does not own: directories and records
+(`engine.volumes`), mounting.
 """
 
 from __future__ import annotations
 
-import secrets
+import logging
 from collections.abc import Sequence
 from typing import Final
 
+from dockyard.engine.container_volumes import names, publish_created
 from dockyard.engine.context import Context
 from dockyard.engine.volumes import Volume
-from dockyard.model.errors import Conflict, NotFound, NotServed
-from dockyard.model.mounts import MountPoint
+from dockyard.model.errors import Conflict, DockyardError, NotFound
 from dockyard.proto.filters import Filters
+
+log = logging.getLogger(__name__)
 
 LIST_FILTERS: Final = frozenset({"dangling", "driver", "label", "name"})
 PRUNE_FILTERS: Final = frozenset({"all", "label", "label!"})
-_ANONYMOUS_NAME: Final = 64  # hex digits, as given to a volume without a name
 
 
 class NamedVolumes:
@@ -28,72 +29,78 @@ class NamedVolumes:
         self._context = context
 
     def _users(self, name: str) -> list[str]:
-        """Ids of the containers that mount it, running or not."""
-        return [
-            container.id
-            for container in self._context.registry
-            if any(point.type == "volume" and point.name == name for point in container.mounts)
-        ]
+        """Ids of the containers that have it, running or not."""
+        return [container.id for container in self._context.registry if name in names(container.mounts)]
+
+    def _used(self) -> set[str]:
+        return {name for container in self._context.registry for name in names(container.mounts)}
 
     def get(self, name: str) -> Volume:
         """NotFound "get NAME: no such volume"."""
-        for volume in self._context.volumes.list():
-            if volume.name == name:
-                return volume
-        raise NotFound(f"get {name}: no such volume")
+        return self._context.volumes.get(name)
 
     def list(self, filters: Filters) -> list[Volume]:
-        """`filters`: name (a part of it), driver, dangling; no volume has labels."""
-        found = []
-        for volume in self._context.volumes.list():
-            names, drivers = filters.get("name"), filters.get("driver")
-            if names and not any(part in volume.name for part in names):
-                continue
-            if (drivers and "local" not in drivers) or filters.get("label"):
-                continue
-            dangling = filters.boolean("dangling")
-            if dangling is not None and dangling == bool(self._users(volume.name)):
-                continue
-            found.append(volume)
-        return found
+        """`filters`: name (a part of it, or a pattern), driver, label, dangling."""
+        dangling = filters.boolean("dangling")
+        used = self._used() if dangling is not None else set()
+        return [
+            volume
+            for volume in self._context.volumes.list()
+            if filters.regex("name", volume.name)
+            and filters.exact("driver", "local")
+            and filters.labels(volume.labels)
+            and (dangling is None or dangling == (volume.name not in used))
+        ]
 
-    def create(self, name: str, driver: str, options: bool, labels: bool) -> Volume:
-        """Make it, or find it made; "" gives it a name. NotServed for options and labels."""
-        if options or labels:
-            raise NotServed("volume options and labels are not served by this engine yet")
-        point = MountPoint(
-            type="volume", destination="/", name=name or secrets.token_hex(_ANONYMOUS_NAME // 2), driver=driver
-        )
-        known = {volume.name for volume in self._context.volumes.list()}
-        self._context.volumes.resolve(point)
-        if point.name not in known:
-            self._context.events.publish("volume", "create", point.name, {"driver": "local"})
-        return self.get(point.name)
-
-    def remove(self, name: str, *, force: bool) -> None:
-        """Conflict if a container uses it; NotFound, unless `force`."""
+    async def create(
+        self, name: str, driver: str, options: dict[str, str] | None, labels: dict[str, str] | None
+    ) -> Volume:
+        """Make it, or find it made; "" gives it a name. NotFound for an unknown driver, else as `Volumes.make`."""
         try:
-            self.get(name)
-        except NotFound:
-            if force:
-                return
-            raise
-        users = self._users(name)
-        if users:
-            raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
-        self._context.volumes.remove(name)
+            self._context.volumes.check_driver(driver)
+        except NotFound as error:
+            raise NotFound(f"create {name}: {error}") from None
+        making = self._context.volumes.make(name, options, labels)
+        volume, is_new = await self._context.finish(making, f"volume {name}: making it")
+        if is_new:
+            publish_created(self._context, volume.name)
+        return volume
+
+    async def remove(self, name: str, *, force: bool) -> None:
+        """Conflict if a container uses it; NotFound, unless `force`."""
+        if force and self._context.volumes.find(name) is None:
+            return
+
+        def unused() -> None:
+            users = self._users(name)
+            if users:
+                raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
+            if self._context.volumes.claimed(name):
+                raise Conflict(f"remove {name}: volume is in use - [a container that is being created]")
+
+        await self._context.finish(self._context.volumes.remove(name, unused), f"volume {name}: removing it")
         self._context.events.publish("volume", "destroy", name, {"driver": "local"})
 
     async def prune(self, filters: Filters) -> tuple[Sequence[str], int]:
-        """Remove what no container uses: anonymous ones, with the filter `all` every one. Names and bytes freed."""
+        """Remove what no container uses: anonymous ones, with the filter `all` every one. Names and bytes freed.
+
+        Volumes with driver options stay, as with Docker: they are mounts of something else.
+        """
         every = bool(filters.boolean("all", False))
-        removed: Sequence[str] = ()
+        used = self._used()
+        removed: list[str] = []
         freed = 0
         for volume in self._context.volumes.list():
-            anonymous = len(volume.name) == _ANONYMOUS_NAME and set(volume.name) <= set("0123456789abcdef")
-            if self._users(volume.name) or filters.get("label") or not (every or anonymous):
+            wanted = filters.labels(volume.labels) and filters.not_labels(volume.labels)
+            if volume.name in used or volume.options or not wanted or not (every or volume.row.anonymous):
                 continue
-            freed += await self._context.volumes.usage(volume.name)
-            self.remove(volume.name, force=True)
-            removed = (*removed, volume.name)
+            try:
+                size = await self._context.volumes.usage(volume)
+                await self.remove(volume.name, force=True)
+            except DockyardError as error:
+                log.warning("prune: volume %s stays: %s", volume.name, error)
+                continue
+            removed.append(volume.name)
+            freed += size
+        self._context.events.publish("volume", "prune", "", {"reclaimed": str(freed)})
         return removed, freed

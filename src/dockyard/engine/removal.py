@@ -15,6 +15,7 @@ from dockyard.model.errors import DockyardError, InvalidArgument, NotFound
 from dockyard.model.lifecycle import Event, State
 from dockyard.proto.filters import Filters
 from dockyard.proto.times import parse_moment
+from dockyard.store.volumes import delete
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +58,9 @@ async def _take_away(context: Context, container: Container, *, volumes: bool) -
     try:
         await exits.released(container)
         context.volumes.doubt(going)
-        await context.store.delete(container.id)
+        await context.store.delete(container.id, also=lambda connection: delete(connection, going))
     except BaseException:
-        context.volumes.keep(going)
+        context.volumes.undoubt(going)
         container.status.state = before
         raise
     container.removed = True
@@ -68,6 +69,8 @@ async def _take_away(context: Context, container: Container, *, volumes: bool) -
     _clean(context, container, going)
     for tell in context.removed:
         tell(container)
+    for name in going:
+        context.events.publish("volume", "destroy", name, {"driver": "local"})
     context.publish(container, "destroy")
     container.wake("removed", "not-running", "next-exit")
 
@@ -78,7 +81,7 @@ def _clean(context: Context, container: Container, volumes: set[str]) -> None:
     try:
         context.snapshots.remove(container.id)
         context.layout.discard(context.layout.container(container.id))
-        _remove_volumes(context, volumes)
+        context.volumes.forget(volumes)
     except (DockyardError, OSError) as error:
         log.warning("container %s: left for the sweep: %s", container.id, error)
 
@@ -89,15 +92,8 @@ def _own_volumes(context: Context, container: Container) -> set[str]:
     if not mine:
         return mine
     others = (other for other in context.registry if other is not container)
-    return mine - {point.name for other in others for point in other.mounts if point.type == "volume"}
-
-
-def _remove_volumes(context: Context, names: set[str]) -> None:
-    for name in names:
-        try:
-            context.volumes.remove(name)
-        except NotFound:
-            continue
+    mine -= {point.name for other in others for point in other.mounts if point.type == "volume"}
+    return {name for name in mine if not context.volumes.claimed(name)}
 
 
 async def prune(context: Context, filters: Filters) -> tuple[list[str], int]:

@@ -6,7 +6,7 @@ themselves).
 
 A daemon may have been killed between any two steps. What that can leave, and what becomes of it:
 
-    directory or anonymous volume without a row  swept
+    directory without a row                      swept; volumes: see `engine.volumes`
     row "created", monitor runs                  adopted: the start had happened
     row "running", monitor runs                  adopted
     row "running", exit record                   recorded, with its own time
@@ -26,7 +26,7 @@ import signal
 from collections.abc import Iterator
 from typing import Final
 
-from dockyard.engine import exits, ground, starting
+from dockyard.engine import container_volumes, exits, ground, starting
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
 from dockyard.model.errors import DockyardError
@@ -47,6 +47,7 @@ async def restore(context: Context) -> None:
         context.registry.add(container)
     found = await _adopt_all(context)
     await context.networks.restore([container for container in context.registry if container.handle is not None])
+    await _open_volumes(context)
     for container, record in found:
         await exits.ended(context, container, record, restart=False)
     _sweep(context)
@@ -126,12 +127,18 @@ async def _end_stranger(context: Context, container_id: str) -> None:
 
 
 def _sweep(context: Context) -> None:
-    """Directories and anonymous volumes of containers without a row."""
+    """Directories of containers without a row."""
     known = {container.id for container in context.registry}
     for name in _listed(context.layout.containers) - known:
         context.layout.discard(context.layout.containers / name)
-    points = (point for container in context.registry for point in container.mounts)
-    context.volumes.sweep({point.name for point in points if point.type == "volume"})
+
+
+async def _open_volumes(context: Context) -> None:
+    used: dict[str, set[str]] = {}  # volume → running containers
+    for container in context.registry:
+        for name in container_volumes.names(container.mounts):
+            used.setdefault(name, set()).update([container.id] if container.handle is not None else ())
+    await context.volumes.open(used.keys(), used)
 
 
 def _listed(directory: os.PathLike[str]) -> set[str]:

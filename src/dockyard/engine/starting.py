@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from dockyard.engine import exits, ground
+from dockyard.engine import container_volumes, exits, ground
 from dockyard.engine.attaching import prune_pending
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
@@ -50,6 +50,7 @@ async def run(context: Context, container: Container) -> None:
 
 async def _launch(context: Context, container: Container) -> ContainerHandle:
     ground.make_sources(container.mounts)
+    await container_volumes.begin(context, container)
     plan, endpoints = None, dict[str, EndpointSettings]()
     container.status.ports = {}
     if not container.host.network_mode.startswith("container:"):
@@ -94,6 +95,7 @@ async def _failed(context: Context, container: Container, error: BaseException) 
     """Nothing of the attempt stays but the error and the exit code."""
     container.drop_pending()
     await context.networks.release(container.id)
+    await container_volumes.end(context, container)
     exits.remove_state_dir(container)
     status = container.status
     _tell_networks(context, container, "disconnect", status.endpoints)

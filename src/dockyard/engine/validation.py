@@ -120,8 +120,6 @@ def _check_modes(host: HostConfig, runtimes: Collection[str]) -> None:
         raise _refuse("Invalid network mode: invalid container format container:<name|id>")
     if host.runtime and host.runtime not in runtimes:
         raise _refuse(f"unknown or invalid runtime name: {host.runtime}")
-    if host.storage_opt:
-        raise _refuse("--storage-opt is not supported by this storage driver")
     if host.device_requests:
         capabilities = [c for request in host.device_requests for c in request.capabilities or ()]
         driver = host.device_requests[0].driver

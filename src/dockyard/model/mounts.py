@@ -310,6 +310,18 @@ def image_volume(target: str) -> MountPoint | None:
     return None if cleaned == "/" else MountPoint(type="volume", destination=cleaned, anonymous=True)
 
 
+def parse_volumes_from(spec: str) -> tuple[str, str]:
+    """`CONTAINER[:options]` of `--volumes-from`: what it names, and the options (ro, rw, z, Z, …)."""
+    if not spec:
+        raise InvalidArgument("volumes-from specification cannot be an empty string")
+    ref, _, mode = spec.partition(":")
+    words = mode.split(",") if mode else []
+    known = {"ro", "rw", "z", "Z", "nocopy", *_PROPAGATIONS}
+    if not set(words) <= known or len(set(words)) < len(words) or {"ro", "rw"} <= set(words):
+        raise InvalidArgument(f"invalid mode: {mode}")
+    return ref, mode
+
+
 def label_options(points: Iterable[MountPoint]) -> list[str]:
     """Targets of the mounts of `-v` that ask for an SELinux label (`z`, `Z`)."""
     return [p.destination for p in points if not p.from_mount and {"z", "Z"} & set(p.mode.split(","))]

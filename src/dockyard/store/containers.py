@@ -7,6 +7,7 @@ desired state are three columns with three writers. Does not own: what they mean
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -44,6 +45,9 @@ class ContainerRow(NamedTuple):
     desired: Desired
 
 
+Also = Callable[[sqlite3.Connection], None]  # what belongs into the same transaction
+
+
 class NameTaken(Exception):
     """Another row has this name (or this id)."""
 
@@ -64,12 +68,12 @@ class ContainerStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def insert(self, row: ContainerRow) -> None:
-        """Add a row. NameTaken if the name or the id exists."""
+    async def insert(self, row: ContainerRow, also: Also | None = None) -> None:
+        """Add a row, and what `also` writes, together. NameTaken if the name or the id exists."""
         values = (row.id, row.name, _text(row.spec), _text(row.status), _text(row.desired))
         statement = "INSERT INTO containers (id, name, spec, status, desired) VALUES (?, ?, ?, ?, ?)"
         try:
-            await self._database.write(lambda connection: _execute(connection, statement, values))
+            await self._database.write(lambda connection: _execute(connection, statement, values, also))
         except sqlite3.IntegrityError as error:
             raise NameTaken(row.name) from error
 
@@ -92,10 +96,10 @@ class ContainerStore:
         except sqlite3.IntegrityError as error:
             raise NameTaken(name) from error
 
-    async def delete(self, container_id: str) -> None:
-        """Take a row away; one that is gone already is fine."""
+    async def delete(self, container_id: str, also: Also | None = None) -> None:
+        """Take a row away, and what `also` does, together; one that is gone already is fine."""
         statement = "DELETE FROM containers WHERE id = ?"
-        await self._database.write(lambda connection: _execute(connection, statement, (container_id,)))
+        await self._database.write(lambda connection: _execute(connection, statement, (container_id,), also))
 
     async def all(self) -> list[ContainerRow]:
         """Every row, oldest first."""
@@ -108,5 +112,7 @@ class ContainerStore:
         return sorted(rows, key=lambda row: row.spec.created_at)
 
 
-def _execute(connection: sqlite3.Connection, statement: str, values: tuple[str, ...]) -> None:
+def _execute(connection: sqlite3.Connection, statement: str, values: tuple[str, ...], also: Also | None = None) -> None:
     connection.execute(statement, values)
+    if also is not None:
+        also(connection)

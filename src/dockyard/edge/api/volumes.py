@@ -1,11 +1,12 @@
-"""Volumes over HTTP: list, inspect, create, remove, prune.
+"""Volumes over HTTP: list, inspect, create, remove, prune, update.
 
-Owns: Docker's JSON of a volume. Does not own: which volumes there are and who uses them (`engine.named_volumes`).
+Owns: Docker's JSON of a volume, differences between API versions. Does not own: which volumes there are and who uses
+them (`engine.named_volumes`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 from msgspec import Struct
@@ -14,7 +15,11 @@ from dockyard.edge.api import wire
 from dockyard.edge.routing import Call, Route
 from dockyard.engine.named_volumes import LIST_FILTERS, PRUNE_FILTERS
 from dockyard.engine.volumes import Volume
+from dockyard.model.errors import Unavailable
+from dockyard.proto.filters import Filters
 from dockyard.proto.times import SECOND, format_rfc3339
+
+_ANONYMOUS_ONLY: Final = (1, 42)  # from this version on prune leaves named volumes alone unless told otherwise
 
 
 class CreateVolume(Struct, rename=wire.docker_name):
@@ -24,6 +29,7 @@ class CreateVolume(Struct, rename=wire.docker_name):
     driver: str = ""
     driver_opts: dict[str, str] | None = None
     labels: dict[str, str] | None = None
+    cluster_volume_spec: dict[str, Any] | None = None
 
 
 def volume_body(volume: Volume) -> dict[str, Any]:
@@ -31,10 +37,10 @@ def volume_body(volume: Volume) -> dict[str, Any]:
     return {
         "CreatedAt": format_rfc3339(volume.created_at // SECOND * SECOND),
         "Driver": "local",
-        "Labels": None,
+        "Labels": volume.labels,
         "Mountpoint": volume.path,
         "Name": volume.name,
-        "Options": None,
+        "Options": volume.options,
         "Scope": "local",
     }
 
@@ -50,18 +56,28 @@ async def inspect_volume(call: Call) -> web.StreamResponse:
 
 async def create_volume(call: Call) -> web.StreamResponse:
     wanted = await call.body(CreateVolume)
-    volume = call.engine.volumes.create(wanted.name, wanted.driver, bool(wanted.driver_opts), bool(wanted.labels))
+    if wanted.cluster_volume_spec is not None and call.version >= _ANONYMOUS_ONLY:
+        raise Unavailable("cluster volumes need a swarm manager, which this node is not: ClusterVolumeSpec")
+    volume = await call.engine.volumes.create(wanted.name, wanted.driver, wanted.driver_opts, wanted.labels)
     return call.json(volume_body(volume), status=201)
 
 
 async def remove_volume(call: Call) -> web.StreamResponse:
-    call.engine.volumes.remove(call.path("name"), force=call.flag("force"))
+    await call.engine.volumes.remove(call.path("name"), force=call.flag("force"))
     return call.empty()
 
 
 async def prune_volumes(call: Call) -> web.StreamResponse:
-    removed, freed = await call.engine.volumes.prune(call.filters(PRUNE_FILTERS))
+    old = call.version < _ANONYMOUS_ONLY
+    filters = call.filters(PRUNE_FILTERS - {"all"} if old else PRUNE_FILTERS)
+    if old:
+        filters = Filters({**{key: filters.get(key) for key in filters}, "all": ["1"]})
+    removed, freed = await call.engine.volumes.prune(filters)
     return call.json({"VolumesDeleted": list(removed) or None, "SpaceReclaimed": freed})
+
+
+async def update_volume(call: Call) -> web.StreamResponse:
+    raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
 
 
 ROUTES = [
@@ -69,5 +85,6 @@ ROUTES = [
     Route("GET", "/volumes/{name}", inspect_volume),
     Route("POST", "/volumes/create", create_volume),
     Route("POST", "/volumes/prune", prune_volumes, since=(1, 25)),
+    Route("PUT", "/volumes/{name}", update_volume, since=(1, 42)),
     Route("DELETE", "/volumes/{name}", remove_volume),
 ]

@@ -316,6 +316,16 @@ class Snapshots:
     def all_layers(self) -> list[Layer]:
         return list(self._layers.values())
 
+    def trees(self, chain: str | None) -> tuple[str, ...]:
+        """What has to be merged to see a chain's files, topmost first: for `store.mergedtree`."""
+        layers = self.chain(chain) if self._ready.overlay else self.chain(chain)[:1]
+        return tuple(self.tree_of(layer) for layer in layers)
+
+    @property
+    def overlays(self) -> bool:
+        """Whether layers lie by themselves and overlayfs puts them together."""
+        return self._ready.overlay
+
     def tree_of(self, layer: Layer) -> str:
         """The directory of a layer's files, as an argument for worker functions."""
         return str(self._ready.directories.tree(layer.directory))
@@ -377,6 +387,14 @@ class Snapshots:
         if short not in self._containers:
             raise NotFound(f"the writable layer of container {container_id[:12]} is missing")
         return self._ready.rootfs(container_id, self.chain(self._containers[short]))
+
+    def writable(self, container_id: str) -> Path:
+        """The directory of a container's writable layer (not overlay: of all its files)."""
+        return self._ready.directories.container(container_id) / "fs"
+
+    def scratch(self, container_id: str) -> Path:
+        """A directory of a prepared container for what shall go with it; `fs`, `work` and `chain` in it are taken."""
+        return self._ready.directories.container(container_id)
 
     def remove(self, container_id: str) -> None:
         """Take a container's writable layer away. Missing is fine. Nothing may be mounted on it."""
