@@ -65,6 +65,7 @@ class Configuration:
     # registries
     insecure_registries: list[str] = field(default_factory=list)
     registry_mirrors: list[str] = field(default_factory=list)
+    allow_nondistributable_artifacts: list[str] = field(default_factory=list)
     trusted_realms: list[str] = field(default_factory=list)
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
@@ -210,6 +211,8 @@ OPTIONS = (
     Option("insecure-registries", ("--insecure-registry",), _texts, "registry without TLS (repeatable)"),
     Option("registry-mirrors", ("--registry-mirror",), _texts,
            "mirror, [REGISTRY=]URL; docker.io's if it names none (repeatable)"),
+    Option("allow-nondistributable-artifacts", ("--allow-nondistributable-artifacts",), _texts,
+           "registry that foreign layers are pushed to (repeatable)"),
     Option("trusted-realms", ("--trusted-realm",), _texts,
            "token server that gets credentials of registries elsewhere (repeatable)"),
     Option("max-concurrent-downloads", ("--max-concurrent-downloads",), _integer, "layers pulled at a time"),
@@ -343,7 +346,6 @@ def load(invocation: Invocation) -> Configuration:
 # Options that are read and checked and change nothing yet, with the value that asks for nothing.
 _WITHOUT_EFFECT = {
     "fixed_cidr": "", "default_gateway": "", "ip_forward": True, "iptables": True, "live_restore": True,
-    "insecure_registries": [], "registry_mirrors": [],
 }  # fmt: skip
 
 

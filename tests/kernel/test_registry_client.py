@@ -649,6 +649,115 @@ def test_mirror_first_then_the_registry(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_hosts_toml(tmp_path: Path) -> None:
+    """Two mirrors, the first for digests only, then the registry, which lies elsewhere; read anew for each pull."""
+
+    async def main() -> None:
+        async with FakeRegistry() as origin, FakeRegistry("127.0.0.2") as one, FakeRegistry("127.0.0.3") as two:
+            client = Client(tmp_path, None, "")
+            await client.open()
+            try:
+                manifest = origin.add_image(TARS)
+                one.blobs = dict(origin.blobs)
+                two.manifests = dict(origin.manifests)
+                origin.user = ("me", "secret")
+                place = tmp_path / "certs.d" / "r.example"
+                place.mkdir(parents=True)
+                (place / "hosts.toml").write_text(f"""
+                    server = "http://{origin.host}"
+                    [host."http://{one.host}"]
+                      capabilities = ["pull"]
+                    [host."http://{two.host}/v2/proxy"]
+                      capabilities = ["pull", "resolve"]
+                      override_path = true
+                    [host."http://{two.host}/v2/proxy".header]
+                      x-tenant = "7"
+                """)
+                me = Credentials("me", "secret")
+                await client.pull("r.example/a/x", credentials=me)
+                assert not one.asked("/manifests/") and len(one.asked("/blobs/")) == 4
+                (asked,) = two.asked("/v2/proxy/a/x/manifests/latest?ns=r.example")
+                assert asked["x-tenant"] == "7"
+                assert not origin.log
+                assert not [h for h in (*one.asked("/"), *two.asked("/")) if "Authorization" in h]  # S38
+                del one.blobs[manifest["layers"][0]["digest"]]
+                await client.images.remove("r.example/a/x", force=True)
+                await client.pull("r.example/a/x", credentials=me)
+                assert [path for _, path, _ in origin.log if "/blobs/" in path] == [
+                    f"/v2/a/x/blobs/{manifest['layers'][0]['digest']}"
+                ]
+                await client.push("r.example/a/x", credentials=me)  # to the registry itself
+                assert origin.asked("/manifests/latest", "PUT") and not two.asked("/", "PUT")
+                (place / "hosts.toml").write_text("[host.x]\nwhat = 1")
+                with pytest.raises(InvalidArgument, match=f"{place}/hosts.toml: host 'x': unknown key 'what'"):
+                    await client.pull("r.example/a/x", credentials=me)
+            finally:
+                await client.close()
+
+    asyncio.run(main())
+
+
+def test_foreign_layers(tmp_path: Path) -> None:
+    """They come from where their descriptor leads and are not pushed, unless that is permitted."""
+
+    async def main() -> None:
+        async with FakeRegistry() as registry, FakeRegistry("127.0.0.2") as vendor, FakeRegistry("127.0.0.3") as third:
+            client = Client(tmp_path, RegistryRules.make([], [], [], [third.host]), "")
+            await client.open()
+            try:
+                manifest = registry.add_image(TARS[:2])
+                layer = manifest["layers"][0]
+                layer["mediaType"] = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+                layer["urls"] = ["ftp://x.example/y", f"https://{vendor.host}/files/base"]
+                digest = registry.add_manifest(manifest)
+                data = registry.blobs.pop(layer["digest"])
+
+                # TLS of the vendor is not what is tested here: the registry itself answers for the address
+                async def lead(request: web.Request) -> web.StreamResponse | None:
+                    return web.Response(body=data) if request.method == "GET" else None
+
+                text = await client.refused(f"{registry.host}/x")
+                assert f"layer {layer['digest']}" in text or vendor.host in text
+                registry.hooks.append((layer["digest"], lead))
+                await client.pull(f"{registry.host}/x")
+                registry.hooks.clear()
+                registry.log.clear()
+                statuses = [m.status for m in await client.push(f"{registry.host}/x")]
+                assert statuses.count("Skipped foreign layer") == statuses.count("Layer already exists") == 1
+                assert layer["digest"] not in registry.blobs and not registry.asked(layer["digest"])
+                assert digest_of(registry.manifests["latest"][1]) == digest
+                await client.images.tag(f"{registry.host}/x", f"{third.host}/x")
+                statuses = [m.status for m in await client.push(f"{third.host}/x")]
+                assert "Skipped foreign layer" not in statuses and third.blobs[layer["digest"]] == data
+                assert digest_of(third.manifests["latest"][1]) == digest
+            finally:
+                await client.close()
+
+    asyncio.run(main())
+
+
+def test_a_long_wait_that_a_registry_asks_for(tmp_path: Path) -> None:
+    """429 with Retry-After: waited out if it is short, told if it is long."""
+
+    async def work(client: Client, registry: FakeRegistry) -> None:
+        digest = registry.add_image(TARS[:1])["layers"][0]["digest"]
+        waits = iter(["1", None])
+
+        async def hook(request: web.Request) -> web.StreamResponse | None:
+            wait = next(waits, None)
+            return error(429, "TOOMANYREQUESTS", "slower", {"Retry-After": wait}) if wait else None
+
+        registry.hooks.append((digest, hook))
+        told = await client.pull(f"{registry.host}/x")
+        assert f"{digest[7:19]}: Retrying in 1 second" in told
+        await client.images.remove(f"{registry.host}/x", force=True)
+        waits = iter(["86400"])
+        text = await client.refused(f"{registry.host}/x", Unavailable)
+        assert text == f"layer {digest}: toomanyrequests: slower (it asks to wait for 86400 seconds)"
+
+    run(tmp_path, work)
+
+
 def test_bearer_and_basic(tmp_path: Path) -> None:
     async def work(client: Client, registry: FakeRegistry) -> None:
         registry.add_image(TARS[:1])

@@ -18,6 +18,7 @@ from dockyard.engine.containers import Containers
 from dockyard.engine.events import Events
 from dockyard.model.container import HostConfig
 from dockyard.model.lifecycle import State
+from dockyard.proto.registries import RegistryRules
 from dockyard.runtime.cgroups.facts import CgroupFacts
 
 
@@ -32,8 +33,7 @@ class Settings:
     log_driver: str = "json-file"
     default_runtime: str = "dockyard"
     runtimes: Mapping[str, str] = field(default_factory=dict)  # name -> path of the program
-    insecure_registries: list[str] = field(default_factory=list)
-    registry_mirrors: list[str] = field(default_factory=list)
+    registries: RegistryRules = field(default_factory=RegistryRules)
     # what containers get that say nothing about it
     log_opts: Mapping[str, str] = field(default_factory=dict)
     cgroup_parent: str = ""

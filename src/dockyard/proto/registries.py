@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -18,19 +18,37 @@ from dockyard.proto.references import DEFAULT_DOMAIN
 
 HUB_HOST: Final = "registry-1.docker.io"  # where docker.io really is
 HUB_INDEX: Final = "index.docker.io"  # its search
-_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?\Z")
+HOST_GRAMMAR: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?\Z")
 _SECOND_LEVEL = frozenset({"co", "com", "org", "net", "gov", "ac", "edu", "or", "ne", "go"})
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+class TLSFiles(NamedTuple):
+    """Paths: more authorities, certificates of ours each with its key ("": in the same file)."""
+
+    authorities: tuple[str, ...] = ()
+    clients: tuple[tuple[str, str], ...] = ()
+    skip_verify: bool = False
+
+
+NO_FILES: Final = TLSFiles()
+
+
 class Place(NamedTuple):
-    """A host that is asked for a registry's content. `schemes`: those to try, in order; `prefix` of repositories."""
+    """A host that is asked for a registry's content. `schemes`: those to try, in order; `prefix` of repositories;
+    `root` of the API; `namespace`: the registry that it stands for, which it is told; `resolve`: whether it is asked
+    for tags."""
 
     host: str
     schemes: tuple[str, ...]
     prefix: str = ""
     mirror: bool = False
+    root: str = "/v2"
+    namespace: str = ""
+    resolve: bool = True
+    headers: tuple[tuple[str, str], ...] = ()
+    tls: TLSFiles = NO_FILES
 
 
 class Mirror(NamedTuple):
@@ -44,43 +62,52 @@ def parse_mirror(text: str) -> Mirror:
     if not separator or "://" in domain:
         domain, url = DEFAULT_DOMAIN, text
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not _HOST.match(parts.netloc):
+    if parts.scheme not in ("http", "https") or not HOST_GRAMMAR.match(parts.netloc):
         raise InvalidArgument(f'invalid mirror: "{text}" is not [REGISTRY=]http(s)://HOST[/PREFIX]')
     if parts.query or parts.fragment or parts.username:
         raise InvalidArgument(f'invalid mirror: query, fragment or user in "{text}"')
     return Mirror(domain.lower(), url.rstrip("/"))
 
 
-def check_insecure(text: str) -> str:
-    """A host, host:port or address range. InvalidArgument in Docker's words."""
+def check_host(text: str, what: str) -> str:
+    """A host, host:port or address range. InvalidArgument in Docker's words: "insecure registry X …"."""
     if "://" in text:
-        raise InvalidArgument(f"insecure registry {text} should not contain '://'")
+        raise InvalidArgument(f"{what} {text} should not contain '://'")
     if "/" in text:
         try:
             ipaddress.ip_network(text, strict=False)
         except ValueError:
-            raise InvalidArgument(f"insecure registry {text} is not valid: no address range") from None
-    elif not _HOST.match(text):
-        raise InvalidArgument(f"insecure registry {text} is not valid: no host")
+            raise InvalidArgument(f"{what} {text} is not valid: no address range") from None
+    elif not HOST_GRAMMAR.match(text):
+        raise InvalidArgument(f"{what} {text} is not valid: no host")
     return text
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryRules:
-    """The daemon's settings of registries, checked."""
+    """The daemon's settings of registries, checked. `insecure`: hosts; `ranges` of addresses."""
 
     mirrors: Sequence[Mirror] = ()
     insecure: Sequence[str] = ()
     trusted_realms: Sequence[str] = ()  # hosts that may be sent credentials, and may be local, though they are others
-    _ranges: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = field(default_factory=list)
+    ranges: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network] = ()
+    nondistributable: Sequence[str] = ()  # registries that get foreign layers too; hosts and address ranges
 
     @classmethod
-    def make(cls, mirrors: Iterable[str], insecure: Iterable[str], trusted_realms: Iterable[str] = ()) -> RegistryRules:
+    def make(
+        cls,
+        mirrors: Iterable[str],
+        insecure: Iterable[str],
+        trusted_realms: Iterable[str] = (),
+        nondistributable: Iterable[str] = (),
+    ) -> RegistryRules:
         """From the texts of the configuration. InvalidArgument naming the wrong one."""
-        names = [check_insecure(text) for text in insecure]
+        names = [check_host(text, "insecure registry") for text in insecure]
         ranges = [ipaddress.ip_network(text, strict=False) for text in names if "/" in text]
         hosts = [text.lower() for text in names if "/" not in text]
-        return cls([parse_mirror(text) for text in mirrors], hosts, [r.lower() for r in trusted_realms], ranges)
+        allowed = [check_host(text, "allow-nondistributable-artifacts registry").lower() for text in nondistributable]
+        found = [parse_mirror(text) for text in mirrors]
+        return cls(found, hosts, [realm.lower() for realm in trusted_realms], ranges, allowed)
 
     def is_insecure(self, host: str, addresses: Iterable[IPAddress] = ()) -> bool:
         """Whether a registry may go without TLS, or with a certificate that nobody vouches for.
@@ -91,7 +118,17 @@ class RegistryRules:
             return True
         own = address_of(host)
         known: list[IPAddress] = [*addresses, own] if own else [*addresses]
-        return any(a.is_loopback or any(a in r for r in self._ranges if r.version == a.version) for a in known)
+        return any(a.is_loopback or any(a in r for r in self.ranges if r.version == a.version) for a in known)
+
+    def gets_foreign_layers(self, host: str) -> bool:
+        """Whether layers that belong elsewhere are pushed to this registry too."""
+        own = address_of(host)
+        for entry in self.nondistributable:
+            if entry in (host.lower(), hostname(host)):
+                return True
+            if "/" in entry and own is not None and own in ipaddress.ip_network(entry, strict=False):
+                return True
+        return False
 
     def may_be_local(self, host: str) -> bool:
         """Whether somebody said that this host may be at a loopback or link-local address."""
@@ -141,13 +178,22 @@ def _registrable(host: str) -> str:
     return ".".join(labels[-count:]) if len(labels) >= count else ""
 
 
-def places(rules: RegistryRules, domain: str, insecure: bool, *, mirrors: bool = True) -> list[Place]:
-    """The hosts to ask for a registry's content, in order: its mirrors, then itself."""
+def places(
+    rules: RegistryRules,
+    domain: str,
+    insecure: bool,
+    *,
+    mirrors: bool = True,
+    server: Place | None = None,
+    others: Sequence[Place] = (),
+) -> list[Place]:
+    """The hosts to ask for a registry's content, in order: its mirrors, `others`, then itself, which is at `server`."""
     found = []
     for mirror in rules.mirrors if mirrors else ():
         if mirror.domain == domain:
             parts = urlsplit(mirror.url)
             found.append(Place(parts.netloc.lower(), (parts.scheme,), parts.path.strip("/"), mirror=True))
+    found += others if mirrors else []
     schemes = ("https", "http") if insecure else ("https",)
-    found.append(Place(HUB_HOST if domain == DEFAULT_DOMAIN else domain, schemes))
+    found.append(server or Place(HUB_HOST if domain == DEFAULT_DOMAIN else domain, schemes))
     return found

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from dockyard.model.errors import InvalidArgument
 from dockyard.model.oci import Descriptor, Platform
-from dockyard.proto import dockerconfig, platforms, registries, wwwauth
+from dockyard.proto import dockerconfig, hostsfile, platforms, registries, wwwauth
 from dockyard.proto.dockerconfig import Credentials
-from dockyard.proto.registries import RegistryRules
+from dockyard.proto.registries import Place, RegistryRules, TLSFiles
 
 AMD64 = Platform("amd64", "linux")
 
@@ -122,7 +122,7 @@ def test_mirrors() -> None:
         "registry-1.docker.io",
     ]
     first, last = registries.places(rules, "quay.io", False)
-    assert first == ("m:5000", ("http",), "q", True) and last == ("quay.io", ("https",), "", False)
+    assert first == Place("m:5000", ("http",), "q", True) and last == Place("quay.io", ("https",))
     assert [place.host for place in registries.places(rules, "quay.io", False, mirrors=False)] == ["quay.io"]
 
 
@@ -137,6 +137,73 @@ def test_insecure_registries() -> None:
     for wrong in ("http://x", "10.0.0.0/99", "a b"):
         with pytest.raises(InvalidArgument, match="insecure registry"):
             RegistryRules.make([], [wrong])
+
+
+def test_registries_that_get_foreign_layers() -> None:
+    rules = RegistryRules.make([], [], [], ["r.example:5000", "10.0.0.0/8", "Plain"])
+    assert all(rules.gets_foreign_layers(host) for host in ("r.example:5000", "10.1.2.3:5", "plain", "plain:5000"))
+    assert not any(rules.gets_foreign_layers(host) for host in ("r.example", "11.0.0.1", "docker.io"))
+    with pytest.raises(InvalidArgument, match="allow-nondistributable-artifacts registry"):
+        RegistryRules.make([], [], [], ["https://x"])
+
+
+# --- hosts.toml -------------------------------------------------------------------------------------------------------
+
+HOSTS = """
+server = "https://real.example"
+ca = "own.pem"
+
+[host."https://one.example:5000"]
+  capabilities = ["pull", "resolve"]
+  ca = ["a.pem", "b.pem"]
+  client = [["c.cert", "c.key"]]
+[host."https://one.example:5000".header]
+  x-tenant = ["7"]
+[host."http://two.example/cache"]
+  capabilities = ["pull"]
+[host."https://three.example/v2/proxy"]
+  override_path = true
+  client = "both.pem"
+  skip_verify = true
+[host."https://pushed-to.example"]
+  capabilities = ["push"]
+[host."localhost:5000"]
+"""
+
+
+def test_hosts_toml() -> None:
+    server, mirrors = hostsfile.parse(HOSTS, "r.example", "hosts.toml")
+    assert server == Place("real.example", ("https",), tls=TLSFiles(("own.pem",)))
+    one, two, three, four = mirrors
+    assert one == Place(
+        "one.example:5000", ("https",), mirror=True, namespace="r.example", headers=(("x-tenant", "7"),),
+        tls=TLSFiles(("a.pem", "b.pem"), (("c.cert", "c.key"),)),
+    )  # fmt: skip
+    assert (two.schemes, two.root, two.resolve) == (("http",), "/cache/v2", False)
+    assert (three.root, three.tls) == ("/v2/proxy", TLSFiles((), (("both.pem", ""),), True))
+    assert (four.host, four.schemes) == ("localhost:5000", ("http",))
+    assert hostsfile.parse("", "r.example", "x") == (None, [])
+    rules = RegistryRules.make(["r.example=https://m.example"], [])
+    asked = registries.places(rules, "r.example", False, server=server, others=mirrors)
+    assert [place.host for place in asked] == [
+        "m.example", "one.example:5000", "two.example", "three.example", "localhost:5000", "real.example"]  # fmt: skip
+    assert registries.places(rules, "r.example", False, mirrors=False, server=server, others=mirrors) == [server]
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("server = ", "Invalid value"), ("sever = 1", "unknown key 'sever'"), ("host = 3", "host is no table"),
+        ('server = "ftp://x"', "is not http"), ('[host."https://a b"]', "is not http"),
+        ('[host."https://a?x=1"]', "query"), ('[host.a]\nwhat = 1', "host 'a': unknown key 'what'"),
+        ('[host.a]\ncapabilities = ["fly"]', "unknown capability 'fly'"), ("[host.a]\nca = 3", "ca is no list"),
+        ('[host.a]\nskip_verify = "no"', "neither true nor false"), ("[host.a]\nclient = [[]]", "no certificate"),
+        ('[host.a.header]\nx = "a\\nb"', "cannot be sent"),
+    ],
+)  # fmt: skip
+def test_hosts_toml_that_is_wrong_is_named(text: str, cause: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"/certs.d/r/hosts.toml: .*{cause}"):
+        hostsfile.parse(text, "r", "/certs.d/r/hosts.toml")
 
 
 @pytest.mark.parametrize(

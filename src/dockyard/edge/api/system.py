@@ -20,6 +20,8 @@ from dockyard.edge.routing import Call, Route
 from dockyard.engine.disk import KINDS, VolumeUsage
 from dockyard.engine.system import System
 from dockyard.model.errors import InvalidArgument
+from dockyard.proto.references import DEFAULT_DOMAIN
+from dockyard.proto.registries import RegistryRules
 from dockyard.proto.times import format_rfc3339
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -166,20 +168,27 @@ def _settings(system: System) -> dict[str, Any]:
         "ServerVersion": system.version,
         "Runtimes": {name: {"path": path} for name, path in settings.runtimes.items()},
         "DefaultRuntime": settings.default_runtime,
-        "RegistryConfig": {
-            "InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8"],
-            "IndexConfigs": {
-                "docker.io": {
-                    "Name": "docker.io", "Mirrors": settings.registry_mirrors, "Secure": True, "Official": True,
-                },
-                **{
-                    name: {"Name": name, "Mirrors": [], "Secure": False, "Official": False}
-                    for name in settings.insecure_registries
-                },
-            },
-            "Mirrors": settings.registry_mirrors,
-        },
+        "RegistryConfig": registry_config(settings.registries),
     }  # fmt: skip
+
+
+def registry_config(rules: RegistryRules) -> dict[str, Any]:
+    """Docker's view of the settings: hosts and ranges apart, loopback always insecure, docker.io always there."""
+
+    def index(name: str, secure: bool) -> dict[str, Any]:
+        mirrors = [f"{mirror.url}/" for mirror in rules.mirrors if mirror.domain == name]
+        return {"Name": name, "Mirrors": mirrors, "Secure": secure, "Official": name == DEFAULT_DOMAIN}
+
+    names = dict.fromkeys([DEFAULT_DOMAIN, *rules.insecure, *(mirror.domain for mirror in rules.mirrors)])
+    ranges = [str(network) for network in rules.ranges]
+    allowed = rules.nondistributable
+    return {
+        "AllowNondistributableArtifactsCIDRs": [name for name in allowed if "/" in name],
+        "AllowNondistributableArtifactsHostnames": [name for name in allowed if "/" not in name],
+        "InsecureRegistryCIDRs": [*ranges, "::1/128", "127.0.0.0/8"],
+        "IndexConfigs": {name: index(name, not rules.is_insecure(name)) for name in names},
+        "Mirrors": index(DEFAULT_DOMAIN, True)["Mirrors"],
+    }
 
 
 def _constants() -> dict[str, Any]:

@@ -21,8 +21,8 @@ from dockyard.proto import references
 from dockyard.proto.dockerconfig import Credentials, registry_of
 from dockyard.proto.filters import Filters
 from dockyard.proto.references import DEFAULT_DOMAIN, Reference
-from dockyard.proto.registries import RegistryRules, places
-from dockyard.store.remote import tls
+from dockyard.proto.registries import Place, RegistryRules, places
+from dockyard.store.remote import hostsfiles, tls
 from dockyard.store.remote.repository import Repository
 from dockyard.store.remote.session import Session, Shared
 from dockyard.store.remote.transport import Limits, Transport
@@ -104,7 +104,7 @@ class Transfers:
         for image, name_ in images:
 
             def start(board: Board, image: pushing.Image = image, name_: Reference = name_) -> Awaitable[None]:
-                return pushing.push_image(self._services, self._uploads, repository, image, name_, board)
+                return pushing.push_image(self._services, self._uploads, self._rules, repository, image, name_, board)
 
             async for message in self._told(("push", name_.complete, image.id, credentials), start):
                 yield message
@@ -148,18 +148,22 @@ class Transfers:
     async def _repositories(
         self, reference: Reference, credentials: Credentials, *, mirrors: bool = False, push: bool = False
     ) -> list[Repository]:
-        domain = reference.domain
-        insecure = await self._transport.is_insecure(domain)
         self._transport.forget_certificates()
-        own = _belongs(credentials, domain)
+        own = _belongs(credentials, reference.domain)
         return [
             Repository(Session(self._shared, place, own), reference.path, push=push)
-            for place in places(self._rules, domain, insecure, mirrors=mirrors)
+            for place in await self._places(reference.domain, mirrors=mirrors)
         ]
 
-    async def _session(self, domain: str, credentials: Credentials) -> Session:
+    async def _places(self, domain: str, *, mirrors: bool) -> list[Place]:
+        """Where a registry's content is, by the configuration and by hosts.toml, which changes without a restart."""
         insecure = await self._transport.is_insecure(domain)
-        return Session(self._shared, places(self._rules, domain, insecure, mirrors=False)[-1], credentials)
+        hosts = await asyncio.to_thread(hostsfiles.read, domain, self._transport.certificates)
+        return places(self._rules, domain, insecure, mirrors=mirrors, server=hosts.server, others=hosts.mirrors)
+
+    async def _session(self, domain: str, credentials: Credentials) -> Session:
+        place = (await self._places(domain, mirrors=False))[-1]
+        return Session(self._shared, place, credentials)
 
 
 def _belongs(credentials: Credentials, domain: str) -> Credentials:

@@ -63,6 +63,8 @@ async def resolve(repositories: Sequence[Repository], reference: Reference) -> t
     asked = reference.digest or reference.tag
     for repository in repositories:
         last = repository is repositories[-1]
+        if not (last or reference.digest or repository.session.place.resolve):
+            continue
         try:
             if not last:
                 return repository, await repository.manifest(asked, what)

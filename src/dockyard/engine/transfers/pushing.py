@@ -24,11 +24,13 @@ from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, Not
 from dockyard.model.oci import Descriptor, Manifest
 from dockyard.proto import references
 from dockyard.proto.references import Reference
+from dockyard.proto.registries import RegistryRules
 from dockyard.store.remote.repository import Repository
 from dockyard.store.remote.uploading import Content, Upload
 from dockyard.store.snapshots import Layer
 
 _GZIP_LAYER = oci.OCI_LAYER + "+gzip"
+_FOREIGN = (".foreign.", ".nondistributable.")
 _DOCKER = {
     oci.OCI_MANIFEST: oci.DOCKER_MANIFEST,
     oci.OCI_CONFIG: "application/vnd.docker.container.image.v1+json",
@@ -55,6 +57,7 @@ def choose(services: Services, reference: Reference) -> list[tuple[Image, Refere
 async def push_image(
     services: Services,
     slots: asyncio.Semaphore,
+    rules: RegistryRules,
     repository: Repository,
     image: Image,
     reference: Reference,
@@ -66,7 +69,7 @@ async def push_image(
         with services.making(), services.snapshots.lease() as lease:  # what is being read must not be collected
             if image.chain_id is not None:
                 lease.add(image.chain_id)
-            digest, size = await _Push(services, slots, repository, image, reference, board).run()
+            digest, size = await _Push(services, slots, rules, repository, image, reference, board).run()
             await _remember(services, image, reference, digest)
         failed = False
     except Unauthorized as error:
@@ -97,6 +100,7 @@ class _Push:
         self,
         services: Services,
         slots: asyncio.Semaphore,
+        rules: RegistryRules,
         repository: Repository,
         image: Image,
         reference: Reference,
@@ -104,6 +108,7 @@ class _Push:
     ) -> None:
         self._services = services
         self._slots = slots
+        self._rules = rules
         self._repository = repository
         self._image = image
         self._reference = reference
@@ -142,13 +147,19 @@ class _Push:
         if self._original is not None and self._original.layers is not None:
             return self._original.layers[place]
         if layer.blob:
-            return Descriptor(layer.document.media_type or _GZIP_LAYER, layer.blob, layer.document.blob_size)
+            kind = layer.document.media_type or _GZIP_LAYER
+            for word in _FOREIGN:  # where it could be had from is not known of a layer without its manifest
+                kind = kind.replace(word, ".")
+            return Descriptor(kind, layer.blob, layer.document.blob_size)
         return None
 
     async def _layer(self, place: int) -> Descriptor:
         layer, known = self._layers[place], self._known(place)
         short = _short(layer)
         again = self._repository.session.again
+        if known is not None and self._belongs_elsewhere(known):
+            self._board.say("Skipped foreign layer", short)
+            return known
         async with self._slots:
             if known is not None:
                 if await again(lambda: self._repository.has_blob(known.digest, f"layer {known.digest}")) is not None:
@@ -166,6 +177,12 @@ class _Push:
                     pushed = known
         self._board.say("Pushed", short)
         return pushed
+
+    def _belongs_elsewhere(self, known: Descriptor) -> bool:
+        """Whether a layer is only named in the manifest: who pulls gets it where its URLs lead."""
+        if not known.urls or not any(word in known.media_type for word in _FOREIGN):
+            return False
+        return not self._rules.gets_foreign_layers(self._reference.domain)
 
     async def _mount(self, known: Descriptor) -> str | None:
         """The repository of the same registry that a blob could be taken over from."""

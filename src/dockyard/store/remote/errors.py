@@ -43,8 +43,10 @@ def explain(status: int, body: bytes, what: str, retry_after: str = "") -> Docky
     code, text = _told(body)
     told = f"{code}: {text}" if code and text else code or text
     if status == 429 or code == "toomanyrequests":
-        after = float(retry_after) if retry_after.isdigit() else None
-        return TooManyRequests(told or f"toomanyrequests: {what}: the registry's rate limit is reached", after)
+        after = float(retry_after) if retry_after.isdigit() and len(retry_after) < 10 else None
+        text = told or f"toomanyrequests: {what}: the registry's rate limit is reached"
+        wait = f" (it asks to wait for {after:.0f} seconds)" if after else ""
+        return TooManyRequests(text + wait, after)
     if status == 401:
         return Unauthorized(told or "unauthorized: authentication required")
     if status == 403:

@@ -57,13 +57,15 @@ class Repository:
         prefix = session.place.prefix
         self.session = session
         self.name = f"{prefix}/{name}" if prefix else name
+        namespace = session.place.namespace  # one mirror may stand for several registries, as containerd asks it
+        self._namespace = f"?ns={quote(namespace, safe='')}" if namespace else ""
         self._scopes = [f"repository:{self.name}:{'pull,push' if push else 'pull'}"]
 
     # --- manifests -------------------------------------------------------------------------------------------------
 
     async def manifest(self, reference: str, what: str) -> Fetched:
         """By tag or digest. NotFound "manifest unknown…"; InvalidArgument naming `what` for one that lies."""
-        url = self._url("manifests", reference)
+        url = self._url("manifests", reference) + self._namespace
         headers = {"Accept": ACCEPT}
         async with self.session.request("GET", url, self._scopes, what, headers=headers) as response:
             data = await read_limited(response, oci.MAX_DOCUMENT, what)
@@ -77,7 +79,7 @@ class Repository:
 
     async def manifest_digest(self, reference: str, what: str) -> tuple[str, int] | None:
         """(digest, size) as the registry says; None: not there."""
-        url = self._url("manifests", reference)
+        url = self._url("manifests", reference) + self._namespace
         async with self.session.request(
             "HEAD", url, self._scopes, what, headers={"Accept": ACCEPT}, allow=(404,)
         ) as response:
@@ -180,7 +182,7 @@ class Repository:
 
     async def _sources(self, descriptor: Descriptor) -> AsyncGenerator[str, None]:
         """The registry itself; then, for foreign layers, where their descriptor leads to (by TLS, as a stranger)."""
-        yield self._url("blobs", oci.check_digest(descriptor.digest))
+        yield self._url("blobs", oci.check_digest(descriptor.digest)) + self._namespace
         for url in descriptor.urls or ():
             if url.startswith("https://"):
                 yield url
@@ -284,7 +286,7 @@ class Repository:
         return location
 
     def _url(self, kind: str, last: str) -> str:
-        return f"/v2/{self.name}/{kind}/{last}"
+        return f"{self.session.place.root}/{self.name}/{kind}/{last}"
 
 
 def _part(start: int, length: int) -> dict[str, str]:

@@ -20,7 +20,7 @@ from urllib.parse import urljoin, urlsplit
 from dockyard.model.errors import Forbidden, InvalidArgument
 from dockyard.proto import wwwauth
 from dockyard.proto.dockerconfig import Credentials
-from dockyard.proto.registries import Place, address_of, hostname, is_local
+from dockyard.proto.registries import NO_FILES, Place, address_of, hostname, is_local
 from dockyard.proto.wwwauth import Challenge
 from dockyard.store.remote.authorization import Authorizer, TokenCache, read_limited
 from dockyard.store.remote.errors import Temporary, TooManyRequests, explain
@@ -84,7 +84,11 @@ class Session:
         async with self._finding:
             if self._authorizer is not None and not fresh:
                 return
-            self._insecure = "http" in self.place.schemes or self._transport.rules.is_insecure(self.host)
+            self._insecure = (
+                "http" in self.place.schemes
+                or self.place.tls.skip_verify
+                or self._transport.rules.is_insecure(self.host)
+            )
             known = self._shared.found.get(self._key)
             if known is None or fresh or known.until < time.monotonic():
                 known = await self._knock()
@@ -97,20 +101,24 @@ class Session:
 
     @property
     def _key(self) -> str:
-        return f"{self.place.schemes[0]}://{self.host}"
+        return f"{self.place.schemes[0]}://{self.host}{self.place.root}"
 
     async def _knock(self) -> _Found:
-        """Ask `/v2/` by TLS, then, of an insecure registry, without; the last failure is told."""
+        """Ask the API's root by TLS, then, of an insecure registry, without; the last failure is told."""
         for scheme in self.place.schemes:
             last = scheme == self.place.schemes[-1]
             base = f"{scheme}://{self.host}"
             try:
-                async with self._transport.exchange("GET", base + "/v2/", {}, insecure=self._insecure) as response:
+                async with self._transport.exchange(
+                    "GET", f"{base}{self.place.root}/", dict(self.place.headers), insecure=self._insecure,
+                    files=self.place.tls,
+                ) as response:  # fmt: skip
                     until = time.monotonic() + _REMEMBER_SECONDS
                     if response.status == 401:
                         lines = response.headers.getall("WWW-Authenticate", [])
                         return _Found(base, wwwauth.parse(lines), until)
-                    if response.status == 200:
+                    if response.status == 200 or (self.place.mirror and response.status == 404):
+                        # a mirror with a root of its own may have nothing there but repositories
                         return _Found(base, [], until)
                     data = await read_limited(response, MAX_ERROR, base)
                     error = explain(response.status, data, f"registry {self.host}", _retry_after(response))
@@ -124,7 +132,7 @@ class Session:
     async def log_in(self) -> None:
         """Verify the credentials: Unauthorized if the registry does not take them."""
         await self.find(fresh=True)
-        async with self.request("GET", "/v2/", (), f"login to {self.host}"):
+        async with self.request("GET", f"{self.place.root}/", (), f"login to {self.host}"):
             pass
 
     @asynccontextmanager
@@ -169,8 +177,9 @@ class Session:
         own = self._is_own(target)
         insecure = self._insecure if own else self._transport.rules.is_insecure(urlsplit(target).netloc)
         return self._transport.exchange(
-            method, target, headers, body() if body else None, guarded=not own and not self.local, insecure=insecure
-        )
+            method, target, {**dict(self.place.headers), **headers} if own else headers, body() if body else None,
+            guarded=not own and not self.local, insecure=insecure, files=self.place.tls if own else NO_FILES,
+        )  # fmt: skip
 
     async def _header(self, target: str, scopes: Sequence[str]) -> str | None:
         if not self._is_own(target) or self._authorizer is None:

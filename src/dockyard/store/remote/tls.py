@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dockyard.model.errors import InvalidArgument, SystemFailure
+from dockyard.proto.registries import NO_FILES, TLSFiles
 
 DIRECTORIES = ("/etc/dockyard/certs.d", "/etc/docker/certs.d")
 
 
-def context_for(host: str, *, insecure: bool, directories: Sequence[str] = DIRECTORIES) -> ssl.SSLContext:
+def context_for(
+    host: str, *, insecure: bool, directories: Sequence[str] = DIRECTORIES, files: TLSFiles = NO_FILES
+) -> ssl.SSLContext:
     """The context for connections to `host` ("registry:5000"). Errors name the file that cannot be used.
 
     An insecure registry's certificate is not looked at, but its client certificates are used.
@@ -24,6 +27,10 @@ def context_for(host: str, *, insecure: bool, directories: Sequence[str] = DIREC
     context = ssl.create_default_context()
     for directory in directories:
         _load(context, Path(directory) / host)
+    for name in files.authorities:
+        _try(Path(name), lambda path: context.load_verify_locations(cafile=path))
+    for certificate, key in files.clients:
+        _try(Path(certificate), lambda path, key=key: context.load_cert_chain(path, key or None))
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

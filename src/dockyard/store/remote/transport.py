@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from dockyard import __version__
 from dockyard.model.errors import DockyardError, Forbidden
-from dockyard.proto.registries import IPAddress, RegistryRules, address_of, hostname, is_local
+from dockyard.proto.registries import NO_FILES, IPAddress, RegistryRules, TLSFiles, address_of, hostname, is_local
 from dockyard.store.remote import tls
 from dockyard.store.remote.errors import Temporary
 
@@ -53,9 +53,9 @@ class Transport:
     ) -> None:
         self.rules = rules
         self.limits = limits or Limits()
-        self._certificates = certificates
+        self.certificates = certificates  # directories like certs.d
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
-        self._contexts: dict[tuple[str, bool], ssl.SSLContext] = {}
+        self._contexts: dict[tuple[str, bool, TLSFiles], ssl.SSLContext] = {}
 
     async def close(self) -> None:
         sessions, self._sessions = self._sessions, {}
@@ -80,11 +80,12 @@ class Transport:
         *,
         guarded: bool = False,
         insecure: bool = False,
+        files: TLSFiles = NO_FILES,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One request and its answer, whatever its status. Temporary if there is none.
 
         `guarded`: a server named this address, so it must not be a local one (S39): Forbidden. `insecure`: whether the
-        certificate may be anybody's.
+        certificate may be anybody's. `files`: besides those of certs.d.
         """
         import aiohttp
         import yarl
@@ -96,7 +97,7 @@ class Transport:
             raise Forbidden(f"refused: a registry leads to the local address {address}")
         context: ssl.SSLContext | bool = True
         if target.scheme == "https":
-            context = await self._context(host, insecure)
+            context = await self._context(host, insecure, files)
         shown = f'{method.capitalize()} "{target.with_query(None).with_user(None)}"'
         try:
             async with asyncio.timeout(None) as deadline:
@@ -122,11 +123,11 @@ class Transport:
                 raise error.__cause__ from None
             raise Temporary(f"{shown}: {str(error) or type(error).__name__}") from None
 
-    async def _context(self, host: str, insecure: bool) -> ssl.SSLContext:
-        key = (host, insecure)
+    async def _context(self, host: str, insecure: bool, files: TLSFiles) -> ssl.SSLContext:
+        key = (host, insecure, files)
         if key not in self._contexts:  # files are read: not on the loop
             self._contexts[key] = await asyncio.to_thread(
-                tls.context_for, host, insecure=insecure, directories=self._certificates
+                tls.context_for, host, insecure=insecure, directories=self.certificates, files=files
             )
         return self._contexts[key]
 

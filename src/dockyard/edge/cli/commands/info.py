@@ -125,6 +125,16 @@ def _host(info: dict[str, Any]) -> None:
     say(" Insecure Registries:")
     for name in insecure + (registries.get("InsecureRegistryCIDRs") or []):
         say(f"  {name}")
+    mirrors = list(registries.get("Mirrors") or []) + [
+        f"{name}={url}"
+        for name, each in (registries.get("IndexConfigs") or {}).items()
+        for url in each.get("Mirrors") or []
+        if not each.get("Official")
+    ]
+    if mirrors:
+        say(" Registry Mirrors:")
+        for url in mirrors:
+            say(f"  {url}")
     _line("Live Restore Enabled", _truth(info.get("LiveRestoreEnabled")))
     _optional(info, "Product License", "ProductLicense")
 
