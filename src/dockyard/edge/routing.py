@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from aiohttp import web
 
 from dockyard.edge.api import wire
+from dockyard.edge.bodies import BodyLender
 from dockyard.model.errors import DockyardError, InvalidArgument
 from dockyard.proto.filters import Filters
+from dockyard.store.connection import Connection
 
 if TYPE_CHECKING:
     from dockyard.engine import Engine
@@ -98,10 +100,12 @@ class Call:
 
     __slots__ = (
         "_parameters",
+        "body_read",
         "ends_with_client",
         "engine",
         "headers",
         "hijacked",
+        "lent",
         "request",
         "route",
         "started",
@@ -123,6 +127,8 @@ class Call:
         self.version = version  # of the API, as the client asked for it: (1, 50)
         self.started = False  # the head of the answer is on its way: from now on the request ends with its client
         self.ends_with_client = False  # set by a handler whose work is for nothing when nobody waits for it
+        self.lent: Connection | None = None  # see `incoming`
+        self.body_read = False  # whoever took the body with `incoming` has read it to its end
         self.hijacked = False  # the connection is no longer HTTP
         self._parameters = parameters
         self.headers = headers  # of every answer
@@ -176,14 +182,17 @@ class Call:
         return wire.decode(await self._read(), target)
 
     async def optional_body(self, target: type[T]) -> T | None:
-        """As `body`, but None when there is no body at all."""
-        if not self.request.can_read_body:
-            return None
-        data = await self._read()
-        if not data:
+        """As `body`, but None when there is no body at all, or null."""
+        data = await self.document()
+        return wire.decode(data, target) if data is not None else None
+
+    async def document(self) -> bytes | None:
+        """The JSON body as it was sent; None when there is none, or null. InvalidArgument for other content types."""
+        data = await self._read() if self.request.can_read_body else b""
+        if data.strip() in (b"", b"null"):
             return None
         self._expect_json()
-        return wire.decode(data, target)
+        return data
 
     async def _read(self) -> bytes:
         parts: list[bytes] = []
@@ -201,8 +210,25 @@ class Call:
             return
         raise InvalidArgument(f"unsupported Content-Type header ({given}): must be 'application/json'")
 
+    def incoming(self) -> AsyncIterator[bytes] | Connection:
+        """As `chunks`, or the connection itself for a worker that reads the body out of it: see `edge.bodies`.
+
+        The handler sets `body_read` when that has happened.
+        """
+        protocol = self.request.protocol
+        self.lent = protocol.lend(self.request) if isinstance(protocol, BodyLender) else None
+        return self.chunks() if self.lent is None else self.lent
+
+    def end(self) -> None:
+        """The handler has ended: what it was lent goes back."""
+        if self.lent is not None:
+            self.lent.close()
+            self.lent = None
+
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives (archives to load, import, build), pieces of any size; back-pressure is kept."""
+        if isinstance(self.request.protocol, BodyLender):
+            self.request.protocol.let_come()
         return self.request.content.iter_any()
 
     # --- answers ---

@@ -24,6 +24,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from dockyard import __version__
 from dockyard.edge.api import wire
+from dockyard.edge.bodies import BodyLender
 from dockyard.edge.listeners import Listener
 from dockyard.edge.routing import JSON_TYPE, Call, Route, Router
 from dockyard.model.errors import DockyardError, ErrorKind, Forbidden, InvalidArgument, NotFound
@@ -59,7 +60,7 @@ _EARLY_LIMIT = 1 << 18  # bytes kept of what a client sends before its connectio
 _BROWSER_HEADERS = ("Origin", "Sec-Fetch-Site", "Sec-Fetch-Mode")
 
 
-class _Protocol(RequestHandler):
+class _Protocol(BodyLender):
     """aiohttp's protocol, able to give its connection away (see `edge.streams`).
 
     aiohttp's parser knows no upgrade but websocket's: it drops what follows such a request. So what a client sends
@@ -84,7 +85,7 @@ class _Protocol(RequestHandler):
             return
         waiting = len(self._messages)
         super().data_received(data)
-        if len(self._messages) > waiting and getattr(self._messages[-1][0], "upgrade", False):
+        if len(self._messages) > waiting and _leaves_http(self._messages[-1][0]):
             self._split(data)
         self._before = data[-3:]
 
@@ -130,6 +131,12 @@ class _Protocol(RequestHandler):
         response.headers.update(COMMON_HEADERS)
         response.force_close()
         return response
+
+
+def _leaves_http(message: object) -> bool:
+    """Whether what follows a request is no longer aiohttp's to read; it speaks websocket itself."""
+    headers = getattr(message, "headers", {})
+    return bool(getattr(message, "upgrade", False)) and headers.get("Upgrade", "").lower() != "websocket"
 
 
 class _Server(web.Server):
@@ -202,6 +209,7 @@ class ApiServer:
             response = await self._answer(call)
         else:
             response = await self._carry(call)
+            cast(_Protocol, request.protocol).answered(request, call.body_read)
         return self._finish(request, response)
 
     async def _carry(self, call: Call) -> web.StreamResponse:
@@ -234,6 +242,8 @@ class ApiServer:
                 raise ConnectionResetError from error
             self._log.exception("%s %s failed", call.route.method, call.route.path)
             return _message(500, f"internal error: {type(error).__name__}")
+        finally:
+            call.end()
 
     def _accept(self, request: web.BaseRequest) -> Call:
         self._keep_browsers_out(request)

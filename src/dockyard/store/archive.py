@@ -17,6 +17,7 @@ from dockyard.model.errors import InvalidArgument, SystemFailure
 from dockyard.store import tarformat as fmt
 from dockyard.store.ahead import Ahead, Place
 from dockyard.store.bytestream import CHUNK, ByteStream, Source, StreamError, write_all
+from dockyard.store.connection import Body
 from dockyard.store.layertree import clean
 from dockyard.store.recipe import rebuild
 from dockyard.store.tarformat import Entry, TarError
@@ -82,9 +83,12 @@ class Spool:
         return None
 
 
-def receive(*, fds: Sequence[int], what: str, ahead: dict[str, Any] | None = None) -> dict[str, Any]:
+def receive(
+    *, fds: Sequence[int], what: str, ahead: dict[str, Any] | None = None, body: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Worker: read a tar from the pipe `fds[0]`, put its members one after another into the empty file `fds[1]`.
 
+    `body`: `fds[0]` is a connection, see `store.connection`.
     `ahead`: {"place", "known"} for `store.ahead.Ahead`: layers are unpacked at once, and told of in the pipe `fds[2]`.
     At the end of the file comes the index of members: [offset, size], or the name a link leads to, or what `Ahead`
     says. Returns its place and the layers: {"offset", "size", "layers"}. InvalidArgument or SystemFailure naming `what`
@@ -93,7 +97,8 @@ def receive(*, fds: Sequence[int], what: str, ahead: dict[str, Any] | None = Non
     receiver = _Receiver(fds[1])
     layers = Ahead(Place(*ahead["place"]), ahead["known"], fds[2]) if ahead else None
     try:
-        with Source(fds[0], limit=free_space_of(fds[1]), hash_out=False) as source:
+        raw = Body(fds[0], body) if body is not None else None
+        with Source(fds[0], raw=raw, limit=free_space_of(fds[1]), hash_out=False) as source:
             receiver.run(TarReader(ByteStream(iter(source))), layers)
         return {**receiver.finish(), "layers": layers.results if layers else []}
     except (TarError, StreamError) as error:

@@ -15,6 +15,7 @@ from typing import Any
 from dockyard.model.errors import DockyardError, InvalidArgument, SystemFailure
 from dockyard.store import tarformat as fmt
 from dockyard.store.bytestream import ByteStream, Source, StreamError, write_all
+from dockyard.store.connection import Body
 from dockyard.store.layertree import LayerTree, clean
 from dockyard.store.recipe import RecipeWriter
 from dockyard.store.tarformat import Entry, TarError
@@ -34,19 +35,24 @@ def apply(
     length: int | None = None,
     limit: int | None = None,
     need_end: bool = False,
+    body: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Unpack the tar in `fds[0]` (a pipe, or a region of a file; compressed or not) into the empty directory `root`.
 
     `recipe`: an empty directory on the same file system. `what` names the archive in errors ("layer sha256:…").
     `limit`: bytes that it may have when decompressed; by default what the file system has free. `need_end`: refuse an
-    archive without an end marker. Returns {"digest": hex of the uncompressed tar, "tar_size", "size": bytes of files,
-    "entries", "root": [mode, uid, gid] or None}. Raises InvalidArgument or SystemFailure naming archive, entry and
-    cause; the directories are then the caller's to throw away.
+    archive without an end marker. `body`: `fds[0]` is a connection, see `store.connection`. Returns {"digest": hex of
+    the uncompressed tar, "tar_size", "size": bytes of files, "entries", "root": [mode, uid, gid] or None}. Raises
+    InvalidArgument or SystemFailure naming archive, entry and cause; the directories are then the caller's to throw
+    away.
     """
     most = free_space(root) if limit is None else limit
-    return apply_source(
-        lambda: Source(fds[0], offset=offset, length=length, limit=most), root, recipe, what, overlay, need_end
-    )
+
+    def source() -> Source:
+        raw = Body(fds[0], body) if body is not None else None
+        return Source(fds[0], offset=offset, length=length, limit=most, raw=raw)
+
+    return apply_source(source, root, recipe, what, overlay, need_end)
 
 
 def apply_source(

@@ -5,6 +5,7 @@ Owns: decoding these requests, encoding their answers, differences between API v
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -15,10 +16,12 @@ from msgspec import UNSET
 
 from dockyard.edge.api import auth, wire
 from dockyard.edge.routing import Call, Route
-from dockyard.engine.images import Deleted, HistoryEntry, Image, Listed, Variant
+from dockyard.engine.images import Deleted, HistoryEntry, Image, Listed, LoadedImage, Variant
 from dockyard.engine.transfers import Message
+from dockyard.engine.transfers.progress import Feed
+from dockyard.model.container import ContainerConfig
 from dockyard.model.errors import InvalidArgument, NotServed
-from dockyard.model.oci import Platform
+from dockyard.model.oci import ImageConfig, Platform, run_config
 from dockyard.proto.times import ZERO_TIME, format_rfc3339
 from dockyard.proto.units import human_size
 
@@ -97,11 +100,17 @@ def _wanted_platform(call: Call, since: tuple[int, int]) -> Platform | None:
 
 
 def _variant(variant: Variant) -> dict[str, Any]:
-    return {
+    common = {
         "ID": variant.descriptor.digest,
         "Descriptor": variant.descriptor,
-        "Available": True,
+        "Available": variant.available,
         "Size": {"Content": variant.content, "Total": variant.content + variant.unpacked},
+    }
+    if variant.attests:
+        return common | {"Kind": "attestation", "AttestationData": {"For": variant.attests}}
+    if not variant.platform.os:
+        return common | {"Kind": "unknown"}
+    return common | {
         "Kind": "image",
         "ImageData": {
             "Platform": variant.platform,
@@ -137,7 +146,18 @@ def _inspected(image: Image, version: tuple[int, int]) -> dict[str, Any]:
         answer["OsVersion"] = config.os_version
     if version < (1, 44):
         answer["VirtualSize"] = image.size
+    if version < (1, 45):
+        answer["Container"] = config.container
+        answer["ContainerConfig"] = _container_config(config)
     return answer
+
+
+def _container_config(image: ImageConfig) -> Any:
+    """The settings of the container that an image was committed from; empty for any other image."""
+    try:
+        return wire.outgoing(run_config(ImageConfig(config=image.container_config)))
+    except InvalidArgument:
+        return wire.outgoing(ContainerConfig())
 
 
 def _config(image: Image, version: tuple[int, int]) -> Any:
@@ -155,8 +175,8 @@ def _names(document: Any) -> list[tuple[str, str]]:
 
 async def history(call: Call) -> web.StreamResponse:
     images, name = call.engine.images, call.path("name")
-    images.get_for(name, _wanted_platform(call, (1, 48)))
-    return call.json([_step(entry) for entry in images.history(name)])
+    wanted = _wanted_platform(call, (1, 48))
+    return call.json([_step(entry) for entry in images.history(name, wanted)])
 
 
 def _step(entry: HistoryEntry) -> dict[str, Any]:
@@ -179,7 +199,7 @@ async def create(call: Call) -> web.StreamResponse:
         raise NotServed(f"cannot import from {source!r}: importing from a URL is not served; send the archive itself")
     async with call.progress() as out:
         image = await call.engine.images.import_(
-            call.chunks(),
+            call.incoming(),
             repository=call.text("repo"),
             tag=call.text("tag"),
             message=call.text("message") or "Imported from -",
@@ -187,6 +207,7 @@ async def create(call: Call) -> web.StreamResponse:
             platform=call.text("platform"),
             created=_moment(call, "created"),
         )
+        call.body_read = True
         await out.send({"status": image.id})
     return out.response
 
@@ -255,16 +276,36 @@ async def search(call: Call) -> web.StreamResponse:
 
 async def load(call: Call) -> web.StreamResponse:
     wanted = _wanted_platform(call, (1, 48))
+    quiet = call.flag("quiet")
+    feed = Feed()
+
+    def progress(what: str, current: int, total: int) -> None:
+        if not quiet:
+            feed.put(Message("Loading layer", what, current, total))
+
     async with call.progress() as out:
-        for image in await call.engine.images.load(call.chunks(), wanted):
-            for name, former in image.displaced:
-                text = f"The image {name} already exists, renaming the old one with ID {former} to empty string\n"
-                await out.send({"stream": text})
-            for name in image.names:
-                await out.send({"stream": f"Loaded image: {name}\n"})
-            if not image.names:
-                await out.send({"stream": f"Loaded image ID: {image.id}\n"})
+        loading = asyncio.create_task(call.engine.images.load(call.incoming(), wanted, progress))
+        loading.add_done_callback(lambda _: feed.close())
+        try:
+            async for message in feed:
+                await out.send(_progress(message))
+            for image in await asyncio.shield(loading):
+                for text in _loaded(image):
+                    await out.send({"stream": text + "\n"})
+            call.body_read = True
+        finally:
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
     return out.response
+
+
+def _loaded(image: LoadedImage) -> list[str]:
+    """What a client is told of an image that was loaded."""
+    texts = [
+        f"The image {name} already exists, renaming the old one with ID {former} to empty string"
+        for name, former in image.displaced
+    ]
+    return texts + ([f"Loaded image: {name}" for name in image.names] or [f"Loaded image ID: {image.id}"])
 
 
 async def save(call: Call) -> web.StreamResponse:
@@ -280,9 +321,7 @@ async def save_one(call: Call) -> web.StreamResponse:
 
 async def _send(call: Call, names: list[str]) -> web.StreamResponse:
     wanted = _wanted_platform(call, (1, 48))
-    for name in names if wanted is not None else ():
-        call.engine.images.get_for(name, wanted)
-    async with aclosing(call.engine.images.save(names)) as chunks:
+    async with aclosing(call.engine.images.save(names, wanted)) as chunks:
         response = await call.stream(_TAR)
         async for chunk in chunks:
             await response.write(chunk)

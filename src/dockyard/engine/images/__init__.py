@@ -24,6 +24,7 @@ from dockyard.proto import references
 from dockyard.proto.filters import Filters
 from dockyard.proto.imagegc import Policy
 from dockyard.store import images as table
+from dockyard.store.connection import Connection
 from dockyard.store.content import Content
 from dockyard.store.db import Database
 from dockyard.store.inline import Call
@@ -121,13 +122,14 @@ class Images:
         """Bytes of the blobs that are kept beside the unpacked layers."""
         return await asyncio.to_thread(self._services.blobs_size)
 
-    def history(self, ref: str) -> _History:
+    def history(self, ref: str, wanted: Platform | None = None) -> _History:
         """The steps of an image's making, the last first."""
-        return listing.image_history(self._services, self.get(ref))
+        return listing.image_history(self._services, self.get_for(ref, wanted))
 
     def get_for(self, ref: str, wanted: Platform | None) -> Image:
-        """As `get`; NotFound too if the image is for another platform than `wanted`."""
-        return variants.check_platform(self.get(ref), wanted, ref)
+        """As `get`, for that platform: the image itself, or another one of the index that it came with. NotFound too if
+        there is none."""
+        return variants.for_platform(self._services, self.get(ref), wanted, ref)
 
     def variants(self, image: Image) -> _Variants:
         """The manifests by which an image is known."""
@@ -142,7 +144,7 @@ class Images:
 
     async def import_(
         self,
-        stream: AsyncIterator[bytes],
+        stream: AsyncIterator[bytes] | Connection,
         *,
         repository: str = "",
         tag: str = "",
@@ -157,7 +159,7 @@ class Images:
         changes and date give the same image. InvalidArgument naming what is wrong with them, the name or the
         archive; nothing is left then.
         """
-        reference = _name_to_give(repository, tag) if repository else None
+        reference = name_to_give(repository, tag) if repository else None
         return await importing.import_image(
             self._services,
             stream,
@@ -170,7 +172,7 @@ class Images:
 
     async def load(
         self,
-        stream: AsyncIterator[bytes],
+        stream: AsyncIterator[bytes] | Connection,
         wanted: Platform | None = None,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> _Loaded:
@@ -181,18 +183,21 @@ class Images:
         """
         return await loading.load_images(self._services, stream, wanted, progress)
 
-    def save(self, refs: Sequence[str]) -> AsyncGenerator[bytes, None]:
-        """An archive of images. NotFound at once for an image that is not there; SystemFailure, in the middle, if the
-        store turns out to be damaged: the archive then lacks its end. Close the iterator if it is not read to its end.
+    def save(self, refs: Sequence[str], wanted: Platform | None = None) -> AsyncGenerator[bytes, None]:
+        """An archive of images; `wanted`: of these, what is for that platform.
+
+        An image that came with an index, all of which is here, leaves with it, otherwise by itself. NotFound at once
+        for an image that is not there; SystemFailure, in the middle, if the store turns out to be damaged: the archive
+        then lacks its end. Close the iterator if it is not read to its end.
         """
         if not refs:
             raise InvalidArgument("no image to save")
-        return saving.save_images(self._services, saving.choose(self._services, refs))
+        return saving.save_images(self._services, saving.choose(self._services, refs, wanted), whole=wanted is None)
 
     async def tag(self, ref: str, repository: str, tag: str = "") -> None:
         """Give an image another name; the name's former holder loses it."""
         image = self.get(ref)
-        reference = _name_to_give(repository, tag)
+        reference = name_to_give(repository, tag)
         image.record.tagged_at = self._services.clock()
         await self._services.commit([(image.record, [reference.complete])])
         self._services.publish("tag", image.id, reference.familiar, image.labels)
@@ -213,7 +218,8 @@ class Images:
         self._services.collect_behind()
 
 
-def _name_to_give(repository: str, tag: str) -> references.Reference:
+def name_to_give(repository: str, tag: str) -> references.Reference:
+    """The name that a client asks for in two parts, with its tag. InvalidArgument for a digest or what is no name."""
     reference = references.parse(repository)
     if reference.digest:
         raise InvalidArgument("refusing to create a tag with a digest reference")

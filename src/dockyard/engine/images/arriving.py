@@ -1,7 +1,7 @@
 """An image archive comes in: spooled, with its layers unpacked meanwhile.
 
-Owns: `Arrival`: the worker that reads the archive, what it left on disk (taken or discarded), how far it is.
-Does not own: what the archive means (`reading`), images (`loading`).
+Owns: `Arrival`: the worker that reads the archive, what it left on disk (taken or discarded), how far it is;
+`reading`: a worker and what a client sends it. Does not own: what the archive means (`reading`), images (`loading`).
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ import asyncio
 import json
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from dockyard.engine.images.services import Services
 from dockyard.store.archive import Spool
+from dockyard.store.connection import Connection
 from dockyard.store.snapshots import Lease
 from dockyard.store.snapshots.directories import SHORT
 from dockyard.store.spooling import drain, feed, temporary_file
 
+T = TypeVar("T")
 Progress = Callable[[str, int, int], None]  # (what, bytes so far, bytes in all)
 _TOKEN = SHORT - 10  # hex digits; ten for the number of the layer follow
 
@@ -54,31 +56,29 @@ class Arrival:
                 if name.startswith(self._token):
                     layout.discard(place / name)
 
-    async def receive(self, chunks: AsyncIterator[bytes], what: str) -> Spool:
+    async def receive(self, incoming: AsyncIterator[bytes] | Connection, what: str) -> Spool:
         """Read the archive to its end. InvalidArgument or SystemFailure naming `what`; the client's own failures."""
         places = self._services.snapshots.ahead()
         ahead = None
         if places is not None:
             place = [*map(str, places), str(self._services.layout.ingest), self._token]
             ahead = {"place": place, "known": self._known()}
-        reading, writing = os.pipe2(os.O_CLOEXEC)
         told, telling = os.pipe2(os.O_CLOEXEC)
 
-        async def work() -> dict[str, Any]:
-            arguments = {"what": what, "ahead": ahead}
+        async def work(fd: int, body: dict[str, Any] | None) -> dict[str, Any]:
+            arguments = {"what": what, "ahead": ahead, "body": body}
             try:
                 function = "dockyard.store.archive:receive"
-                found: dict[str, Any] = await self._services.call(function, arguments, [reading, self._fd, telling])
+                found: dict[str, Any] = await self._services.call(function, arguments, [fd, self._fd, telling])
                 return found
             finally:
                 os.close(telling)
 
         listening = asyncio.create_task(self._listen(told))
         try:
-            index = await _both(asyncio.create_task(feed(chunks, writing)), asyncio.create_task(work()))
+            index = await reading(incoming, work)
             await asyncio.wait({listening}, timeout=1)  # the worker's last words
         finally:
-            os.close(reading)
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
             os.close(told)
@@ -115,12 +115,31 @@ class Arrival:
                     self._progress(*json.loads(line))
 
 
-async def _both(feeding: asyncio.Task[None], working: asyncio.Task[dict[str, Any]]) -> dict[str, Any]:
-    """The worker's result; if the client fails first, its error.
+async def reading(
+    incoming: AsyncIterator[bytes] | Connection, work: Callable[[int, dict[str, Any] | None], Coroutine[Any, Any, T]]
+) -> T:
+    """The result of `work(descriptor, body)`, a worker that reads what a client sends: from its connection, or from a
+    pipe that is fed here. If the client fails first, its error.
 
-    The worker is waited for in any case: as long as it runs it makes directories. It ends with the pipe, which `feed`
-    closes.
+    The worker is waited for in any case: as long as it runs it makes directories. Then it ends with its input.
     """
+    if isinstance(incoming, Connection):
+        working = asyncio.create_task(work(incoming.fd, incoming.arguments()))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            incoming.stop()
+            raise
+        finally:
+            await _to_the_end(working)
+    read, write = os.pipe2(os.O_CLOEXEC)
+    try:
+        return await _both(asyncio.create_task(feed(incoming, write)), asyncio.create_task(work(read, None)))
+    finally:
+        os.close(read)
+
+
+async def _both(feeding: asyncio.Task[None], working: asyncio.Task[T]) -> T:
     try:
         await asyncio.wait({feeding, working}, return_when=asyncio.FIRST_EXCEPTION)
         if feeding.done() and not feeding.cancelled() and (error := feeding.exception()) is not None:
@@ -128,12 +147,19 @@ async def _both(feeding: asyncio.Task[None], working: asyncio.Task[dict[str, Any
         return await asyncio.shield(working)
     finally:
         feeding.cancel()
-        cancelled: asyncio.CancelledError | None = None
-        while not (feeding.done() and working.done()):
-            try:
-                await asyncio.wait({feeding, working})
-            except asyncio.CancelledError as error:
-                cancelled = error
-        await asyncio.gather(feeding, working, return_exceptions=True)
-        if cancelled is not None:
-            raise cancelled
+        await _to_the_end(feeding, working)
+
+
+async def _to_the_end(*tasks: asyncio.Task[Any]) -> None:
+    """Until all are done, however often this is cancelled meanwhile; their failures are somebody else's."""
+    cancelled: asyncio.CancelledError | None = None
+    while not all(task.done() for task in tasks):
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()
+    if cancelled is not None:
+        raise cancelled

@@ -96,6 +96,7 @@ class Catalogue:
         self._records: dict[str, ImageRecord] = {}
         self._names: dict[str, str] = {}
         self._names_of: dict[str, set[str]] = {}
+        self._of_index: dict[str, set[str]] = {}  # index -> images that came with it
 
     def __iter__(self) -> Iterator[Image]:
         return iter([self._image(record) for record in self._records.values()])
@@ -109,6 +110,12 @@ class Catalogue:
     def by_id(self, image_id: str) -> Image | None:
         record = self._records.get(image_id)
         return self._image(record) if record is not None else None
+
+    def siblings(self, image: Image) -> list[Image]:
+        """The other images of the same index, those with names first."""
+        ids = sorted(self._of_index.get(image.record.index, ()) if image.record.index else ())
+        found = [self._image(self._records[image_id]) for image_id in ids if image_id != image.id]
+        return sorted(found, key=lambda sibling: not sibling.complete_names)
 
     def holder(self, complete_name: str) -> str | None:
         """The id of the image that a complete name stands for."""
@@ -162,7 +169,10 @@ class Catalogue:
     # --- changes, after they were committed ------------------------------------------------------------------------
 
     def put(self, record: ImageRecord, names: Iterable[str] = ()) -> None:
+        self._leave_index(record.id)
         self._records[record.id] = record
+        if record.index:
+            self._of_index.setdefault(record.index, set()).add(record.id)
         for name in names:
             self.untag(name)
             self._names[name] = record.id
@@ -177,4 +187,11 @@ class Catalogue:
         for name in list(self._names_of.get(image_id, ())):
             self.untag(name)
         self._names_of.pop(image_id, None)
+        self._leave_index(image_id)
         self._records.pop(image_id, None)
+
+    def _leave_index(self, image_id: str) -> None:
+        for index, members in list(self._of_index.items()):
+            members.discard(image_id)
+            if not members:
+                del self._of_index[index]

@@ -6,13 +6,13 @@ Owns: the streaming from a client into a worker, the configuration of the new im
 from __future__ import annotations
 
 import asyncio
-import os
 import platform
 from collections.abc import AsyncIterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
+from dockyard.engine.images.arriving import reading
 from dockyard.engine.images.catalogue import Image
 from dockyard.engine.images.services import Services
 from dockyard.model.container import ContainerConfig
@@ -21,9 +21,9 @@ from dockyard.model.oci import History, ImageConfig, RootFS, config_document
 from dockyard.proto import changes as instructions
 from dockyard.proto.references import Reference
 from dockyard.proto.times import format_rfc3339
+from dockyard.store.connection import Connection
 from dockyard.store.images import ImageRecord
 from dockyard.store.snapshots import Layer, Lease
-from dockyard.store.spooling import feed
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64
 
 async def import_image(
     services: Services,
-    chunks: AsyncIterator[bytes],
+    incoming: AsyncIterator[bytes] | Connection,
     reference: Reference | None,
     *,
     message: str,
@@ -47,7 +47,7 @@ async def import_image(
     failed = True
     try:
         with services.making(), services.snapshots.lease() as lease:
-            layer = await _layer(services, chunks, lease)
+            layer = await _layer(services, incoming, lease)
             now = services.clock()
             moment = now if created is None else created
             shown = format_rfc3339(moment)
@@ -77,19 +77,6 @@ async def import_image(
     return image
 
 
-async def _layer(services: Services, chunks: AsyncIterator[bytes], lease: Lease) -> Layer:
-    """Unpack while the client sends. An error of the client's side ends the worker."""
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    try:
-        feeding = asyncio.create_task(feed(chunks, writing))
-        unpacking = asyncio.create_task(
-            services.snapshots.unpack(reading, None, lease, what="archive to import", need_end=True)
-        )
-        return await first_failure(feeding, unpacking)
-    finally:
-        os.close(reading)
-
-
 async def first_failure(feeding: asyncio.Task[None], working: asyncio.Task[T]) -> T:
     """The worker's result; if the client fails first, its error, and the worker is ended. Both have ended then.
 
@@ -104,6 +91,24 @@ async def first_failure(feeding: asyncio.Task[None], working: asyncio.Task[T]) -
         for task in (feeding, working):
             task.cancel()
         await asyncio.gather(feeding, working, return_exceptions=True)
+
+
+async def _layer(services: Services, incoming: AsyncIterator[bytes] | Connection, lease: Lease) -> Layer:
+    """Unpack while the client sends. An error of the client's side ends the worker."""
+    what = "archive to import"
+
+    async def work(place: dict[str, Any]) -> dict[str, Any]:
+        async def read(fd: int, body: dict[str, Any] | None) -> dict[str, Any]:
+            arguments = {"what": what, "need_end": True, "body": body, **place}
+            result: dict[str, Any] = await services.call("dockyard.store.unpack:apply", arguments, [fd])
+            return result
+
+        return await reading(incoming, read)
+
+    async def nothing() -> None:
+        return None
+
+    return await services.snapshots.unpack_by(work, nothing, lease, what=what)
 
 
 def _encode(document: ImageConfig) -> bytes:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from dockyard.engine.images.catalogue import Image
 from dockyard.engine.images.services import Services
+from dockyard.engine.images.variants import is_subordinate
 from dockyard.proto import references
 from dockyard.proto.filters import Filters
 from dockyard.proto.times import parse_moment, parse_rfc3339
@@ -50,6 +51,8 @@ def list_images(services: Services, filters: Filters, *, shared_size: bool, now:
     users = Counter(layer.chain_id for image in services.catalogue for layer in _layers(services, image))
     listed = []
     for image in services.catalogue:
+        if is_subordinate(services, image):
+            continue  # seen with the image that has the name
         if (before is not None and image.created >= before) or (until is not None and image.created >= until):
             continue
         if since is not None and image.created <= since:

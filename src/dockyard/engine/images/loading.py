@@ -23,6 +23,7 @@ from dockyard.proto import references
 from dockyard.proto.times import parse_rfc3339
 from dockyard.store import ahead
 from dockyard.store.archive import Member, Spool
+from dockyard.store.connection import Connection
 from dockyard.store.images import ImageRecord
 from dockyard.store.snapshots import Layer, Lease
 
@@ -37,7 +38,7 @@ class LoadedImage(NamedTuple):
 
 async def load_images(
     services: Services,
-    chunks: AsyncIterator[bytes],
+    incoming: AsyncIterator[bytes] | Connection,
     wanted: Platform | None = None,
     progress: Progress | None = None,
 ) -> list[LoadedImage]:
@@ -46,7 +47,7 @@ async def load_images(
     try:
         with services.making(), services.snapshots.lease() as lease:
             async with Arrival(services, lease, progress) as arrival:
-                spool = await arrival.receive(chunks, WHAT)
+                spool = await arrival.receive(incoming, WHAT)
                 images = find_images(spool, wanted)
                 loader = _Loader(services, spool, arrival, lease)
                 records = [(await loader.store(image), image.names) for image in images]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from dockyard.engine.images.catalogue import Image
 from dockyard.engine.images.services import Services
+from dockyard.engine.images.variants import is_subordinate, subordinates
 from dockyard.model.errors import Conflict
 from dockyard.proto import references
 from dockyard.proto.filters import Filters
@@ -56,7 +57,7 @@ async def prune_images(services: Services, filters: Filters, now: int) -> tuple[
     records: list[Deleted] = []
     before = _bytes_used(services)
     for image in sorted(services.catalogue, key=lambda image: -image.created):
-        if (dangling and image.references) or services.users(image):
+        if (dangling and image.references) or services.users(image) or is_subordinate(services, image):
             continue
         if until is not None and image.created >= until:
             continue
@@ -131,7 +132,18 @@ async def _delete(services: Services, image: Image, records: list[Deleted], *, f
         if quiet:
             return  # its name is gone, as asked; the image stays for those who use it
         raise conflict
+    lone = (
+        subordinates(services, image) if not any(s.complete_names for s in services.catalogue.siblings(image)) else []
+    )
     await _untag(services, image, image.references, records)
+    await _forget(services, image, records)
+    for other in lone:  # other platforms of it, which nobody could see
+        if not services.users(other):
+            await _untag(services, other, other.references, records)
+            await _forget(services, other, records)
+
+
+async def _forget(services: Services, image: Image, records: list[Deleted]) -> None:
     removed = await services.forget(image)
     services.publish("delete", image.id, image.id)
     records.append(Deleted(deleted=image.id))

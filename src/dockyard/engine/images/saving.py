@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from dockyard.engine.images import variants
 from dockyard.engine.images.catalogue import Image
 from dockyard.engine.images.services import Services
 from dockyard.model import oci
@@ -27,15 +28,16 @@ from dockyard.store.spooling import worker_output
 _LAYOUT = '{"imageLayoutVersion":"1.0.0"}'
 
 
-def choose(services: Services, refs: Sequence[str]) -> list[tuple[Image, list[str]]]:
-    """The images to save, each with the complete names that the archive shall give it.
+def choose(services: Services, refs: Sequence[str], wanted: Platform | None = None) -> list[tuple[Image, list[str]]]:
+    """The images to save (of each, what is for `wanted`), each with the complete names that the archive shall give it.
 
     A name with a tag or digest is that image with this name; a bare name is all tags of that repository; an id is an
     image without a name. NotFound for what is not there.
     """
     chosen: dict[str, tuple[Image, list[str]]] = {}
     for ref in refs:
-        for image, name in _of(services, ref):
+        for named, name in _of(services, ref):
+            image = variants.for_platform(services, named, wanted, ref)
             _, names = chosen.setdefault(image.id, (image, []))
             if name and name not in names:
                 names.append(name)
@@ -64,13 +66,16 @@ def _maybe(services: Services, ref: str) -> Image | None:
         return None
 
 
-async def save_images(services: Services, chosen: list[tuple[Image, list[str]]]) -> AsyncGenerator[bytes, None]:
-    """See `Images.save`."""
+async def save_images(
+    services: Services, chosen: list[tuple[Image, list[str]]], *, whole: bool
+) -> AsyncGenerator[bytes, None]:
+    """See `Images.save`. `whole`: with the other platforms of their indexes."""
     with services.snapshots.lease() as lease, services.making():  # what is being read must not be collected
         for image, _ in chosen:
-            if image.chain_id is not None:
-                lease.add(image.chain_id)
-        arguments = {"members": _Plan(services).members(chosen)}
+            for member in [image, *services.catalogue.siblings(image)]:
+                if member.chain_id is not None:
+                    lease.add(member.chain_id)
+        arguments = {"members": _Plan(services, whole).members(chosen)}
         async with aclosing(worker_output(services.call, "dockyard.store.archive:write", arguments)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -82,8 +87,9 @@ async def save_images(services: Services, chosen: list[tuple[Image, list[str]]])
 class _Plan:
     """What goes into one archive, each blob once."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, whole: bool) -> None:
         self._services = services
+        self._whole = whole
         self._blobs: dict[str, dict[str, Any]] = {}  # digest -> member
 
     def members(self, chosen: list[tuple[Image, list[str]]]) -> list[dict[str, Any]]:
@@ -92,6 +98,10 @@ class _Plan:
         repositories: dict[str, dict[str, str]] = {}
         for image, names in sorted(chosen, key=lambda pair: pair[0].id):
             manifest, descriptor = self._manifest(image)
+            tree = variants.index_tree(self._services, image) if self._whole else None
+            if tree is not None:
+                self._tree(image, tree)
+                descriptor = tree.descriptor
             index.extend(_named(descriptor, sorted(names)))
             docker.append(self._docker_entry(image, sorted(names), manifest))
             for name in names:
@@ -107,6 +117,16 @@ class _Plan:
         if repositories:
             members.append({"name": "repositories", "text": _json(repositories)})
         return members
+
+    def _tree(self, image: Image, branch: variants.Branch) -> None:
+        """Put an index into the plan, with all that it refers to."""
+        if branch.image is not None:
+            self._manifest(branch.image)
+            return
+        for digest in [branch.descriptor.digest, *variants.attached_blobs(self._services, image, branch)]:
+            self._stored(digest)
+        for child in branch.children:
+            self._tree(image, child)
 
     def _manifest(self, image: Image) -> tuple[Manifest, Descriptor]:
         """The image's manifest and its descriptor, with everything that it refers to put into the plan."""
@@ -126,19 +146,8 @@ class _Plan:
 
     def _original(self, image: Image, layers: list[Layer]) -> Manifest | None:
         """The manifest that the image came with, if all that it refers to is here."""
-        content = self._services.content
-        if not image.record.manifest or not content.has(image.record.manifest):
-            return None
-        manifest = oci.parse_manifest(content.read(image.record.manifest), f"manifest {image.record.manifest}")
-        descriptors = manifest.layers or []
-        if len(descriptors) != len(layers):
-            return None
-        for descriptor, layer in zip(descriptors, layers, strict=True):
-            if descriptor.digest not in (layer.diff_id, layer.blob):
-                return None
-            if descriptor.digest != layer.diff_id and not content.has(descriptor.digest):
-                return None
-        for descriptor, layer in zip(descriptors, layers, strict=True):
+        manifest = variants.kept_manifest(self._services, image)
+        for descriptor, layer in zip((manifest.layers or []) if manifest else [], layers, strict=False):
             if descriptor.digest == layer.diff_id:
                 self._uncompressed(layer)
             else:

@@ -123,8 +123,8 @@ class Services:
             wanted -= self._fetchable_blobs()
         for image in self.catalogue:
             wanted.add(image.id)
-            if image.record.manifest:
-                wanted.add(image.record.manifest)
+            record = image.record
+            wanted.update(digest for digest in (record.manifest, record.index, *record.attached) if digest)
         return wanted
 
     def _fetchable_blobs(self) -> set[str]:
