@@ -27,6 +27,7 @@ from dockyard.proto.imagegc import Policy
 from dockyard.proto.registries import RegistryRules
 from dockyard.runtime.bundle import Bundler, Host
 from dockyard.runtime.client import Runtime
+from dockyard.store.builds.cache import BuildCache
 from dockyard.store.containers import ContainerStore
 from dockyard.store.db import Database
 from dockyard.store.layout import Layout
@@ -55,6 +56,8 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
     snapshots = Snapshots(layout, database, runtime.call, driver=driver)
     await snapshots.open()
     stack.push_async_callback(snapshots.close)
+    build_cache = BuildCache(layout, database, snapshots, time.time_ns)
+    await build_cache.open()
     images = Images(
         layout,
         database,
@@ -92,7 +95,7 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
         runtimes=frozenset({"dockyard", *settings.runtimes}),
     )
     transfers = _transfers(settings, images)
-    engine = Engine.assemble(context, images, networks, _settings(settings, snapshots.driver), transfers)
+    engine = Engine.assemble(context, images, networks, _settings(settings, snapshots.driver), transfers, build_cache)
     users = engine.containers.users_of_image
     images.set_users(lambda image_id: [(user.id, user.running) for user in users(image_id)])
     await engine.open()

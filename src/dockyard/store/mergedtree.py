@@ -144,6 +144,10 @@ class MergedTree:
         """(descriptor of the directory in which it lies, in its own layer; its name there). The descriptor is ours."""
         return self._place(found)
 
+    def parts(self, path: bytes) -> list[int]:
+        """Indices of the layers whose directories make up the one that really is at `path`, topmost first."""
+        return [part.layer for part in self._directory(path) or ()]
+
     def forget(self, path: bytes) -> None:
         """The topmost layer has got a directory at the real `path`: what is known of it no longer holds."""
         _close(self._directories.pop(path, ()))

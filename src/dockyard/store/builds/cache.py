@@ -163,6 +163,13 @@ class BuildCache:
                 if not self._held[record_id]:
                     del self._held[record_id]
 
+    @contextmanager
+    def holding(self, record: Record) -> Iterator[None]:
+        """`hold` for one row."""
+        with self.hold() as take:
+            take(record)
+            yield
+
     # --- changing --------------------------------------------------------------------------------------------------
 
     def put(self, record: Record, keys: Iterable[str]) -> Record:

@@ -20,9 +20,9 @@ from typing import Any
 
 from dockyard.linux.passwd import LookupFailed, resolve_user
 from dockyard.model.errors import InvalidArgument, NotFound, SystemFailure
-from dockyard.proto.dockerignore import matcher
-from dockyard.store.builds import modes, unarchive
-from dockyard.store.builds.selecting import Excluder, Source, sources, walk
+from dockyard.proto.dockerfile import modes
+from dockyard.store.builds import unarchive
+from dockyard.store.builds.selecting import Excluder, Source, choose, matching, walk
 from dockyard.store.commit import seal
 from dockyard.store.copytree import copy_content
 from dockyard.store.layertree import allowed_xattr
@@ -58,8 +58,7 @@ def copy(
     """
     with MergedTree([root, *base]) as view:
         owner = _owner(chown, base if users is None else users)
-        mode = modes.parse(chmod) if chmod else None
-        writer = Writer(root, view, owner, mode, epoch, owner_given=bool(chown))
+        writer = Writer(root, view, owner, chmod, epoch, owner_given=bool(chown))
         try:
             placer = _Placer(writer, dest, dest_directory=dest_directory, excludes=excludes, parents=parents)
             for source in sources:
@@ -67,6 +66,24 @@ def copy(
             writer.finish()
         except OSError as error:
             raise SystemFailure(f"copying {show(writer.at)}: {error.strerror}") from error
+        finally:
+            writer.close()
+    return seal(fds=(), tree=root, recipe=recipe, overlay=True, epoch=epoch)
+
+
+def make_directory(
+    *, fds: Sequence[int], root: str, recipe: str, base: Sequence[str], path: str, user: str = "",
+    epoch: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Worker: WORKDIR. The layer `root` gets the directory and those above it as far as they are missing, 0755, owned
+    by `user`. As `copy` otherwise."""
+    with MergedTree([root, *base]) as view:
+        writer = Writer(root, view, _owner(user, base), "", epoch)
+        try:
+            writer.make_missing(view.resolve(os.fsencode(path), follow=True))
+            writer.finish()
+        except OSError as error:
+            raise SystemFailure(f"making {show(writer.at)}: {error.strerror}") from error
         finally:
             writer.close()
     return seal(fds=(), tree=root, recipe=recipe, overlay=True, epoch=epoch)
@@ -104,15 +121,20 @@ class Writer:
         root: str,
         view: MergedTree,
         owner: tuple[int, int],
-        mode: modes.Change | None,
+        mode: str,
         epoch: int | None,
         *,
         owner_given: bool = False,
+        keep_owners: bool = False,
+        link: bool = True,
     ) -> None:
-        """`view`: the layer and what lies beneath it. `owner_given`: it also counts for an archive's entries."""
+        """`view`: the layer and what lies beneath it. `owner_given`: it also counts for an archive's entries;
+        `keep_owners`: `owner` counts for nothing. `link`: files may share an inode with their source."""
         self.view = view
         self.owner = owner
         self.owner_given = owner_given
+        self._keep_owners = keep_owners
+        self._may_link = link
         self.mode = mode
         self.at = b"/"
         self._latest = epoch * 1_000_000_000 if epoch is not None else None
@@ -148,6 +170,12 @@ class Writer:
             self.directory(done, None)
         return self._directory(path)
 
+    def make_missing(self, path: bytes) -> None:
+        """As `make_directories`, but nothing at all if it is there."""
+        found = self.view.lookup(path)
+        if found is None or not found.is_directory:
+            self.make_directories(path)
+
     def directory(
         self, path: bytes, model: os.stat_result | None, *, overwrite: bool = False, keep_owner: bool = False
     ) -> bool:
@@ -173,7 +201,7 @@ class Writer:
             mine = keep_owner and model is not None and not self.owner_given
             os.fchown(fd, *((model.st_uid, model.st_gid) if mine and model else self.owner))
             permissions = stat.S_IMODE(model.st_mode) if model is not None else 0o755
-            os.fchmod(fd, self.mode.apply(permissions, directory=True) if self.mode and model else permissions)
+            os.fchmod(fd, self.changed(permissions, directory=True) if model else permissions)
             self._times[path] = self.clamped(model.st_mtime_ns) if model is not None else self.now
         return found is None
 
@@ -218,11 +246,12 @@ class Writer:
         status = found.status
         mode = stat.S_IMODE(status.st_mode)
         wanted = self.changed(mode)
+        owner = (status.st_uid, status.st_gid) if self._keep_owners else self.owner
         if stat.S_ISREG(status.st_mode):
-            same = wanted == mode and (status.st_uid, status.st_gid) == self.owner
+            same = self._may_link and wanted == mode and (status.st_uid, status.st_gid) == owner
             if same and self._link(status, source, source_name, parent, name):
                 return
-            self._copy_file(source, source_name, status, wanted, parent, name)
+            self._copy_file(source, source_name, status, wanted, owner, parent, name)
             return
         if stat.S_ISLNK(status.st_mode):
             os.symlink(os.readlink(source_name, dir_fd=source), name, dir_fd=parent)
@@ -231,7 +260,7 @@ class Writer:
         else:
             os.mknod(name, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev, dir_fd=parent)
             os.chmod(name, wanted, dir_fd=parent)
-        os.chown(name, *self.owner, dir_fd=parent, follow_symlinks=False)
+        os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
         moment = self.clamped(status.st_mtime_ns)
         os.utime(name, ns=(moment, moment), dir_fd=parent, follow_symlinks=False)
 
@@ -262,14 +291,21 @@ class Writer:
         return True
 
     def _copy_file(
-        self, source: int, source_name: bytes, status: os.stat_result, mode: int, parent: int, name: bytes
+        self,
+        source: int,
+        source_name: bytes,
+        status: os.stat_result,
+        mode: int,
+        owner: tuple[int, int],
+        parent: int,
+        name: bytes,
     ) -> None:
         original = os.open(source_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
         try:
             copied = os.open(name, _CREATE, 0o600, dir_fd=parent)
             try:
                 copy_content(original, copied)
-                os.fchown(copied, *self.owner)
+                os.fchown(copied, *owner)
                 os.fchmod(copied, mode)
                 for key in os.listxattr(original):
                     if allowed_xattr(os.fsencode(key)):
@@ -295,9 +331,9 @@ class Writer:
         head, _, name = path.rpartition(b"/")
         return self._directory(head), name
 
-    def changed(self, mode: int) -> int:
-        """A file's mode after --chmod."""
-        return self.mode.apply(mode, directory=False) if self.mode else mode
+    def changed(self, mode: int, *, directory: bool = False) -> int:
+        """A mode after --chmod."""
+        return modes.apply(self.mode, mode, directory=directory) if self.mode else mode
 
     def clamped(self, moment: int) -> int:
         """A time (ns) that is not after SOURCE_DATE_EPOCH."""
@@ -329,7 +365,7 @@ class _Placer:
             if self._parents:
                 self._with_parents(tree, source)
                 return
-            for one in sources(tree, source["path"], pattern=source["pattern"]):
+            for one in choose(tree, source["path"], pattern=source["pattern"]):
                 if one.found.path and self._excluded(one.name):
                     continue
                 if source.get("unpack") and unarchive.unpack(tree, one.found, self._writer, self._dest):
@@ -407,26 +443,6 @@ class _Placer:
             done = _join(done, name)
             found = tree.lookup(_join(top.path, done))
             self._writer.directory(_join(self._dest, done), found.status if found else None)
-
-
-def matching(tree: MergedTree, top: Found, pattern: str, *, pattern_allowed: bool) -> list[tuple[bytes, Found]]:
-    """(path below `top`, what is there) of everything that `pattern` (`**` too) matches, but not what lies in it.
-    NotFound if a path without wildcards means nothing."""
-    if not pattern_allowed or not any(character in pattern for character in "*?[\\"):
-        found = tree.lookup(_join(top.path, os.fsencode(pattern)))
-        if found is None:
-            raise NotFound(f'"{pattern}": not found')
-        return [(os.fsencode(pattern), found)]
-    matches = matcher(pattern)
-    out: list[tuple[bytes, Found]] = []
-    hit: set[bytes] = set()
-    for entry in walk(tree, top, lambda path: path.rpartition(b"/")[0] in hit):
-        if not entry.path or entry.path.rpartition(b"/")[0] in hit:
-            continue
-        if matches(os.fsdecode(entry.path)):
-            hit.add(entry.path)
-            out.append((entry.path, entry.found))
-    return out
 
 
 def _take_attributes(fd: int, status: os.stat_result) -> None:

@@ -13,9 +13,9 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from dockyard.model.errors import NotFound
+from dockyard.model.errors import NotFound, SystemFailure
 from dockyard.proto.dockerignore import Ignore, matcher
 from dockyard.store.bytestream import CHUNK
 from dockyard.store.layertree import allowed_xattr
@@ -51,7 +51,7 @@ class Excluder:
         return self._ignore is not None and bool(path) and self._ignore.excluded(os.fsdecode(path))
 
 
-def sources(tree: MergedTree, path: str, *, pattern: bool) -> list[Source]:
+def choose(tree: MergedTree, path: str, *, pattern: bool) -> list[Source]:
     """What `path` means. NotFound, naming it, if that is nothing (a wildcard may mean nothing: BuildKit)."""
     if not (pattern and has_wildcards(path)):
         found = tree.lookup(os.fsencode(path), follow=True)
@@ -107,6 +107,26 @@ def walk(tree: MergedTree, top: Found, excluded: Callable[[bytes], bool]) -> Ite
         waiting += reversed(inner)
 
 
+def matching(tree: MergedTree, top: Found, pattern: str, *, pattern_allowed: bool) -> list[tuple[bytes, Found]]:
+    """(path below `top`, what is there) of everything that `pattern` (`**` too) matches, but not what lies in it.
+    NotFound if a path without wildcards means nothing."""
+    if not pattern_allowed or not has_wildcards(pattern):
+        found = tree.lookup(top.path + b"/" + os.fsencode(pattern))
+        if found is None:
+            raise NotFound(f'"{pattern}": not found')
+        return [(os.fsencode(pattern), found)]
+    matches = matcher(pattern)
+    out: list[tuple[bytes, Found]] = []
+    hit: set[bytes] = set()
+    for entry in walk(tree, top, lambda path: path.rpartition(b"/")[0] in hit):
+        if not entry.path or entry.path.rpartition(b"/")[0] in hit:
+            continue
+        if matches(os.fsdecode(entry.path)):
+            hit.add(entry.path)
+            out.append((entry.path, entry.found))
+    return out
+
+
 def digest_entries(
     tree: MergedTree,
     entries: Iterator[Entry],
@@ -134,6 +154,64 @@ def digest_entries(
             hasher.update(tree.read_link(found) + b"\0")
         elif stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
             hasher.update(b"%d\0" % found.status.st_rdev)
+
+
+def digest_sources(
+    *,
+    sources: Sequence[dict[str, Any]],
+    excludes: Sequence[str],
+    parents: bool,
+    contents: Sequence[Mapping[str, str] | None],
+) -> bytes:
+    """Digest of exactly what these sources of a COPY mean (see `store.builds.copying.copy`). NotFound naming one."""
+    hasher = hashlib.sha256()
+    excluder = Excluder(excludes)
+    for source, known in zip(sources, contents, strict=True):
+        if "content" in source:
+            continue  # it is part of the instruction
+        with MergedTree(source["trees"]) as tree:
+            if parents:
+                _digest_parents(tree, source, excluder, hasher, known)
+                continue
+            for found, name in choose(tree, source["path"], pattern=source["pattern"]):
+                if found.path and excluder(name):
+                    continue
+                hasher.update(b"source\0" + (b"" if found.is_directory else name) + b"\0")
+                digest_entries(tree, walk(tree, found, excluder), hasher, known)
+    return hasher.digest()
+
+
+def digest(
+    *, fds: Sequence[int], sources: Sequence[dict[str, Any]], excludes: Sequence[str], parents: bool
+) -> dict[str, Any]:
+    """Worker: {"digest"} of `digest_sources` in hex, every file read. SystemFailure naming the cause."""
+    try:
+        found = digest_sources(sources=sources, excludes=excludes, parents=parents, contents=[None] * len(sources))
+    except OSError as error:
+        raise SystemFailure(f"reading what is to be copied: {error.strerror}") from error
+    return {"digest": found.hex()}
+
+
+def _digest_parents(
+    tree: MergedTree,
+    source: dict[str, Any],
+    excluder: Excluder,
+    hasher: hashlib._Hash,
+    known: Mapping[str, str] | None,
+) -> None:
+    pivot = source.get("pivot", 0)
+    top = tree.lookup(os.fsencode(source["path"][:pivot]), follow=True)
+    pattern = source["path"][pivot:].strip("/")
+    if top is None or not top.is_directory:
+        raise NotFound(f'"{source["path"]}": not found')
+    if not pattern:
+        digest_entries(tree, walk(tree, top, excluder), hasher, known)
+        return
+    for inside, found in matching(tree, top, pattern, pattern_allowed=source["pattern"]):
+        if not excluder(inside):
+            hasher.update(b"source\0" + inside + b"\0")
+            below = walk(tree, found, lambda path, inside=inside: excluder(inside + b"/" + path))  # type: ignore[misc]
+            digest_entries(tree, below, hasher, known, top=True)
 
 
 def file_digest(tree: MergedTree, found: Found) -> bytes:

@@ -1,0 +1,148 @@
+"""Builds: Dockerfiles become images.
+
+Owns: `Builds`, the one interface that `edge` and embedding programs see. Does not own: the language
+(`proto.dockerfile`), steps, the cache's rows.
+
+A build is an async generator of events: whoever stops listening ends it. Operations are those of `proto.dockerfile.ops`
+(as BuildKit's LLB: sources, exec, file operations over a graph), so that other frontends can sit on `solver`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import ExitStack
+
+from dockyard.engine.builds import output, planning, sources
+from dockyard.engine.builds.cachemounts import Locks
+from dockyard.engine.builds.ground import Ground, Session, Shared
+from dockyard.engine.builds.request import BuildFailed, BuildRequest
+from dockyard.engine.builds.solver import Solver
+from dockyard.engine.context import Context
+from dockyard.engine.images.services import Services
+from dockyard.engine.transfers import Transfers
+from dockyard.model.build import BuildEvent, BuildResult
+from dockyard.model.errors import Conflict
+from dockyard.store.builds.cache import BuildCache
+
+__all__ = ["BuildFailed", "BuildRequest", "Builds"]
+
+_CONTEXT_LIFE = 600.0  # seconds that a received context waits for its build
+
+
+class Builds:
+    """All builds of an engine. For the event loop's thread. `close()` at the end."""
+
+    def __init__(self, context: Context, services: Services, transfers: Transfers, cache: BuildCache) -> None:
+        self._ground = Ground(context, services, transfers, cache)
+        self._shared = Shared()
+        self._locks = Locks()
+        self._running: dict[str, asyncio.Task[BuildResult]] = {}
+        self._tasks: set[asyncio.Task[BuildResult]] = set()
+        self._waiting: dict[str, asyncio.TimerHandle] = {}  # contexts that no build has asked for yet
+
+    async def close(self) -> None:
+        """End what is under way; what it has finished stays in the cache."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for timer in self._waiting.values():
+            timer.cancel()
+        await self._ground.cache.close()
+
+    # --- contexts --------------------------------------------------------------------------------------------------
+
+    async def receive(self, chunks: AsyncIterator[bytes]) -> str:
+        """Take in a context's tar (compressed or not) for a build to come; its id. It is kept for ten minutes."""
+        context_id = await sources.receive(self._ground, chunks)
+        loop = asyncio.get_running_loop()
+        self._waiting[context_id] = loop.call_later(_CONTEXT_LIFE, self._forget, context_id)
+        return context_id
+
+    def _forget(self, context_id: str) -> None:
+        timer = self._waiting.pop(context_id, None)
+        if timer is not None:
+            timer.cancel()
+        self._ground.context.layout.discard(self._ground.context.layout.build_context(context_id))
+
+    def _claim(self, context_id: str) -> None:
+        timer = self._waiting.pop(context_id, None)
+        if timer is not None:
+            timer.cancel()
+
+    # --- building --------------------------------------------------------------------------------------------------
+
+    async def build(
+        self, request: BuildRequest, context: AsyncIterator[bytes] | None = None
+    ) -> AsyncGenerator[BuildEvent, None]:
+        """Build; the last event is the `BuildResult`. `context`: the main context's tar, unless the request names one.
+
+        Closing the generator ends the build. Raises BuildFailed (a step), DockerfileError (with its position), or what
+        else is wrong with the request, as DockyardError.
+        """
+        events: asyncio.Queue[BuildEvent | None] = asyncio.Queue()
+        task = asyncio.ensure_future(self._build(request, context, events))
+        self._begin(request.build_id, task)
+        task.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+            yield await task
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(task, return_exceptions=True)
+
+    def _begin(self, build_id: str, task: asyncio.Task[BuildResult]) -> None:
+        if build_id and build_id in self._running:
+            task.cancel()
+            raise Conflict(f"build {build_id} is under way already")
+        self._tasks.add(task)
+        if build_id:
+            self._running[build_id] = task
+
+        def ended(done: asyncio.Task[BuildResult]) -> None:
+            self._tasks.discard(done)
+            if self._running.get(build_id) is done:
+                del self._running[build_id]
+            if not done.cancelled():
+                done.exception()  # it was told to whoever listened
+
+        task.add_done_callback(ended)
+
+    async def cancel(self, build_id: str) -> None:
+        """End the build of that id; none is fine. It has ended when this returns."""
+        task = self._running.get(build_id)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _build(
+        self, request: BuildRequest, chunks: AsyncIterator[bytes] | None, events: asyncio.Queue[BuildEvent | None]
+    ) -> BuildResult:
+        ground = self._ground
+        with ExitStack() as stack:
+            lease = stack.enter_context(ground.context.snapshots.lease())
+            hold = stack.enter_context(ground.cache.hold())
+            stack.callback(ground.cache.flush)
+            session = Session(ground, request, lease, events.put_nowait, hold, self._locks, self._shared)
+            await self._take_contexts(session, chunks, stack)
+            planned = await planning.plan(session)
+            solver = Solver(session, planned.vertices)
+            events.put_nowait(planning.announce(planned, solver.name))
+            trees = await solver.solve(planned.result)
+            return await output.make_image(session, planned, trees)
+
+    async def _take_contexts(self, session: Session, chunks: AsyncIterator[bytes] | None, stack: ExitStack) -> None:
+        request, layout = session.request, self._ground.context.layout
+        ids = dict(request.contexts)
+        if request.context_id:
+            ids[""] = request.context_id
+        elif chunks is not None:
+            ids[""] = await sources.receive(self._ground, chunks, request.options.source_date_epoch)
+        for name, context_id in ids.items():
+            self._claim(context_id)
+            stack.callback(self._forget, context_id)
+            session.contexts[name] = await asyncio.to_thread(sources.open_context, layout, context_id)

@@ -1,0 +1,124 @@
+"""What the modules of the builder share.
+
+Owns: `Ground` (the services, built once), `Session` (one build: its request, its lease, what it tells), `Tree` (the
+result of a step). Does not own: any step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dockyard.engine.builds.cachemounts import Locks
+from dockyard.engine.builds.request import BuildRequest
+from dockyard.model.build import BuildEvent, BuildOptions
+from dockyard.store.snapshots import Lease
+
+if TYPE_CHECKING:
+    from dockyard.engine.context import Context
+    from dockyard.engine.images.services import Services
+    from dockyard.engine.transfers import Transfers
+    from dockyard.store.builds.cache import BuildCache, Record
+
+Emit = Callable[[BuildEvent], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """The services that building stands on."""
+
+    context: Context
+    services: Services
+    transfers: Transfers
+    cache: BuildCache
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What a step gives to others: a file system, as layers or as one directory.
+
+    `layers`: directories, topmost first, as `MergedTree` wants them. `chain`: what they are called in the store, for
+    file systems; `identity`: of a context, what its content is called. `contents`: digests of a context's files.
+    """
+
+    layers: tuple[str, ...] = ()
+    chain: str | None = None
+    is_rootfs: bool = True
+    identity: str = ""
+    contents: Mapping[str, str] | None = None
+    record: Record | None = None
+    made: bool = False  # the step made a layer
+    cached: bool = False
+    created: int = 0  # ns; of the step that made it, 0: of no step
+
+
+@dataclass(slots=True)
+class Session:
+    """One build under way."""
+
+    ground: Ground
+    request: BuildRequest
+    lease: Lease
+    emit: Emit
+    hold: Callable[[Record], None]
+    locks: Locks
+    shared: Shared
+    contexts: dict[str, Tree] = field(default_factory=dict)  # by name, "" is the main one
+    images: dict[tuple[str, str], str] = field(default_factory=dict)  # (ref, platform) -> image id
+    fresh: bool = False  # a step was carried out: not everything came from the cache
+
+    @property
+    def options(self) -> BuildOptions:
+        return self.request.options
+
+
+class Shared:
+    """Steps under way, of all builds: identical ones are done once. See `join`."""
+
+    def __init__(self) -> None:
+        self._works: dict[str, _Work] = {}
+
+    async def join(self, key: str, start: Callable[[Emit], Awaitable[Tree]], emit: Emit) -> Tree:
+        """The step's result. It begins now if it is not under way; what it tells from its beginning on goes to `emit`.
+        When the last one that waits is cancelled the step is, and has ended when this returns."""
+        work = self._works.get(key)
+        if work is None:
+            work = self._works[key] = _Work(start)
+            work.task.add_done_callback(lambda _: self._gone(key))
+        for event in work.told:
+            emit(event)
+        work.listeners.append(emit)
+        try:
+            return await asyncio.shield(work.task)
+        finally:
+            work.listeners.remove(emit)
+            if not work.listeners and not work.task.done():
+                self._gone(key)
+                work.task.cancel()
+                await asyncio.gather(work.task, return_exceptions=True)
+
+    def _gone(self, key: str) -> None:
+        work = self._works.pop(key, None)
+        if work is not None and work.task.done() and not work.task.cancelled():
+            work.task.exception()  # somebody has to look at it
+
+
+_KEPT = 2000  # events of a step under way that a later build is told
+
+
+class _Work:
+    def __init__(self, start: Callable[[Emit], Awaitable[Tree]]) -> None:
+        self.told: list[BuildEvent] = []
+        self.listeners: list[Emit] = []
+        self.task: asyncio.Task[Tree] = asyncio.ensure_future(self._run(start))
+
+    async def _run(self, start: Callable[[Emit], Awaitable[Tree]]) -> Tree:
+        return await start(self._tell)
+
+    def _tell(self, event: BuildEvent) -> None:
+        if len(self.told) < _KEPT:
+            self.told.append(event)
+        for listener in self.listeners:
+            listener(event)

@@ -1,0 +1,154 @@
+"""Where a build's files come from: images, contexts, URLs, git.
+
+Owns: resolving base images (pulled if they are missing), taking in contexts, fetching what ADD names. Does not own: the
+transfers themselves (`engine.transfers`), unpacking a context (`store.builds.context`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Final
+
+from dockyard.engine.builds import fetching
+from dockyard.engine.builds.ground import Ground, Session, Tree
+from dockyard.engine.images.importing import first_failure
+from dockyard.engine.images.variants import for_platform, host_platform
+from dockyard.model.errors import InvalidArgument, NotFound
+from dockyard.proto import platforms, references
+from dockyard.proto.dockerconfig import Credentials
+from dockyard.proto.dockerfile.ops import BaseRef, FetchGit, FetchUrl, SourceContext, SourceImage, Vertex
+from dockyard.store import inline
+from dockyard.store.builds import context as contexts
+from dockyard.store.layout import Layout
+from dockyard.store.spooling import feed
+
+if TYPE_CHECKING:
+    from dockyard.engine.images import Image
+    from dockyard.model.oci import ImageConfig
+
+_WHOLE: Final = 1 << 20  # bytes of a context that is taken in without a worker
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+
+async def resolve(session: Session, base: BaseRef) -> ImageConfig:
+    """The configuration of a base image; pulled if it is missing, or always with --pull. NotFound in Docker's words."""
+    found = None if session.options.pull else _local(session, base)
+    if found is None:
+        await _pull(session, base)
+        found = _local(session, base)
+    if found is None:
+        raise NotFound(f"No such image: {base.ref}")
+    session.images[base.key] = found.id
+    if found.chain_id is not None:
+        session.lease.add(found.chain_id)
+    return found.record.config
+
+
+def _local(session: Session, base: BaseRef) -> Image | None:
+    services = session.ground.services
+    wanted = platforms.parse(base.platform, host_platform()) if base.platform else None
+    try:
+        return for_platform(services, services.catalogue.get(base.ref), wanted, base.ref)
+    except NotFound:
+        return None
+
+
+async def _pull(session: Session, base: BaseRef) -> None:
+    reference = references.parse(base.ref).with_default_tag()
+    credentials = session.request.credentials.get(reference.domain, Credentials())
+    pulling = session.ground.transfers.pull(reference.complete, platform=base.platform, credentials=credentials)
+    async for _ in pulling:
+        pass
+
+
+def image(session: Session, op: SourceImage) -> Tree:
+    """A base image's file system; `resolve` has seen to it."""
+    image_id = session.images.get((op.ref, op.platform))
+    found = session.ground.services.catalogue.by_id(image_id) if image_id is not None else None
+    if found is None:
+        raise NotFound(f"No such image: {op.ref}")
+    layers = session.ground.context.snapshots.trees(found.chain_id)
+    return Tree(layers, found.chain_id, cached=True)
+
+
+# --- contexts -------------------------------------------------------------------------------------------------------
+
+
+async def receive(ground: Ground, chunks: AsyncIterator[bytes], epoch: int | None = None) -> str:
+    """Take in a context's tar; its id. InvalidArgument naming what is wrong with it; nothing is left then."""
+    context_id = secrets.token_hex(13)
+    directory = ground.context.layout.build_context(context_id)
+    os.mkdir(directory, 0o700)
+    try:
+        os.mkdir(directory / "tree", 0o755)
+        arguments = {"root": str(directory / "tree"), "index": str(directory / "index"), "epoch": epoch}
+        await _take_in(ground, chunks, arguments)
+    except BaseException:
+        ground.context.layout.discard(directory)
+        raise
+    return context_id
+
+
+async def _take_in(ground: Ground, chunks: AsyncIterator[bytes], arguments: dict[str, Any]) -> None:
+    """Small contexts in a thread, from a file in memory; others by a worker, while they arrive."""
+    first, size = [], 0
+    iterator = aiter(chunks)
+    async for chunk in iterator:
+        first.append(chunk)
+        size += len(chunk)
+        if size > _WHOLE:
+            break
+    else:
+        fd = os.memfd_create("dockyard-context", os.MFD_CLOEXEC)
+        try:
+            os.write(fd, b"".join(first))
+            await inline.call("dockyard.store.builds.context:receive", {**arguments, "offset": 0, "length": size}, [fd])
+        finally:
+            os.close(fd)
+        return
+
+    async def all_of_it() -> AsyncIterator[bytes]:
+        for chunk in first:
+            yield chunk
+        async for chunk in iterator:
+            yield chunk
+
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        feeding = asyncio.create_task(feed(all_of_it(), writing))
+        working = asyncio.ensure_future(
+            ground.context.runtime.call("dockyard.store.builds.context:receive", arguments, [reading])
+        )
+        await first_failure(feeding, working)
+    finally:
+        os.close(reading)
+
+
+def open_context(layout: Layout, context_id: str) -> Tree:
+    """A context that was received. NotFound."""
+    directory = layout.build_context(context_id)
+    try:
+        contents = contexts.read_index(str(directory / "index"))
+    except OSError:
+        raise NotFound(f"no such build context: {context_id}") from None
+    return Tree((str(directory / "tree"),), is_rootfs=False, identity=context_id, contents=contents)
+
+
+async def context(session: Session, op: SourceContext) -> Tree:
+    """The context "", or a named one."""
+    tree = session.contexts.get(op.name)
+    if tree is None:
+        raise InvalidArgument(f"build context {op.name!r} was not sent" if op.name else "no build context was sent")
+    return tree
+
+
+async def fetch(session: Session, op: FetchUrl | FetchGit, vertex: Vertex, name: str) -> Tree:
+    """What ADD of a URL or of a git repository brings."""
+    if isinstance(op, FetchUrl):
+        return await fetching.url(session, op, vertex, name)
+    return await fetching.git(session, op, vertex, name)
