@@ -217,6 +217,7 @@ def test_an_exec_ends_at_its_time_also_without_a_daemon(ground: Ground) -> None:
             assert (engine.execs.get(exec_id).exit_code, engine.execs.get(exec_id).timed_out) == (137, True)
             longer = ExecConfig(cmd=["sh", "-c", "(setsid sleep 4324 &); exec sleep 4324"], timeout=900 * MS)
             await engine.execs.start(await engine.execs.create(name, longer), detach=True)
+            await asyncio.sleep(0.1)  # the subshell has gone
             handle = engine.containers.get(name).handle
             assert handle is not None
             pids = [pid for pid in await handle.pids() if pid != handle.started["pid"]]

@@ -8,10 +8,11 @@ Does not own: volumes themselves (`engine.volumes`), which mounts a container ha
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+from dockyard.engine.extensions import with_lease
 from dockyard.model.container import DriverConfig, VolumeOptions
 from dockyard.model.errors import DockyardError, InvalidArgument, NotFound
 from dockyard.model.mounts import MountPoint
@@ -53,7 +54,7 @@ class Making:
         for point in spec.mounts:
             if point.type != "volume":
                 continue
-            volume = await self._find(point)
+            volume = await self._find(point, spec.config.labels)
             point.name, point.source, point.driver = volume.name, volume.path, "local"
             if volume in self.new and (other := others.get(point.destination)) is not None:
                 await self._context.runtime.call(_COPY, {"source": other.source, "target": point.source})
@@ -64,7 +65,7 @@ class Making:
                 layers = image_layers(self._context, spec.chain_id)
             await self._context.volumes.fill(volume, layers, point.destination, seen=_seen(self._context, volume.name))
 
-    async def _find(self, point: MountPoint) -> Volume:
+    async def _find(self, point: MountPoint, owner: Mapping[str, str] | None) -> Volume:
         volumes = self._context.volumes
         try:
             volumes.check_driver(point.driver)
@@ -77,7 +78,8 @@ class Making:
             self.new.append(volume)
             return volume
         self._stack.enter_context(volumes.claim([point.name]))
-        volume, is_new = await volumes.make(point.name, options, wanted.labels)
+        labels = with_lease(wanted.labels, owner)
+        volume, is_new = await volumes.make(point.name, options, labels)
         if is_new:
             publish_created(self._context, volume.name)
         return volume

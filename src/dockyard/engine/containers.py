@@ -14,10 +14,23 @@ import builtins
 import socket
 from typing import NamedTuple
 
-from dockyard.engine import attaching, creation, details, listing, removal, renaming, restoring, starting, stopping, top
+from dockyard.engine import (
+    attaching,
+    creation,
+    details,
+    listing,
+    removal,
+    renaming,
+    restoring,
+    starting,
+    stopping,
+    top,
+    updating,
+)
 from dockyard.engine.container import Container, WaitResult
 from dockyard.engine.context import Context
 from dockyard.engine.details import Ground
+from dockyard.engine.updating import Update
 from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig
 from dockyard.model.errors import Conflict, DockyardError, InvalidArgument
 from dockyard.model.lifecycle import Event
@@ -147,6 +160,11 @@ class Containers:
     async def rename(self, ref: str, name: str) -> None:
         """Give it another name. Conflict naming the holder of one in use."""
         await self._context.finish(renaming.rename(self._context, self.get(ref), name), f"renaming {ref}")
+
+    async def update(self, ref: str, change: Update) -> builtins.list[str]:
+        """Change settings in place; returns warnings."""
+        work = updating.update(self._context, self.get(ref), ref, change)
+        return await self._context.finish(work, f"updating {ref}")
 
     async def remove(self, ref: str, *, force: bool = False, volumes: bool = False) -> None:
         """Take a container away; `force` kills it first, `volumes` takes its anonymous volumes too."""

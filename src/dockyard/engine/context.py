@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from dockyard.engine.container import Container, Registry
 from dockyard.engine.events import Events
+from dockyard.engine.leases import Leases
 from dockyard.engine.networks import Networks
 from dockyard.engine.volumes import Volumes
 from dockyard.model.container import ContainerConfig
@@ -56,6 +57,7 @@ class Context:
     images: Images
     networks: Networks
     volumes: Volumes
+    leases: Leases
     events: Events
     clock: Callable[[], int]  # wall clock, ns since the epoch
     runtimes: frozenset[str] = frozenset({"dockyard"})  # names that `--runtime` may give

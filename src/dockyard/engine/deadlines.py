@@ -24,6 +24,7 @@ class Deadlines:
         self._context = context
         self._timers: dict[str, asyncio.TimerHandle] = {}
         context.started.append(lambda container, adopted: self.set(container))
+        context.changed.append(self.set)
         context.ended.append(self._forget)
 
     def close(self) -> None:

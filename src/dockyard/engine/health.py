@@ -40,6 +40,7 @@ class HealthChecks:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._probes: dict[str, asyncio.Task[None]] = {}
         context.started.append(self._started)
+        context.changed.append(self._replace_if_unhealthy)
         context.ended.append(self._ended)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ Does not own: SQL about single things (`store.containers`, `store.images`, `stor
     networks     id · name · document
     endpoints    id · network_id · container_id · document
     volumes      name · document
+    leases       id · document                              what belongs to one says so by a label
     build_cache  id · document                              a step's result, or a cache mount
     build_keys   key → cache_id                             by what it is found again
     meta         key · value                                snapshot driver, …
@@ -59,6 +60,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             key TEXT PRIMARY KEY, cache_id TEXT NOT NULL REFERENCES build_cache (id)) WITHOUT ROWID""",
         "CREATE INDEX build_keys_by_cache ON build_keys (cache_id)",
     ),
+    ("CREATE TABLE leases (id TEXT PRIMARY KEY, document TEXT NOT NULL)",),
 )
 
 

@@ -1,6 +1,7 @@
 """The streams of a container over HTTP: attach and logs.
 
-Owns: decoding these requests, choosing the form of the stream. Does not own: relaying (`edge.streams`), the bytes.
+Owns: decoding these requests, choosing the form of the stream. Does not own: relaying (`edge.streams`,
+`edge.websockets`), the bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import cast
 
 from aiohttp import web
 
-from dockyard.edge import streams
+from dockyard.edge import streams, websockets
 from dockyard.edge.routing import Call, Route
 from dockyard.engine.logs import LogRequest
 from dockyard.model.errors import InvalidArgument
@@ -38,6 +39,31 @@ async def attach(call: Call) -> web.StreamResponse:
     if detached:
         containers.detached(container.id)
     return streams.finished()
+
+
+async def attach_websocket(call: Call) -> web.StreamResponse:
+    """As `attach`, over a websocket: binary messages, output as it was written, stdout and stderr together."""
+    keys = parse_keys(call.text("detachKeys"))
+    containers = call.engine.containers
+    container = containers.get(call.path("id"))
+    tty = container.config.tty
+    stdin, stdout, stderr = (call.flag(name) for name in ("stdin", "stdout", "stderr"))
+    websockets.check(call)
+    before = None
+    if call.flag("logs") and (stdout or stderr):
+        before = call.engine.logs.read(container.id, LogRequest(stdout=stdout, stderr=stderr)).chunks
+    sock = None
+    if call.flag("stream"):
+        sock = await containers.attach(container.id, stdin=stdin, stdout=stdout, stderr=stderr)
+    return await websockets.relay(
+        call,
+        sock,
+        framed=not tty,
+        stdin=stdin,
+        keys=keys if tty else None,
+        before=before,
+        detached=lambda: containers.detached(container.id),
+    )
 
 
 async def logs(call: Call) -> web.StreamResponse:
@@ -82,5 +108,6 @@ def _tail(text: str) -> int | None:
 
 ROUTES = [
     Route("POST", "/containers/{id}/attach", attach),
+    Route("GET", "/containers/{id}/attach/ws", attach_websocket),
     Route("GET", "/containers/{id}/logs", logs),
 ]

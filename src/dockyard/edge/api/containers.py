@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from dockyard.edge.api import wire
 from dockyard.edge.api.bodies import inspect_body, summary_body
+from dockyard.edge.api.leases import leased
 from dockyard.edge.routing import Call, Route
 from dockyard.engine.container import Container
 from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig
@@ -41,6 +42,7 @@ class CreateRequest(ContainerConfig):
 async def create(call: Call) -> web.StreamResponse:
     request = await call.body(CreateRequest)
     config = wire.narrow(request, ContainerConfig)
+    config.labels = leased(call, config.labels)
     host = request.host_config or HostConfig()
     _apply_old_defaults(host, call.version)
     call.engine.system.settings.fill_in(host)

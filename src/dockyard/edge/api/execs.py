@@ -66,21 +66,28 @@ async def inspect(call: Call) -> web.StreamResponse:
     }
     if config.user:
         described["user"] = config.user
-    return call.json(
-        {
-            "ID": process.id,
-            "Running": process.running,
-            "ExitCode": process.exit_code,
-            "ProcessConfig": described,
-            "OpenStdin": config.attach_stdin,
-            "OpenStderr": config.attach_stderr,
-            "OpenStdout": config.attach_stdout,
-            "CanRemove": False,
-            "ContainerID": process.container_id,
-            "DetachKeys": config.detach_keys,
-            "Pid": process.pid,
-        }
-    )
+    body: dict[str, object] = {
+        "ID": process.id,
+        "Running": process.running,
+        "ExitCode": process.exit_code,
+        "ProcessConfig": described,
+        "OpenStdin": config.attach_stdin,
+        "OpenStderr": config.attach_stderr,
+        "OpenStdout": config.attach_stdout,
+        "CanRemove": False,
+        "ContainerID": process.container_id,
+        "DetachKeys": config.detach_keys,
+        "Pid": process.pid,
+    }
+    if config.timeout:  # ours
+        body |= {"Timeout": config.timeout, "TimedOut": process.timed_out}
+    return call.json(body)
+
+
+async def kill(call: Call) -> web.StreamResponse:
+    """Ours: `signal` as for a container; KILL ends everything that the process has started, too."""
+    await call.engine.execs.kill(call.path("id"), call.text("signal"))
+    return call.empty()
 
 
 async def resize(call: Call) -> web.StreamResponse:
@@ -93,4 +100,5 @@ ROUTES = [
     Route("POST", "/exec/{id}/start", start),
     Route("POST", "/exec/{id}/resize", resize),
     Route("GET", "/exec/{id}/json", inspect),
+    Route("POST", "/exec/{id}/kill", kill),
 ]

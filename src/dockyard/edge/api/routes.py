@@ -14,9 +14,11 @@ from dockyard.edge.api import (
     events,
     execs,
     images,
+    leases,
     networks,
     stats,
     system,
+    update,
     volumes,
 )
 from dockyard.edge.api.fallback import fallback_routes
@@ -35,6 +37,8 @@ def all_routes() -> list[Route]:
         events,
         images,
         networks,
+        leases,
+        update,
         stats,
         auth,
         distribution,

@@ -12,6 +12,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from dockyard.edge.api import wire
+from dockyard.edge.api.leases import leased
 from dockyard.edge.routing import Call, Route
 from dockyard.engine.named_volumes import LIST_FILTERS, PRUNE_FILTERS
 from dockyard.engine.volumes import Volume
@@ -58,7 +59,9 @@ async def create_volume(call: Call) -> web.StreamResponse:
     wanted = await call.body(CreateVolume)
     if wanted.cluster_volume_spec is not None and call.version >= _ANONYMOUS_ONLY:
         raise Unavailable("cluster volumes need a swarm manager, which this node is not: ClusterVolumeSpec")
-    volume = await call.engine.volumes.create(wanted.name, wanted.driver, wanted.driver_opts, wanted.labels)
+    labels = leased(call, wanted.labels)
+    async with call.engine.leases.joining(labels):
+        volume = await call.engine.volumes.create(wanted.name, wanted.driver, wanted.driver_opts, labels)
     return call.json(volume_body(volume), status=201)
 
 

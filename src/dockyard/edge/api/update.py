@@ -1,0 +1,66 @@
+"""`POST /containers/{id}/update`.
+
+Owns: decoding the request: Docker's fields, and ours beside them (docs/extensions.md). Does not own: what happens
+(`engine.updating`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+from msgspec import Struct
+
+from dockyard.edge.api import wire
+from dockyard.edge.routing import Call, Route
+from dockyard.engine.updating import Update
+from dockyard.model.container import HostConfig, RestartPolicy
+from dockyard.model.errors import NotServed
+
+_RESOURCES: Final = (
+    "cpu_shares", "memory", "cgroup_parent", "blkio_weight", "blkio_weight_device", "blkio_device_read_bps",
+    "blkio_device_write_bps", "blkio_device_read_iops", "blkio_device_write_iops", "cpu_period", "cpu_quota",
+    "cpu_realtime_period", "cpu_realtime_runtime", "cpuset_cpus", "cpuset_mems", "devices", "device_cgroup_rules",
+    "device_requests", "kernel_memory_tcp", "memory_reservation", "memory_swap", "memory_swappiness", "nano_cpus",
+    "oom_kill_disable", "init", "pids_limit", "ulimits", "cpu_count", "cpu_percent", "io_maximum_iops",
+    "io_maximum_bandwidth",
+)  # fmt: skip
+
+
+class PolicyRequest(RestartPolicy):
+    """Docker's clients do not send `OnUnhealthy`: then it stays."""
+
+    on_unhealthy: bool | None = None  # type: ignore[assignment]
+
+
+class UpdateRequest(HostConfig):
+    """Of a HostConfig, the resources and the restart policy count."""
+
+    restart_policy: PolicyRequest | None = None  # type: ignore[assignment]
+    maximum_runtime: int | None = None  # type: ignore[assignment]
+    labels: dict[str, str | None] | None = None
+    env: list[str] | None = None
+
+
+async def update(call: Call) -> web.StreamResponse:
+    request = await call.body(UpdateRequest)
+    _refuse_resources(request)
+    policy = request.restart_policy
+    change = Update(
+        restart_policy=RestartPolicy(policy.name, policy.maximum_retry_count) if policy is not None else None,
+        on_unhealthy=policy.on_unhealthy if policy is not None else None,
+        maximum_runtime=request.maximum_runtime,
+        labels=request.labels,
+        env=request.env,
+    )
+    return call.json({"Warnings": await call.engine.containers.update(call.path("id"), change)})
+
+
+def _refuse_resources(request: Struct) -> None:
+    for name in _RESOURCES:
+        if getattr(request, name):
+            text = f"changing {wire.docker_name(name)} in place is not served by this engine yet"
+            raise NotServed(f"POST /containers/{{id}}/update: {text}")
+
+
+ROUTES = [Route("POST", "/containers/{id}/update", update)]
