@@ -7,10 +7,12 @@ starts at once, but shares the interpreter with everything else.
 from __future__ import annotations
 
 import os
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from dockyard.engine.builds.ground import Ground
 from dockyard.store import inline
+
+if TYPE_CHECKING:
+    from dockyard.engine.builds.ground import Ground
 
 SMALL_ENTRIES: Final = 200
 SMALL_BYTES: Final = 8 << 20
