@@ -13,25 +13,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from dockyard.engine import committing, forking
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
+from dockyard.engine.forking import Overrides
+from dockyard.engine.images import Images, name_to_give
 from dockyard.engine.images.importing import first_failure
+from dockyard.model.container import ContainerConfig
 from dockyard.model.errors import NotFound, SystemFailure, Unavailable
 from dockyard.store.spooling import feed, worker_output
 
 _ATTEMPTS: Final = 3  # a container may end, or be started, between the look and the work
 _PREFACE: Final = 1 << 16  # bytes of a description, at the most
-# What mounting leaves in a writable layer where the image has nothing: Docker keeps these in a layer of its own.
-STUBS: Final = (
-    "/dev", "/dev/console", "/dev/mqueue", "/dev/pts", "/dev/shm", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf",
-    "/proc", "/sys", "/sys/fs/cgroup",
-)  # fmt: skip
 
 
 class PathStat(NamedTuple):
@@ -52,8 +51,9 @@ class Change(NamedTuple):
 class Files:
     """See the module. One per engine; for its event loop only."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, images: Images) -> None:
         self._context = context
+        self._images = images
 
     async def look(self, ref: str, path: str) -> PathStat:
         """What lies at `path`. NotFound in Docker's words; InvalidArgument "not a directory"."""
@@ -86,6 +86,43 @@ class Files:
         async with self._reading(container, "export", None, ref) as (first, rest):
             self._context.publish(container, "export")
             yield _chain(first, rest)
+
+    async def commit(
+        self,
+        ref: str,
+        *,
+        config: ContainerConfig | None = None,
+        changes: Sequence[str] = (),
+        author: str = "",
+        comment: str = "",
+        pause: bool = True,
+        repository: str = "",
+        tag: str = "",
+    ) -> str:
+        """Make an image of a container's files; its id.
+
+        `config`: settings of the image instead of the container's, which fill in what is missing. `changes`:
+        instructions such as `CMD ["sh"]`. `pause`: freeze the container while its files are copied. InvalidArgument
+        naming what is wrong with them or the name; Conflict for one that is being removed; nothing is left then.
+        """
+        container = self._context.registry.get(ref)
+        reference = name_to_give(repository, tag) if repository else None
+        work = committing.commit(
+            self._context, self._images.services, container, ref, config=config, changes=changes, author=author,
+            comment=comment, pause=pause, reference=reference,
+        )  # fmt: skip
+        return await self._context.finish(work, f"committing {ref}")
+
+    async def fork(
+        self, ref: str, name: str = "", overrides: Overrides | None = None, *, pause: bool = True
+    ) -> tuple[Container, list[str]]:
+        """Make a container that begins with a copy of another one's files, and its warnings; it does not run yet.
+
+        `pause`: freeze the other one meanwhile. Errors as of `Containers.create`; then nothing was made.
+        """
+        container = self._context.registry.get(ref)
+        work = forking.fork(self._context, container, ref, name, overrides or Overrides(), pause=pause)
+        return await self._context.finish(work, f"forking {ref}")
 
     @asynccontextmanager
     async def _reading(
@@ -150,7 +187,7 @@ class Files:
     async def changes(self, ref: str) -> list[Change]:
         """What it has made of its image's files, in the order of their paths."""
         container = self._context.registry.get(ref)
-        arguments = {**self._context.snapshots.written(container.id), "stubs": list(STUBS)}
+        arguments = {**self._context.snapshots.written(container.id), "stubs": list(committing.STUBS)}
         found = await self._context.runtime.call("dockyard.store.comparing:changes", arguments)
         return [Change(path, kind) for path, kind in found]
 

@@ -138,6 +138,8 @@ class ImageConfig(Struct, omit_defaults=True, rename={"os_version": "os.version"
     comment: str = ""
     docker_version: str = ""
     parent: str = ""
+    container: str = ""  # that it was committed from; Docker tells of it to clients older than API 1.45
+    container_config: dict[str, Any] | None = None
 
 
 def parse_manifest(data: bytes, what: str) -> Manifest:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import base64
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Any, Final
 
+import msgspec
 from aiohttp import web
+from msgspec import Struct
 
 from dockyard.edge.api import wire
+from dockyard.edge.api.containers import CreateRequest
 from dockyard.edge.routing import Call, Route
 from dockyard.engine.files import PathStat
+from dockyard.engine.forking import Overrides
+from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig
 from dockyard.model.errors import InvalidArgument
 from dockyard.proto.times import format_rfc3339
 
@@ -101,7 +106,57 @@ async def changes(call: Call) -> web.StreamResponse:
     return call.json([{"Path": change.path, "Kind": change.kind} for change in found] or None)
 
 
+async def commit(call: Call) -> web.StreamResponse:
+    image_id = await call.engine.files.commit(
+        call.text("container"),
+        config=await call.optional_body(ContainerConfig),
+        changes=call.texts("changes"),
+        author=call.text("author"),
+        comment=call.text("comment"),
+        pause=call.flag("pause", True) or not call.text("pause"),
+        repository=call.text("repo"),
+        tag=call.text("tag"),
+    )
+    return call.json({"Id": image_id}, status=201)
+
+
+async def fork(call: Call) -> web.StreamResponse:
+    """An extension of ours: see docs/extensions.md."""
+    made, warnings = await call.engine.files.fork(
+        call.path("id"),
+        call.text("name").removeprefix("/"),
+        _overrides(await call.document()),
+        pause=call.flag("pause", True),
+    )
+    return call.json({"Id": made.id, "Warnings": warnings}, status=201)
+
+
+def _overrides(body: bytes | None) -> Overrides:
+    """What a body of `create`'s shape says, and only that: a field that is not there stays as the container has it."""
+    if body is None:
+        return Overrides()
+    request = wire.decode(body, CreateRequest)
+    document = {key.lower(): value for key, value in msgspec.json.decode(body, type=dict[str, Any]).items()}
+    host = {key.lower() for key in document.get("hostconfig") or ()}
+    networking = request.networking_config
+    networks = None
+    if networking is not None and networking.endpoints_config is not None:
+        networks = {name: asked or EndpointSettings() for name, asked in networking.endpoints_config.items()}
+    return Overrides(
+        config=_given(request, ContainerConfig, document.keys()),
+        host=_given(request.host_config, HostConfig, host) if request.host_config is not None else {},
+        networks=networks,
+    )
+
+
+def _given(value: Struct, shape: type[Struct], keys: Collection[str]) -> dict[str, Any]:
+    names = [name for name in shape.__struct_fields__ if wire.docker_name(name).lower() in keys]
+    return {name: getattr(value, name) for name in names}
+
+
 ROUTES = [
+    Route("POST", "/commit", commit),
+    Route("POST", "/containers/{id}/fork", fork),
     Route("HEAD", "/containers/{id}/archive", look),
     Route("GET", "/containers/{id}/archive", get),
     Route("PUT", "/containers/{id}/archive", put),

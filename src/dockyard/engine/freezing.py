@@ -1,0 +1,64 @@
+"""A container that stands still while its files are copied.
+
+Owns: `still`: nobody starts, stops or changes it meanwhile, and if it runs its processes are frozen, with Docker's
+events. Does not own: what is copied (`committing`, `forking`), a client's own pause (`stopping`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from dockyard.engine.container import Container
+from dockyard.engine.context import Context
+from dockyard.model.errors import Conflict, DockyardError, NotFound
+from dockyard.model.lifecycle import State
+
+
+@asynccontextmanager
+async def still(
+    context: Context, container: Container, ref: str, *, freeze: bool = True
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Holds the container's lock, and freezes it if it runs (`freeze`); gives a function that lets it go on at once.
+
+    NotFound once removed; Conflict if it is being removed, SystemFailure if it cannot be frozen.
+    """
+    async with container.lock:
+        if container.removed:
+            raise NotFound(f"No such container: {ref}")
+        if container.state in (State.DEAD, State.REMOVING):
+            raise Conflict(f"container {container.id} is being removed")
+        frozen = False
+        if freeze and container.state is State.RUNNING and container.handle is not None:
+            handle = container.handle
+            await handle.pause()
+            frozen = container.handle is handle
+            if frozen:
+                container.status.state = State.PAUSED
+                context.publish(container, "pause")
+
+        async def go_on() -> None:
+            nonlocal frozen
+            if not frozen:
+                return
+            frozen = False
+            await _thaw(context, container)
+
+        try:
+            yield go_on
+        finally:
+            await go_on()
+
+
+async def _thaw(context: Context, container: Container) -> None:
+    if container.handle is None or container.state is not State.PAUSED:
+        return  # it was killed meanwhile
+    try:
+        await container.handle.resume()
+    except DockyardError:
+        if container.handle is not None:
+            raise
+        return
+    if container.state is State.PAUSED:
+        container.status.state = State.RUNNING
+        context.publish(container, "unpause")
