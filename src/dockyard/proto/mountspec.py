@@ -13,8 +13,8 @@ from typing import Any
 from dockyard.proto.units import parse_size
 
 _TYPES = ("bind", "volume", "tmpfs", "image", "cluster", "npipe")
-_ALIASES = {"src": "source", "destination": "target", "dst": "target", "ro": "readonly"}
-_FLAGS = ("readonly", "volume-nocopy", "bind-nonrecursive", "bind-create-src")
+_ALIASES = {"src": "source", "destination": "target", "dst": "target", "ro": "readonly", "u": "chown"}
+_FLAGS = ("readonly", "volume-nocopy", "bind-nonrecursive", "bind-create-src", "chown", "idmap")
 _RECURSIVE = ("enabled", "disabled", "writable", "readonly")
 
 
@@ -52,6 +52,7 @@ def parse_mount(text: str, directory: str) -> dict[str, Any]:
         if not equals and key not in _FLAGS:
             raise ValueError(f"invalid field '{field}' must be a key=value pair")
         _set(mount, key, value if equals else "true", field)
+    _ownership(mount)
     _check(mount)
     if mount["Type"] == "bind":
         mount["Source"] = absolute(mount["Source"], directory)
@@ -119,6 +120,13 @@ def _set(mount: dict[str, Any], key: str, value: str, field: str) -> None:
             _part(_part(_part(mount, "VolumeOptions"), "DriverConfig"), "Options")[name] = text
         case "tmpfs-size":
             _part(mount, "TmpfsOptions")["SizeBytes"] = _size(key, value)
+        case "tmpfs-opt":
+            name, equals, text = value.partition("=")
+            _part(mount, "TmpfsOptions").setdefault("Options", []).append([name, text] if equals else [name])
+        case "chown":  # ours
+            mount["chown"] = _bool(key, value)
+        case "idmap":  # ours
+            mount["idmap"] = "owner" if value in ("true", "owner") else value
         case "tmpfs-mode":
             _part(mount, "TmpfsOptions")["Mode"] = _mode(key, value)
         case _:
@@ -165,6 +173,17 @@ def _recursive(options: dict[str, Any], value: str) -> None:
         options["ReadOnlyForceRecursive"] = True
 
 
+def _ownership(mount: dict[str, Any]) -> None:
+    """`chown` and `idmap`, which binds and volumes have, to where the API has them."""
+    own = {"Chown": mount.pop("chown", False), "IDMap": mount.pop("idmap", "")}
+    given = {name: value for name, value in own.items() if value}
+    if not given:
+        return
+    if mount["Type"] not in ("bind", "volume"):
+        raise ValueError(f"cannot use 'chown' or 'idmap' with mount type '{mount['Type']}'")
+    _part(mount, f"{mount['Type'].capitalize()}Options").update(given)
+
+
 _OPTIONS_OF = {"BindOptions": "bind", "VolumeOptions": "volume", "ImageOptions": "image", "TmpfsOptions": "tmpfs"}
 
 
@@ -182,5 +201,9 @@ def _check(mount: dict[str, Any]) -> None:
     bind = mount.get("BindOptions", {})
     if bind.get("ReadOnlyForceRecursive") and not mount.get("ReadOnly"):
         raise ValueError("option 'bind-recursive=readonly' requires 'readonly' to be specified in conjunction")
+    if bind.get("ReadOnlyForceRecursive") and bind.get("Propagation") != "rprivate":
+        raise ValueError(
+            "option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified in conjunction"
+        )
     if bind.get("ReadOnlyNonRecursive") and not mount.get("ReadOnly"):
         raise ValueError("option 'bind-recursive=writable' requires 'readonly' to be specified in conjunction")

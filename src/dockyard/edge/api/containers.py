@@ -10,13 +10,14 @@ from collections.abc import Collection
 
 from aiohttp import web
 from msgspec import Struct
+from msgspec.structs import replace
 
 from dockyard.edge.api import wire
 from dockyard.edge.api.bodies import inspect_body, summary_body
 from dockyard.edge.api.leases import leased
 from dockyard.edge.routing import Call, Route
 from dockyard.engine.container import Container
-from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig
+from dockyard.model.container import BindOptions, ContainerConfig, EndpointSettings, HostConfig
 from dockyard.model.errors import DockyardError, InvalidArgument
 
 LIST_FILTERS: Collection[str] = frozenset({
@@ -63,6 +64,11 @@ async def create(call: Call) -> web.StreamResponse:
 def _apply_old_defaults(host: HostConfig, version: tuple[int, int]) -> None:
     if version < (1, 40) and not host.ipc_mode:
         host.ipc_mode = "shareable"
+    if version < (1, 44):
+        for mount in host.mounts or ():
+            if mount.type == "bind" and mount.read_only:  # read-only all the way down is for who knows of it
+                options = mount.bind_options or BindOptions()
+                mount.bind_options = replace(options, read_only_non_recursive=True, read_only_force_recursive=False)
 
 
 async def list_(call: Call) -> web.StreamResponse:

@@ -38,12 +38,16 @@ def volume_body(volume: Volume) -> dict[str, Any]:
     return {
         "CreatedAt": format_rfc3339(volume.created_at // SECOND * SECOND),
         "Driver": "local",
-        "Labels": volume.labels,
+        "Labels": _sorted(volume.labels),
         "Mountpoint": volume.path,
         "Name": volume.name,
-        "Options": volume.options,
+        "Options": _sorted(volume.options),
         "Scope": "local",
     }
+
+
+def _sorted(values: dict[str, str] | None) -> dict[str, str] | None:
+    return None if values is None else dict(sorted(values.items()))
 
 
 async def list_volumes(call: Call) -> web.StreamResponse:

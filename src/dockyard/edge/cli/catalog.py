@@ -57,6 +57,7 @@ GROUPS = {
     "network": "Manage networks",
     "registry": "Serve and look after a registry",
     "system": "Manage Dockyard",
+    "volume": "Manage volumes",
 }
 
 ENTRIES = (
@@ -425,6 +426,27 @@ ENTRIES = (
     Entry("system events", "events:events", "Get real time events from the server", "[OPTIONS]", 0, 0, ("events",)),
     Entry("system info", "info:info", "Display system-wide information", "[OPTIONS]", 0, 0, ("info",)),
     Entry("system install", "install:install", "Write a systemd unit and socket for the daemon", "[OPTIONS]", 0, 0),
+    Entry("volume create", "volumes:create", "Create a volume", "[OPTIONS] [VOLUME]", 0, 1),
+    Entry(
+        "volume inspect",
+        "inspect:volume",
+        "Display detailed information on one or more volumes",
+        "[OPTIONS] VOLUME [VOLUME...]",
+        1,
+        complete=("volume",),
+    ),
+    Entry("volume ls", "volumes:ls", "List volumes", "[OPTIONS]", 0, 0, ("volume list",)),
+    Entry("volume prune", "volumes:prune", "Remove unused local volumes", "[OPTIONS]", 0, 0),
+    Entry(
+        "volume rm",
+        "volumes:remove",
+        "Remove one or more volumes. You cannot remove a volume that is in use by a container.",
+        "[OPTIONS] VOLUME [VOLUME...]",
+        1,
+        aliases=("volume remove",),
+        complete=("volume",),
+    ),
+    Entry("volume update", "volumes:update", "Update a volume (cluster volumes only)", "[OPTIONS] VOLUME", 1, 1),
     Entry("version", "version:version", "Show the version of client and daemon", "[OPTIONS]", 0, 0),
     Entry("completion bash", "completion:bash", "Generate the autocompletion script for bash", "", 0, 0),
     Entry("completion fish", "completion:fish", "Generate the autocompletion script for fish", "", 0, 0),

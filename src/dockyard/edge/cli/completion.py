@@ -134,11 +134,16 @@ def _networks(api: Api) -> list[str]:
     return [each["Name"] for each in api.get("/networks")]
 
 
+def _volumes(api: Api) -> list[str]:
+    return [each["Name"] for each in api.get("/volumes").get("Volumes") or []]
+
+
 _NAMES: dict[str, Callable[[Api], Iterable[str]]] = {
     "container": _containers(None),
     "running": _containers({}),
     "stopped": _containers({"status": ["created", "exited", "dead"]}),
     "image": _images,
     "network": _networks,
-    "anything": lambda api: [*_containers(None)(api), *_images(api), *_networks(api)],
+    "volume": _volumes,
+    "anything": lambda api: [*_containers(None)(api), *_images(api), *_networks(api), *_volumes(api)],
 }

@@ -1,4 +1,4 @@
-"""`dockyard inspect`, `container inspect`, `image inspect`, `network inspect`."""
+"""`dockyard inspect`, `container inspect`, `image inspect`, `network inspect`, `volume inspect`."""
 
 from __future__ import annotations
 
@@ -116,6 +116,7 @@ anything = Body(
 )
 container = Body(lambda call: _inspect(call, _getter(call, "container", call.on("size"))), (_FORMAT, _SIZE))
 image = Body(lambda call: _inspect(call, _getter(call, "image")), (_FORMAT,))
+volume = Body(lambda call: _inspect(call, _getter(call, "volume")), (_FORMAT,))
 network = Body(
     lambda call: _inspect(call, _getter(call, "network")),
     (_FORMAT, flag("-v --verbose", "Verbose output for diagnostics")),
