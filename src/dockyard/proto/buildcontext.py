@@ -204,7 +204,12 @@ def _check_url(url: str) -> None:
         raise InvalidArgument(f"invalid URL {_show(url)}: invalid host")
 
 
+def public(url: str) -> str:
+    """A URL for messages: without its password."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:xxxxx@", url)
+
+
 def _show(text: str) -> str:
     """Without a password, short."""
-    text = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:xxxxx@", text)
+    text = public(text)
     return repr(text[:200])

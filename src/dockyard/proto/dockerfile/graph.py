@@ -46,7 +46,7 @@ class Node(NamedTuple):
     stage: Stage
     base: Ref
     base_name: str  # of an image, as resolved
-    platform: str  # "" for one that inherits its base stage's
+    platform: str
     triggers: tuple[Instruction, ...]
 
     @property
@@ -115,7 +115,7 @@ class Graph:
                 return override, stage.name, platform or self.platform
             if name.lower() in self.names and self._overriding(name, platform) is None:
                 index = self.names[name.lower()]
-                return Ref("stage", index), name, platform
+                return Ref("stage", index), name, self._bases[index][2]  # as its base, whatever --platform says
             ref = self._outside(name, platform or self.platform, stage.base.range, stage.base.image, stage.index)
         except Problem as problem:
             raise self.error(problem, stage.base.range) from None
@@ -215,18 +215,20 @@ class Graph:
         """A stage with the triggers of its base, as far as that is known."""
         node = self._nodes.get(index)
         if node is None:
-            stage = self.dockerfile.stages[index]
+            stage = self._stage(index)
             base, name, platform = self._bases[index]
-            if self.overridden(stage):
-                stage = Stage(stage.index, stage.base, ())
             node = Node(stage, base, name, platform, self._triggers(stage, base))
             if base.image is None or base.image.key in self.configs:
                 self._nodes[index] = node
         return node
 
+    def _stage(self, index: int) -> Stage:
+        stage = self.dockerfile.stages[index]
+        return Stage(stage.index, stage.base) if self.overridden(stage) else stage
+
     def _triggers(self, stage: Stage, base: Ref) -> tuple[Instruction, ...]:
         if base.kind == "stage":
-            texts = [one.trigger for one in self.node(base.stage).stage.instructions if isinstance(one, Onbuild)]
+            texts = [one.trigger for one in self._stage(base.stage).instructions if isinstance(one, Onbuild)]
         elif base.image is not None and base.image.key in self.configs and not self.overridden(stage):
             texts = run_config(self.configs[base.image.key], base.image.ref).on_build or []
         else:
@@ -256,9 +258,8 @@ class Graph:
                 names, doing = [mounts.from_of(text) for text in instruction.mounts], "mount"
             else:
                 return []
-            platform = self.platform_of(node)
             for name in names:
-                found.append(self.resolve(name, node.stage, instruction.range, platform, doing))
+                found.append(self.resolve(name, node.stage, instruction.range, self.platform, doing))
         except Problem as problem:
             raise self.error(problem, instruction.range) from None
         return found
@@ -268,12 +269,6 @@ class Graph:
         if instruction.from_ and expand(instruction.from_, {}).text != instruction.from_:
             problem = "variable expansion is not supported for --from, define a new stage with FROM using ARG from "
             raise Problem(f"{problem}global scope as a workaround", at=instruction.from_)
-
-    def platform_of(self, node: Node) -> str:
-        """A stage has its base stage's platform unless it states one."""
-        while not node.platform and node.base.kind == "stage":
-            node = self.node(node.base.stage)
-        return node.platform or self.platform
 
     def reachable(self, targets: list[int]) -> list[int]:
         """The stages that these need, in the order of the file, themselves included."""
