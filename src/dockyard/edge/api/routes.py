@@ -9,6 +9,8 @@ from dockyard.edge.api import (
     archive,
     attaching,
     auth,
+    build,
+    build_agents,
     containers,
     distribution,
     events,
@@ -43,6 +45,8 @@ def all_routes() -> list[Route]:
         auth,
         distribution,
         volumes,
+        build,
+        build_agents,
     ):
         served += module.ROUTES
     return served + fallback_routes(served)

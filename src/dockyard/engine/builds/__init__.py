@@ -14,9 +14,11 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack
 
-from dockyard.engine.builds import output, planning, sources
+from dockyard.engine.builds import output, planning, pruning, sources
+from dockyard.engine.builds.agents import Agents
 from dockyard.engine.builds.cachemounts import Locks
 from dockyard.engine.builds.ground import Ground, Session, Shared
+from dockyard.engine.builds.pruning import CacheRecord
 from dockyard.engine.builds.request import BuildFailed, BuildRequest
 from dockyard.engine.builds.solver import Solver
 from dockyard.engine.context import Context
@@ -24,9 +26,11 @@ from dockyard.engine.images.services import Services
 from dockyard.engine.transfers import Transfers
 from dockyard.model.build import BuildEvent, BuildResult
 from dockyard.model.errors import Conflict
+from dockyard.proto.buildgc import Selection, check_limits
+from dockyard.proto.filters import Filters
 from dockyard.store.builds.cache import BuildCache
 
-__all__ = ["BuildFailed", "BuildRequest", "Builds"]
+__all__ = ["BuildFailed", "BuildRequest", "Builds", "CacheRecord"]
 
 _CONTEXT_LIFE = 600.0  # seconds that a received context waits for its build
 
@@ -36,6 +40,7 @@ class Builds:
 
     def __init__(self, context: Context, services: Services, transfers: Transfers, cache: BuildCache) -> None:
         self._ground = Ground(context, services, transfers, cache)
+        self.agents = Agents()
         self._shared = Shared()
         self._locks = Locks()
         self._running: dict[str, asyncio.Task[BuildResult]] = {}
@@ -72,6 +77,20 @@ class Builds:
         if timer is not None:
             timer.cancel()
 
+    # --- the cache -------------------------------------------------------------------------------------------------
+
+    async def usage(self) -> list[CacheRecord]:
+        """What the cache holds, the oldest first."""
+        return await pruning.usage(self._ground)
+
+    async def prune(
+        self, filters: Filters | None = None, *, all: bool = False, reserved: int = 0, maximum: int = 0, free: int = 0
+    ) -> tuple[list[str], int]:
+        """Remove what no build uses: (ids, bytes freed). Sizes in bytes: at least `reserved` stay, no more than
+        `maximum` stay, `free` of the disk shall be free. InvalidArgument for filters that make no sense."""
+        selection = Selection.parse(filters or Filters(), self._ground.context.clock(), all=all)
+        return await pruning.prune(self._ground, selection, check_limits(reserved, maximum, free))
+
     # --- building --------------------------------------------------------------------------------------------------
 
     async def build(
@@ -92,6 +111,7 @@ class Builds:
             yield await task
         finally:
             task.cancel()
+            self._ground.context.spawn(pruning.keep_within_bounds(self._ground), "build cache: its bounds")
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(task, return_exceptions=True)
 

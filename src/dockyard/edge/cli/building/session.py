@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
+    from dockyard.edge.cli.building.agent import Agents
     from dockyard.edge.cli.building.live import Live
 
 MODES = ("auto", "plain", "tty", "rawjson", "quiet", "none")
@@ -91,18 +92,35 @@ def run(
     query |= {"remote": source.remote or None, "dockerfile": source.dockerfile or None}
     query |= {"contexts": json.dumps(contexts) if contexts else None}
     query |= {"outputs": json.dumps(outputs) if outputs else None}
+    agents: Agents | None = None
     display = Display("quiet" if call.on("quiet") or check else call.text("progress"))
     result = Result()
     try:
+        agents = _agents(call, check)
+        if agents is not None:
+            query |= {"session": agents.token, "ssh": json.dumps(agents.ids)}
         body = b"" if source.body is None else _told(source.body, display)
         response = call.api.send("POST", "/build", query, raw=body, headers=request.headers(call, True), fresh=True)
         for message in json_values(response.chunks()):
             _take(message, display, result, source)
     finally:
         display.close()
+        if agents is not None:
+            agents.close()
     display.warn()
     result.warnings = display.trace.warnings
     return result
+
+
+def _agents(call: Call, check: bool) -> Agents | None:
+    """`--ssh`."""
+    if check or not call.texts("ssh"):
+        return None
+    from dockyard.edge.cli.building.agent import Agents
+    from dockyard.proto import buildspec
+
+    call.api.version  # noqa: B018  # asked before threads share the connection
+    return Agents(call.api, [buildspec.agent(text) for text in call.texts("ssh")])
 
 
 def _told(body: Iterable[bytes], display: Display) -> Iterator[bytes]:

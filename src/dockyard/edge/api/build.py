@@ -1,0 +1,190 @@
+"""Builds over HTTP: `POST /build`, further contexts, outputs, cancelling, the cache.
+
+Owns: the requests and their answers: Docker's classic stream of JSON, and with version=2 the trace that the `dockyard`
+client shows (`build_classic`, `build_trace`). Does not own: the options (`build_options`), building (`engine.builds`).
+
+Docker builds only with BuildKit's session what here every client can ask for by a parameter or a header more:
+docs/build.md. A build ends when its client goes away, also before the first word of the answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from aiohttp import web
+
+from dockyard.edge.api import build_agents, build_classic, build_options, build_trace
+from dockyard.edge.routing import Call, JsonStream, Route
+from dockyard.engine.builds.request import BuildRequest
+from dockyard.model.build import BuildEvent
+from dockyard.model.errors import DockyardError, InvalidArgument
+from dockyard.proto import dockerconfig
+from dockyard.proto.dockerconfig import Credentials
+from dockyard.proto.times import format_rfc3339
+
+PRUNE_FILTERS = frozenset({"until", "id", "parent", "type", "description", "inuse", "shared", "private", "unused-for"})
+_MAX_DOCKERFILE = 1 << 20  # bytes of one that comes beside a remote context
+_TAR = "application/x-tar"
+
+
+async def build(call: Call) -> web.StreamResponse:
+    version = call.text("version", "1")
+    if version not in ("", "1", "2"):
+        raise InvalidArgument(f"invalid builder version {version[:20]!r}: 1 or 2 is expected")
+    call.ends_with_client = True
+    request = await _request(call)
+    body = call.chunks() if call.request.can_read_body and not request.remote else None
+    events = call.engine.builds.build(request, body)
+    tell = _traced if version == "2" else _quiet if call.flag("q") else _classic
+    try:
+        return await tell(call, events)
+    finally:
+        build_agents.release(call)
+
+
+async def _request(call: Call) -> BuildRequest:
+    secrets = build_options.secrets(call)
+    agents = build_agents.agents(call)
+    remote = call.text("remote")
+    return BuildRequest(
+        options=build_options.options(call, frozenset(secrets), frozenset(agents)),
+        dockerfile_text=await _dockerfile(call) if remote else None,
+        remote=remote,
+        contexts=build_options.uploads(call),
+        secrets=secrets,
+        ssh=agents,
+        credentials=_credentials(call),
+        build_id=call.text("buildid"),
+    )
+
+
+async def _dockerfile(call: Call) -> bytes | None:
+    """Beside a remote context the body, if there is one, is the Dockerfile."""
+    data = b""
+    if call.request.can_read_body:
+        async for part in call.chunks():
+            data += part
+            if len(data) > _MAX_DOCKERFILE:
+                raise InvalidArgument(f"the Dockerfile beside a remote context is larger than {_MAX_DOCKERFILE} bytes")
+    return data or None
+
+
+def _credentials(call: Call) -> dict[str, Credentials]:
+    """Registry → who the client is there. A header that cannot be read is none, as in Docker."""
+    try:
+        known = dockerconfig.decode_config(call.request.headers.get("X-Registry-Config", ""))
+    except InvalidArgument:
+        return {}
+    return {dockerconfig.registry_of(server): entry for server, entry in known.items()}
+
+
+async def _classic(call: Call, events: AsyncIterator[BuildEvent]) -> web.StreamResponse:
+    stream = build_classic.ClassicStream()
+    async with call.progress() as out, aclosing(events):  # type: ignore[type-var]
+        try:
+            async for event in events:
+                for message in stream.feed(event):
+                    await out.send(message)
+        except DockyardError as error:
+            await _fail(out, error, {})
+    return out.response
+
+
+async def _quiet(call: Call, events: AsyncIterator[BuildEvent]) -> web.StreamResponse:
+    """Only the image's ID; all that was kept back when the build fails."""
+    stream = build_classic.ClassicStream()
+    kept: list[dict[str, Any]] = []
+    async with call.progress() as out, aclosing(events):  # type: ignore[type-var]
+        try:
+            async for event in events:
+                kept += stream.feed(event)
+        except DockyardError as error:
+            for message in kept:
+                await out.send(message)
+            await _fail(out, error, {})
+        else:
+            for message in kept:
+                if "aux" in message:
+                    await out.send({"stream": f"{message['aux']['ID']}\n"})
+    return out.response
+
+
+async def _traced(call: Call, events: AsyncIterator[BuildEvent]) -> web.StreamResponse:
+    stream = build_trace.TraceStream()
+    async with call.progress() as out, aclosing(events):  # type: ignore[type-var]
+        try:
+            async for event in events:
+                for message in stream.feed(event, time.time_ns()):
+                    await out.send(message)
+        except DockyardError as error:
+            await _fail(out, error, {})
+    return out.response
+
+
+async def _fail(out: JsonStream, error: DockyardError, more: dict[str, Any]) -> None:
+    """Tell an error in the stream, or, if nothing has been said yet, by the answer's status."""
+    if not out.opened:
+        raise error
+    await out.send(build_classic.error_message(error.message, getattr(error, "exit_code", None)) | more)
+
+
+async def receive(call: Call) -> web.StreamResponse:
+    """A further context (ours): kept until a build has used it, ten minutes at most."""
+    if not call.request.can_read_body:
+        raise InvalidArgument("a context's tar is expected as the body")
+    return call.json({"ID": await call.engine.builds.receive(call.chunks())}, 201)
+
+
+async def cancel(call: Call) -> web.StreamResponse:
+    """Ends the build that was begun with this `buildid`. One that is over already is no error, as in Docker."""
+    identifier = call.text("id")
+    if not identifier:
+        raise InvalidArgument("build ID not provided")
+    await call.engine.builds.cancel(identifier)
+    return call.empty(200)
+
+
+async def prune(call: Call) -> web.StreamResponse:
+    """Removes what of the cache nothing uses. Since API 1.48 the amount to keep is called reserved-space."""
+    keep = call.integer("reserved-space") if call.has("reserved-space") else call.integer("keep-storage")
+    gone, freed = await call.engine.builds.prune(
+        call.filters(PRUNE_FILTERS),
+        all=call.flag("all"),
+        reserved=keep or 0,
+        maximum=call.integer("max-used-space") or 0,
+        free=call.integer("min-free-space") or 0,
+    )
+    return call.json({"CachesDeleted": list(gone), "SpaceReclaimed": freed})
+
+
+async def cache_records(call: Call) -> list[dict[str, Any]]:
+    """BuildCache of `GET /system/df`."""
+    return [_record(each, call.version) for each in await call.engine.builds.usage()]
+
+
+def _record(record: Any, version: tuple[int, int]) -> dict[str, Any]:
+    body = {
+        "ID": record.id,
+        "Type": record.type,
+        "Description": record.description,
+        "InUse": record.in_use,
+        "Shared": record.shared,
+        "Size": record.size,
+        "CreatedAt": format_rfc3339(record.created_at),
+        "LastUsedAt": format_rfc3339(record.last_used_at) if record.last_used_at else None,
+        "UsageCount": record.usage_count,
+    }
+    if version >= (1, 42):
+        return body | ({"Parents": list(record.parents)} if record.parents else {})
+    return body | {"Parent": record.parents[0] if record.parents else ""}
+
+
+ROUTES = [
+    Route("POST", "/build", build),
+    Route("POST", "/build/contexts", receive),
+    Route("POST", "/build/cancel", cancel, since=(1, 39)),
+    Route("POST", "/build/prune", prune, since=(1, 31)),
+]
