@@ -60,6 +60,7 @@ class Api:
 
     def __init__(self, host: Host, environment: Mapping[str, str]) -> None:
         self.host = host
+        self._lease = environment.get("DOCKYARD_LEASE", "")  # what is made belongs to it
         self._asked = environment.get("DOCKYARD_API_VERSION") or environment.get("DOCKER_API_VERSION") or ""
         self._version = self._asked.removeprefix("v")
         self._kept: Connection | None = None
@@ -104,6 +105,8 @@ class Api:
         if not fresh:
             self._kept = None
         head = dict(headers or {})
+        if self._lease and path.endswith("/create"):
+            head["X-Dockyard-Lease"] = self._lease
         if body is not None:
             raw = json.dumps(body).encode()
             head["Content-Type"] = "application/json"

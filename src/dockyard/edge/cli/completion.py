@@ -138,12 +138,17 @@ def _volumes(api: Api) -> list[str]:
     return [each["Name"] for each in api.get("/volumes").get("Volumes") or []]
 
 
+def _leases(api: Api) -> list[str]:
+    return [each["Id"] for each in api.get("/leases")]
+
+
 _NAMES: dict[str, Callable[[Api], Iterable[str]]] = {
     "container": _containers(None),
     "running": _containers({}),
     "stopped": _containers({"status": ["created", "exited", "dead"]}),
     "image": _images,
     "network": _networks,
+    "lease": _leases,
     "volume": _volumes,
     "anything": lambda api: [*_containers(None)(api), *_images(api), *_networks(api), *_volumes(api)],
 }

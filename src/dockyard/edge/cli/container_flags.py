@@ -141,6 +141,9 @@ def _cpus(text: str) -> int:
     return int(nano)
 
 
+CPUS = Kind("decimal", _cpus)
+
+
 def _weight_device(text: str) -> dict[str, Any]:
     path, rate = _device_value(text)
     if not rate.isdigit() or (rate != "0" and not 10 <= int(rate) <= 1000):
@@ -199,7 +202,7 @@ FLAGS = (
     value("--cpu-rt-period", "Limit CPU real-time period in microseconds", INT),
     value("--cpu-rt-runtime", "Limit CPU real-time runtime in microseconds", INT),
     value("-c --cpu-shares", "CPU shares (relative weight)", INT),
-    value("--cpus", "Number of CPUs", Kind("decimal", _cpus)),
+    value("--cpus", "Number of CPUs", CPUS),
     value("--cpuset-cpus", "CPUs in which to allow execution (0-3, 0,1)"),
     value("--cpuset-mems", "MEMs in which to allow execution (0-3, 0,1)"),
     many("--device", "Add a host device to the container", complete="file"),
@@ -236,11 +239,13 @@ FLAGS = (
     value("--kernel-memory", "Kernel memory limit", BYTES, hidden=True),
     many("-l --label", "Set meta data on a container", Kind(_LIST, _label)),
     many("--label-file", "Read in a line delimited file of labels", complete="file"),
+    value("--lease", "Lease that the container belongs to; it goes when the lease ends"),
     many("--link", "Add link to another container", Kind(_LIST, _link), complete="container"),
     many("--link-local-ip", "Container IPv4/IPv6 link-local addresses"),
     value("--log-driver", "Logging driver for the container"),
     many("--log-opt", "Log driver options"),
     value("--mac-address", "Container MAC address (e.g., 92:d0:c6:0a:29:33)"),
+    value("--max-runtime", "Stop the container that long after its start (s|m|h)", DURATION),
     value("-m --memory", "Memory limit", BYTES),
     value("--memory-reservation", "Memory soft limit", BYTES),
     value("--memory-swap", "Swap limit equal to memory plus swap: '-1' to enable unlimited swap", BYTES),
@@ -275,6 +280,7 @@ FLAGS = (
         shown_default='"no"',
         complete="no always unless-stopped on-failure",
     ),
+    flag("--restart-on-unhealthy", "Restart the container when its health check says unhealthy"),
     flag("--rm", "Automatically remove the container and its associated anonymous volumes when it exits"),
     value("--runtime", "Runtime to use for this container"),
     many("--security-opt", "Security Options"),

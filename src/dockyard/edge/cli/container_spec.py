@@ -91,6 +91,8 @@ def _environment(call: Call) -> list[str]:
 
 def _labels(call: Call) -> dict[str, str]:
     entries = [each for path in call.texts("label-file") for each in envfile.parse_lines(read_file(path), path, None)]
+    if call.text("lease"):
+        entries.append(f"dockyard.lease={call.text('lease')}")
     return envfile.as_mapping(entries + call.texts("label"))
 
 
@@ -138,6 +140,7 @@ _PLAIN = {  # field of HostConfig → flag; the value goes as it is
     "GroupAdd": "group-add",
     "Isolation": "isolation",
     "Links": "link",
+    "MaximumRuntime": "max-runtime",
     "Memory": "memory",
     "MemoryReservation": "memory-reservation",
     "MemorySwap": "memory-swap",
@@ -221,14 +224,23 @@ def _capability(text: str) -> str:
 
 
 def _restart(call: Call) -> Object | None:
-    text = call.text("restart") or "no"
+    policy = parse_restart(call.text("restart") or "no")
+    if call.on("rm") and policy["Name"] != "no":
+        raise CliError("conflicting options: cannot specify both --restart and --rm")
+    if call.on("restart-on-unhealthy"):
+        if call.on("rm"):
+            raise CliError("conflicting options: cannot specify both --restart-on-unhealthy and --rm")
+        policy["OnUnhealthy"] = True
+    return policy
+
+
+def parse_restart(text: str) -> Object:
+    """`on-failure:3` → a RestartPolicy."""
     name, colon, count = text.partition(":")
     if colon and not count.isdigit():
         raise CliError("invalid restart policy format: maximum retry count must be an integer")
     if not name:
         raise CliError("invalid restart policy format: no policy provided before colon")
-    if call.on("rm") and name != "no":
-        raise CliError("conflicting options: cannot specify both --restart and --rm")
     return {"Name": name, "MaximumRetryCount": int(count or 0)}
 
 

@@ -7,10 +7,10 @@ import os
 from dockyard.edge.cli import terminal
 from dockyard.edge.cli.api import Api, container_path
 from dockyard.edge.cli.attached import resize
-from dockyard.edge.cli.call import Body, Call
+from dockyard.edge.cli.call import Body, Call, complain
 from dockyard.edge.cli.container_flags import ENVIRONMENT
 from dockyard.edge.cli.errors import CliError
-from dockyard.edge.cli.flags import flag, many, value
+from dockyard.edge.cli.flags import DURATION, flag, many, value
 from dockyard.edge.cli.streams import Detached, Pump, Signals
 from dockyard.proto import envfile
 
@@ -39,6 +39,8 @@ def _exec(call: Call) -> int:
         "WorkingDir": call.text("workdir"),
         "Cmd": command,
     }
+    if call.given("timeout"):
+        request["Timeout"] = call.number("timeout")
     rows, columns = terminal.size() if tty else (0, 0)
     size = {"ConsoleSize": [rows, columns]} if rows and terminal.is_terminal(1) and api.at_least("1.42") else {}
     created = api.post(f"{path}/exec", None, request | size)
@@ -76,7 +78,10 @@ def _attached(api: Api, path: str, start: dict[str, Any], stdin: bool, keys: str
                 Pump(stream, signals, framed=framed, stdin=stdin, keys=keys if raw else None).run()
         except Detached as detached:
             raise CliError("read escape sequence") from detached
-    code = api.get(f"{path}/json").get("ExitCode")
+    ended = api.get(f"{path}/json")
+    code = ended.get("ExitCode")
+    if ended.get("TimedOut"):
+        complain("dockyard: the command did not end in time and was killed, with all that it had started")
     return code if isinstance(code, int) else 0
 
 
@@ -89,6 +94,7 @@ exec_ = Body(
         many("--env-file", "Read in a file of environment variables", complete="file"),
         flag("-i --interactive", "Keep STDIN open even if not attached"),
         flag("--privileged", "Give extended privileges to the command"),
+        value("--timeout", "Kill the command, with all that it has started, after that time (s|m|h)", DURATION),
         flag("-t --tty", "Allocate a pseudo-TTY"),
         value("-u --user", 'Username or UID (format: "<name|uid>[:<group|gid>]")'),
         value("-w --workdir", "Working directory inside the container"),
