@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from dockyard.model.errors import InvalidArgument
-from dockyard.store import tarformat as fmt
+from dockyard.proto import tarformat as fmt
+from dockyard.proto.tarformat import TarError
 from dockyard.store.bytestream import CHUNK, RawInput, Source, StreamError, compression
-from dockyard.store.tarformat import TarError
 from dockyard.store.tarread import TarReader
 from dockyard.store.unpack import apply_source, free_space
 

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from dockyard.model.errors import InvalidArgument, SystemFailure
-from dockyard.store import tarformat as fmt
+from dockyard.proto import tarformat as fmt
+from dockyard.proto.tarformat import Entry, TarError
 from dockyard.store.ahead import Ahead, Place
 from dockyard.store.bytestream import CHUNK, ByteStream, Source, StreamError, write_all
 from dockyard.store.connection import Body
 from dockyard.store.layertree import clean
 from dockyard.store.recipe import rebuild
-from dockyard.store.tarformat import Entry, TarError
 from dockyard.store.tarread import TarReader
 from dockyard.store.unpack import free_space_of
 

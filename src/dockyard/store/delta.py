@@ -14,11 +14,11 @@ import stat
 from typing import Any
 
 from dockyard.model.errors import SystemFailure
-from dockyard.store import tarformat as fmt
+from dockyard.proto import tarformat as fmt
+from dockyard.proto.tarformat import TarError
 from dockyard.store.layertree import allowed_xattr
 from dockyard.store.pack import Packer
 from dockyard.store.recipe import RecipeWriter
-from dockyard.store.tarformat import TarError
 from dockyard.store.tarread import show
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dockyard.model.errors import SystemFailure
+from dockyard.proto.tarformat import TarError
 from dockyard.store.bytestream import StreamError, write_all
 from dockyard.store.recipe import rebuild
-from dockyard.store.tarformat import TarError
 from dockyard.store.unpack import apply
 
 

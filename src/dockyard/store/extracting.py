@@ -19,11 +19,11 @@ from typing import Any, Final
 from dockyard.linux import abi, passwd
 from dockyard.linux.calls import openat2
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, NotFound, SystemFailure
+from dockyard.proto import tarformat as fmt
+from dockyard.proto.tarformat import Entry, TarError
 from dockyard.store import roots
-from dockyard.store import tarformat as fmt
 from dockyard.store.bytestream import ByteStream, Source, StreamError, write_all
 from dockyard.store.layertree import LayerTree, clean
-from dockyard.store.tarformat import Entry, TarError
 from dockyard.store.tarread import TarReader, show
 from dockyard.store.trees import remove_tree
 

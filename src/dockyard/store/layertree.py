@@ -19,8 +19,8 @@ from collections.abc import Callable
 
 from dockyard.linux import abi
 from dockyard.linux.calls import openat2
-from dockyard.store import tarformat as fmt
-from dockyard.store.tarformat import Entry, TarError
+from dockyard.proto import tarformat as fmt
+from dockyard.proto.tarformat import Entry, TarError
 from dockyard.store.trees import remove_tree
 
 OPAQUE_XATTR = b"trusted.overlay.opaque"

@@ -1,7 +1,7 @@
 """Packing a layer: a container's upper directory becomes a tar stream.
 
 Owns: `pack`, the blocking function that worker processes run; overlay's marks turned into whiteouts again.
-Does not own: single headers (`store.tarformat`), unpacking (`store.unpack`).
+Does not own: single headers (`proto.tarformat`), unpacking (`store.unpack`).
 
 Deterministic: entries in the order of their names (a directory, what it has that is no directory, then its
 directories), times in whole seconds, no access times, no names of owners. The same tree gives the same bytes and so the
@@ -20,11 +20,11 @@ from typing import Any
 from dockyard.linux import abi
 from dockyard.linux.calls import openat2
 from dockyard.model.errors import SystemFailure
-from dockyard.store import tarformat as fmt
+from dockyard.proto import tarformat as fmt
+from dockyard.proto.tarformat import Entry, TarError
 from dockyard.store.bytestream import CHUNK, write_all
 from dockyard.store.layertree import OPAQUE_XATTR, allowed_xattr
 from dockyard.store.recipe import RecipeWriter
-from dockyard.store.tarformat import Entry, TarError
 from dockyard.store.tarread import show
 
 _RESOLVE = abi.RESOLVE_BENEATH | abi.RESOLVE_NO_SYMLINKS | abi.RESOLVE_NO_MAGICLINKS

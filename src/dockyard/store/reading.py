@@ -21,10 +21,10 @@ from typing import Any, Final
 from dockyard.linux import abi
 from dockyard.linux.calls import openat2
 from dockyard.model.errors import InvalidArgument, NotFound, SystemFailure
+from dockyard.proto import tarformat as fmt
+from dockyard.proto.tarformat import Entry
 from dockyard.store import roots
-from dockyard.store import tarformat as fmt
 from dockyard.store.layertree import allowed_xattr
-from dockyard.store.tarformat import Entry
 from dockyard.store.tarread import show
 
 _PIPE: Final = 1 << 20  # bytes

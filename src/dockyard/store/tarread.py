@@ -2,16 +2,16 @@
 
 Owns: the order of blocks (extended headers before the entry they belong to, payload, padding, end marker), and telling
 every byte that is not payload to `record`, so that the stream can be put together again (`store.recipe`).
-Does not own: single headers (`store.tarformat`), what happens with an entry (`store.layertree`).
+Does not own: single headers (`proto.tarformat`), what happens with an entry (`store.layertree`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from dockyard.store import tarformat as fmt
+from dockyard.proto import tarformat as fmt
+from dockyard.proto.tarformat import BLOCK, ZERO_BLOCK, Entry, TarError
 from dockyard.store.bytestream import ByteStream, StreamError
-from dockyard.store.tarformat import BLOCK, ZERO_BLOCK, Entry, TarError
 
 
 class TarReader:

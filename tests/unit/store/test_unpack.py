@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dockyard.model.errors import InvalidArgument
-from dockyard.store import tarformat as fmt
+from dockyard.proto import tarformat as fmt
 from tests.unit.store.tars import CHR, DIR, FIFO, HARD, SYM, Member, Unpacked, member, tar
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes device nodes")

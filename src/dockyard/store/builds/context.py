@@ -18,11 +18,11 @@ from typing import Any
 import msgspec
 
 from dockyard.model.errors import InvalidArgument, SystemFailure
+from dockyard.proto import tarformat as fmt
 from dockyard.proto.dockerignore import Ignore
-from dockyard.store import tarformat as fmt
+from dockyard.proto.tarformat import Entry, TarError
 from dockyard.store.bytestream import ByteStream, Source, StreamError, write_all
 from dockyard.store.layertree import LayerTree, clean
-from dockyard.store.tarformat import Entry, TarError
 from dockyard.store.tarread import TarReader, show
 from dockyard.store.trees import remove_tree
 from dockyard.store.unpack import free_space

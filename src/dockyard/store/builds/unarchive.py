@@ -14,11 +14,11 @@ import stat
 from typing import TYPE_CHECKING
 
 from dockyard.model.errors import InvalidArgument
-from dockyard.store import tarformat as fmt
+from dockyard.proto import tarformat as fmt
+from dockyard.proto.tarformat import Entry, TarError
 from dockyard.store.bytestream import ByteStream, Source, StreamError, write_all
 from dockyard.store.layertree import allowed_xattr, clean
 from dockyard.store.mergedtree import Found, MergedTree
-from dockyard.store.tarformat import Entry, TarError
 from dockyard.store.tarread import TarReader, show
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from typing import Any
 from isal import isal_zlib
 
 from dockyard.model.errors import DockyardError, InvalidArgument, SystemFailure
+from dockyard.proto.tarformat import TarError
 from dockyard.store.bytestream import RawInput, Source, StreamError, write_all
 from dockyard.store.recipe import rebuild
-from dockyard.store.tarformat import TarError
 from dockyard.store.unpack import apply_source, free_space
 
 _LEVEL = 1  # of isal's 0 to 3
