@@ -19,6 +19,7 @@ from dockyard.engine.networks import Networks
 from dockyard.engine.volumes import Volumes
 from dockyard.model.container import ContainerConfig
 from dockyard.model.errors import DockyardError
+from dockyard.model.oci import Platform
 from dockyard.runtime.bundle import Bundler
 from dockyard.runtime.cgroups.facts import CgroupFacts, read_facts
 from dockyard.runtime.client import Runtime
@@ -43,6 +44,9 @@ class Image(Protocol):
 class Images(Protocol):
     def get(self, ref: str) -> Image:
         """NotFound "No such image: REF"."""
+
+    def get_for(self, ref: str, wanted: Platform | None) -> Image:
+        """As `get`, for that platform; NotFound too if there is none for it."""
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from dockyard.engine import container_volumes, extensions, names, resources, val
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context, Image
 from dockyard.engine.ground import default_hostname
+from dockyard.engine.images.variants import host_platform
 from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig, PortBinding
 from dockyard.model.errors import DockyardError, InvalidArgument, NotFound, SystemFailure
 from dockyard.model.lifecycle import Desired, Status
@@ -31,6 +32,7 @@ from dockyard.model.mounts import (
     parse_tmpfs,
     parse_volumes_from,
 )
+from dockyard.proto import platforms
 from dockyard.proto.units import parse_size
 from dockyard.runtime.bundle.mounts import DEFAULT_SHM_SIZE, tmpfs_options
 from dockyard.store.containers import ContainerRow, ContainerSpec, NameTaken
@@ -57,7 +59,9 @@ async def create(
     container_id = names.new_id()
     name = _take_name(context, name, container_id)
     try:
-        spec, warnings = _specify(context, config, host, networks, image or context.images.get(config.image))
+        wanted = platforms.parse(platform, host_platform()) if platform else None
+        image = image or context.images.get_for(config.image, wanted)
+        spec, warnings = _specify(context, config, host, networks, image)
         if not spec.config.hostname and not spec.host.network_mode.startswith("container:"):
             spec.config.hostname = default_hostname(container_id, spec.host.network_mode, spec.host.uts_mode)
         async with context.leases.joining(config.labels):

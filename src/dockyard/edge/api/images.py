@@ -231,7 +231,12 @@ async def _pull(call: Call) -> web.StreamResponse:
 
 
 async def push(call: Call) -> web.StreamResponse:
-    messages = call.engine.transfers.push(call.path("name"), tag=call.text("tag"), credentials=auth.given(call))
+    messages = call.engine.transfers.push(
+        call.path("name"),
+        tag=call.text("tag"),
+        credentials=auth.given(call),
+        wanted=_wanted_platform(call, (1, 46)),
+    )
     return await _tell(call, messages)
 
 

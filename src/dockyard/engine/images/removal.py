@@ -27,6 +27,7 @@ class Deleted(NamedTuple):
 async def remove_image(services: Services, ref: str, *, force: bool, prune: bool) -> list[Deleted]:
     """See `Images.remove`."""
     image = services.catalogue.get(ref)
+    followers = subordinates(services, image)
     records: list[Deleted] = []
     named = not services.catalogue.is_id(image, ref)
     if named:
@@ -46,6 +47,7 @@ async def remove_image(services: Services, ref: str, *, force: bool, prune: bool
         await _untag(services, image, image.references, records)
         image = _again(services, image)
     await _delete(services, image, records, force=force, quiet=named)
+    await _drop_followers(services, image, followers, records)
     return records
 
 
@@ -63,17 +65,21 @@ async def prune_images(services: Services, filters: Filters, now: int) -> tuple[
             continue
         if not (filters.labels(image.labels) and filters.not_labels(image.labels)):
             continue
+        followers = subordinates(services, image)
         await _untag(services, image, image.references, records)
         await _delete(services, _again(services, image), records, force=False, quiet=True)
+        await _drop_followers(services, image, followers, records)
     return records, max(before - _bytes_used(services), 0)
 
 
 async def remove_unused(services: Services, image: Image) -> bool:
     """Remove an image with all its names, unless a container uses it; whether it went."""
     records: list[Deleted] = []
+    followers = subordinates(services, image)
     await _untag(services, image, image.references, records)
     image = _again(services, image)
     await _delete(services, image, records, force=False, quiet=True)
+    await _drop_followers(services, image, followers, records)
     return image.id not in services.catalogue
 
 
@@ -132,15 +138,19 @@ async def _delete(services: Services, image: Image, records: list[Deleted], *, f
         if quiet:
             return  # its name is gone, as asked; the image stays for those who use it
         raise conflict
-    lone = (
-        subordinates(services, image) if not any(s.complete_names for s in services.catalogue.siblings(image)) else []
-    )
     await _untag(services, image, image.references, records)
     await _forget(services, image, records)
-    for other in lone:  # other platforms of it, which nobody could see
-        if not services.users(other):
-            await _untag(services, other, other.references, records)
-            await _forget(services, other, records)
+
+
+async def _drop_followers(services: Services, image: Image, followers: list[Image], records: list[Deleted]) -> None:
+    """With an image go the other platforms of its index, which nobody could see; but not what a container uses."""
+    if image.id in services.catalogue:
+        return
+    for other in followers:
+        current = services.catalogue.by_id(other.id)
+        if current is not None and not current.complete_names and not services.users(current):
+            await _untag(services, current, current.references, records)
+            await _forget(services, _again(services, current), records)
 
 
 async def _forget(services: Services, image: Image, records: list[Deleted]) -> None:

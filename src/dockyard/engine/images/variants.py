@@ -84,9 +84,11 @@ def is_subordinate(services: Services, image: Image) -> bool:
 
 
 def subordinates(services: Services, image: Image) -> list[Image]:
-    """The images that are only there as other platforms of this one."""
+    """The images that are only there as other platforms of this one, which has a name."""
     siblings = services.catalogue.siblings(image)
-    return [sibling for sibling in siblings if not sibling.complete_names]
+    if not image.complete_names or any(sibling.complete_names for sibling in siblings):
+        return []
+    return siblings
 
 
 # --- manifests -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from dockyard.engine.transfers.looking import Distribution, SearchResult
 from dockyard.engine.transfers.progress import Board, Feed, Message
 from dockyard.engine.transfers.shared import Pool
 from dockyard.model.errors import DockyardError, InvalidArgument
-from dockyard.proto import references
+from dockyard.model.oci import Platform
+from dockyard.proto import platforms, references
 from dockyard.proto.dockerconfig import Credentials, registry_of
 from dockyard.proto.filters import Filters
 from dockyard.proto.references import DEFAULT_DOMAIN, Reference
@@ -90,9 +91,9 @@ class Transfers:
                 yield message
 
     async def push(
-        self, name: str, *, tag: str = "", credentials: Credentials = _NOBODY
+        self, name: str, *, tag: str = "", credentials: Credentials = _NOBODY, wanted: Platform | None = None
     ) -> AsyncGenerator[Message, None]:
-        """Send an image, or all images of a repository, to its registry. Tells how it goes."""
+        """Send an image, or all images of a repository, to its registry. Tells how it goes. `wanted`: one platform."""
         reference = references.parse(name)
         if reference.digest:
             raise InvalidArgument("cannot push a digest reference")
@@ -104,9 +105,12 @@ class Transfers:
         for image, name_ in images:
 
             def start(board: Board, image: pushing.Image = image, name_: Reference = name_) -> Awaitable[None]:
-                return pushing.push_image(self._services, self._uploads, self._rules, repository, image, name_, board)
+                return pushing.push_image(
+                    self._services, self._uploads, self._rules, repository, image, name_, board, wanted
+                )
 
-            async for message in self._told(("push", name_.complete, image.id, credentials), start):
+            shown = platforms.show(wanted) if wanted is not None else ""
+            async for message in self._told(("push", name_.complete, image.id, shown, credentials), start):
                 yield message
 
     async def log_in(self, credentials: Credentials) -> None:

@@ -43,12 +43,14 @@ async def pull_image(
     target = platforms.parse(wanted, host_platform())
     source, top = await resolve(repositories, reference)
     ours = [source, *[other for other in repositories if other is not source]]
-    fetched = await _of_platform(source, reference, top, target)
+    fetched, between = await _of_platform(source, reference, top, target)
     board.say(f"Pulling from {reference.path}", reference.digest or reference.tag)
     failed = True
     try:
         with services.making():
-            changed = await _store(services, downloads, ours, reference, fetched, top.digest, target, wanted, board)
+            changed = await _store(
+                services, downloads, ours, reference, fetched, [top, *between], target, wanted, board
+            )
         failed = False
     finally:
         await services.collect_after_making(failed)
@@ -90,12 +92,16 @@ def explain_pull(error: DockyardError, reference: Reference) -> DockyardError:
     return error
 
 
-async def _of_platform(source: Repository, reference: Reference, top: Fetched, target: Platform) -> Fetched:
-    """The manifest itself, or that of an index that is for `target`."""
-    fetched = top
+async def _of_platform(
+    source: Repository, reference: Reference, top: Fetched, target: Platform
+) -> tuple[Fetched, list[Fetched]]:
+    """The manifest itself, or that of an index that is for `target`; and the indexes between the two."""
+    fetched, between = top, []
     for _ in range(_DEPTH):
         if fetched.manifest.manifests is None:
-            return fetched
+            return fetched, between
+        if fetched is not top:
+            between.append(fetched)
         choice = platforms.choose(fetched.manifest.manifests, target)
         if choice is None:
             raise NotFound(
@@ -122,12 +128,14 @@ async def _store(
     repositories: Sequence[Repository],
     reference: Reference,
     fetched: Fetched,
-    digest: str,
+    above: Sequence[Fetched],
     target: Platform,
     wanted: str,
     board: Board,
 ) -> bool:
-    """Everything behind the manifest, then the row. Returns whether that changed anything."""
+    """Everything behind the manifest, then the row. `above`: what was fetched first (the manifest itself, or an index),
+    and indexes within it. Returns whether that changed anything."""
+    digest = above[0].digest
     manifest = fetched.manifest
     assert manifest.config is not None
     descriptors = manifest.layers or []
@@ -149,7 +157,8 @@ async def _store(
         await _fetch_all(services, downloads, repositories, layers, board)
         downloads.keep(layers)
         image_id = await services.content.put(data)
-        await services.content.put(fetched.data)
+        for document in {fetched.digest: fetched, **{index.digest: index for index in above}}.values():
+            await services.content.put(document.data)
         top = layers[-1].chain if layers else None
         known = services.catalogue.by_id(image_id)
         complete = f"{reference.repository}@{digest}"
@@ -163,11 +172,23 @@ async def _store(
             manifest=fetched.digest, manifest_type=fetched.media_type,
             digests=list(dict.fromkeys([*(known.record.digests if known else []), complete])),
             tagged_at=services.clock() if name else known.record.tagged_at if known else 0,
+            used_at=known.record.used_at if known else 0,
         )  # fmt: skip
+        _with_index(record, above, known.record if known else None)
         await services.commit([(record, [name] if name else [])])
     image = services.catalogue.by_id(image_id)
     services.publish("pull", reference.familiar, reference.familiar_repository, image.labels if image else None)
     return changed
+
+
+def _with_index(record: ImageRecord, above: Sequence[Fetched], known: ImageRecord | None) -> None:
+    """Note which index the image came with; without one, an index that it came with before stays."""
+    if above[0].manifest.manifests is not None:
+        record.index, record.index_type = above[0].digest, above[0].media_type
+        record.attached = [index.digest for index in above[1:]]
+    if known is not None and known.index and record.index in ("", known.index):
+        record.index, record.index_type = known.index, known.index_type
+        record.attached = list(dict.fromkeys([*known.attached, *record.attached]))
 
 
 def _check_kinds(config: Descriptor, layers: Sequence[Descriptor], reference: Reference) -> None:

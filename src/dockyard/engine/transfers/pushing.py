@@ -10,18 +10,22 @@ made. A layer whose blob is not kept is compressed while it is sent; its digest 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import functools
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
+from typing import Any
 
 import msgspec
 
+from dockyard.engine.images import variants
 from dockyard.engine.images.catalogue import Image
 from dockyard.engine.images.services import Services
 from dockyard.engine.transfers.contents import Made, Stored
+from dockyard.engine.transfers.indexes import push_index
 from dockyard.engine.transfers.progress import Board
 from dockyard.model import oci
-from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, NotFound, Unauthorized
-from dockyard.model.oci import Descriptor, Manifest
+from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, NotFound, SystemFailure, Unauthorized
+from dockyard.model.oci import Descriptor, Manifest, Platform
 from dockyard.proto import references
 from dockyard.proto.references import Reference
 from dockyard.proto.registries import RegistryRules
@@ -62,14 +66,27 @@ async def push_image(
     image: Image,
     reference: Reference,
     board: Board,
+    wanted: Platform | None = None,
 ) -> None:
-    """Have `image` under `reference` in the registry."""
+    """Have `image` under `reference` in the registry: for `wanted` what is for that platform, else with all of the index
+    that it came with, if that is here. NotFound if there is nothing for that platform."""
+    named, image = image, variants.for_platform(services, image, wanted, reference.familiar)
     failed = True
     try:
         with services.making(), services.snapshots.lease() as lease:  # what is being read must not be collected
-            if image.chain_id is not None:
-                lease.add(image.chain_id)
-            digest, size = await _Push(services, slots, rules, repository, image, reference, board).run()
+            for member in [named, *services.catalogue.siblings(named)]:
+                if member.chain_id is not None:
+                    lease.add(member.chain_id)
+            tree = variants.index_tree(services, image, blobs=False) if wanted is None else None
+
+            def one(member: Image, *, exact: bool) -> Awaitable[tuple[str, int]]:
+                return _Push(services, slots, rules, repository, member, reference, board).run(exact=exact)
+
+            if tree is not None:
+                push = functools.partial(one, exact=True)
+                digest, size = await push_index(services, repository, image, tree, reference.tag, push)
+            else:
+                digest, size = await one(image, exact=False)
             await _remember(services, image, reference, digest)
         failed = False
     except Unauthorized as error:
@@ -83,6 +100,24 @@ async def push_image(
     services.publish("push", reference.familiar, reference.familiar_repository, image.labels)
     board.say(f"{reference.tag}: digest: {digest} size: {size}")
     board.say("", aux={"Tag": reference.tag, "Digest": digest, "Size": size})
+    if wanted is None and tree is None and (note := _instead_of_index(services, image)):
+        board.say("", aux=note)
+
+
+def _instead_of_index(services: Services, image: Image) -> dict[str, Any] | None:
+    """What clients are told who may have expected all platforms to go out; None if the image came alone."""
+    record, content = image.record, services.content
+    if not record.index or not content.has(record.index) or not content.has(record.manifest):
+        return None
+
+    def shown(kind: str, digest: str) -> dict[str, Any]:
+        return {"mediaType": kind, "digest": digest, "size": content.size(digest)}
+
+    return {
+        "manifestPushedInsteadOfIndex": True,
+        "originalIndex": shown(record.index_type, record.index),
+        "selectedManifest": shown(record.manifest_type, record.manifest),
+    }
 
 
 async def _remember(services: Services, image: Image, reference: Reference, digest: str) -> None:
@@ -116,8 +151,8 @@ class _Push:
         self._layers = list(reversed(services.snapshots.chain(image.chain_id)))
         self._original = self._read_original()
 
-    async def run(self) -> tuple[str, int]:
-        """Push; returns digest and size of the manifest."""
+    async def run(self, *, exact: bool = False) -> tuple[str, int]:
+        """Push; returns digest and size of the manifest. `exact`: under its digest, which has to be what it was."""
         for layer in reversed(self._layers):
             self._board.say("Preparing", _short(layer))
         await self._repository.session.again(self._repository.session.find)
@@ -129,7 +164,7 @@ class _Push:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         config = await self._configuration()
-        return await self._manifest(config, pushed)
+        return await self._manifest(config, pushed, exact)
 
     def _read_original(self) -> Manifest | None:
         """The manifest that the image came with."""
@@ -242,15 +277,20 @@ class _Push:
             await Upload(self._repository, Stored(self._services, digest, descriptor.size), what).run()
         return descriptor
 
-    async def _manifest(self, config: Descriptor, layers: list[Descriptor]) -> tuple[str, int]:
+    async def _manifest(self, config: Descriptor, layers: list[Descriptor], exact: bool) -> tuple[str, int]:
         record, again = self._image.record, self._repository.session.again
         what = f"manifest for {self._reference.familiar}"
         original = self._original
         if original is not None and [entry.digest for entry in original.layers or ()] == [x.digest for x in layers]:
             data = self._services.content.read(record.manifest)
             kind = record.manifest_type
-            await again(lambda: self._repository.put_manifest(self._reference.tag, data, kind, what))
+            reference = record.manifest if exact else self._reference.tag
+            await again(lambda: self._repository.put_manifest(reference, data, kind, what))
             return oci.sha256(data), len(data)
+        if exact:
+            raise SystemFailure(
+                f"{what}: the layers of {record.manifest} are not here as they came: push one platform (--platform)"
+            )
         for manifest in (_make(config, layers), _make(config, layers, docker=True)):
             data = msgspec.json.encode(manifest)
             kind = manifest.media_type
