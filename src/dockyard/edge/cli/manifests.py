@@ -29,9 +29,8 @@ class Entry:
         self.data = data
 
     @property
-    def blobs(self) -> list[str]:
-        document = json.loads(self.data)
-        return [part["digest"] for part in (document.get("config"), *document.get("layers", [])) if part]
+    def found(self) -> Found:
+        return Found(self.data, self.descriptor["mediaType"], self.descriptor["digest"])
 
     def shown(self) -> dict[str, Any]:
         """As `manifest inspect --verbose` shows it."""
@@ -91,14 +90,16 @@ def describe(registry: Registry, reference: Reference, found: Found) -> Entry:
     return Entry(reference, descriptor, found.data)
 
 
-def index(entries: list[Entry]) -> Found:
-    """The index of some images: Docker's list if all are Docker's, else OCI's."""
-    docker = all(entry.descriptor["mediaType"] == oci.DOCKER_MANIFEST for entry in entries)
+def index(entries: list[Entry], annotations: dict[str, str] | None = None) -> Found:
+    """The index of some images: Docker's list if all are Docker's and nothing is annotated, else OCI's."""
+    docker = not annotations and all(entry.descriptor["mediaType"] == oci.DOCKER_MANIFEST for entry in entries)
     media_type = oci.DOCKER_INDEX if docker else oci.OCI_INDEX
-    document = {
+    document: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": media_type,
         "manifests": [entry.descriptor for entry in entries],
     }
+    if annotations:
+        document["annotations"] = annotations
     data = json.dumps(document, indent=3).encode()
     return Found(data, media_type, oci.sha256(data))

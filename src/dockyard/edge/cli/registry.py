@@ -1,7 +1,8 @@
 """A registry, asked by the client itself: manifests, which the daemon does not hand on.
 
 Owns: `Registry`: requests of the distribution spec 1.1 that `manifest` and `imagetools` need, log-in by basic or bearer
-authentication, digests checked. Does not own: credentials (`credentials`), pulling and pushing images (the daemon).
+authentication, digests checked. Does not own: credentials (`credentials`), what a copy consists of (`copying`), pulling
+and pushing images (the daemon).
 
 Credentials are sent to the registry itself and to a token server that belongs to it, never along a redirect.
 """
@@ -10,22 +11,25 @@ from __future__ import annotations
 
 import base64
 import json
-import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from http.client import HTTPException
 from typing import IO, Any
 
+from dockyard.edge.cli.certificates import context_for
 from dockyard.edge.cli.credentials import Credentials
 from dockyard.edge.cli.errors import CliError
 from dockyard.model import oci
+from dockyard.model.errors import DockyardError
 from dockyard.proto import wwwauth
 from dockyard.proto.references import Reference
 from dockyard.proto.registries import RegistryRules, places
 
 _TIMEOUT = 60  # seconds
+Data = bytes | Callable[[], Iterable[bytes]] | None  # a request's body; a stream is made anew for each try
 _ACCEPT = ", ".join([oci.OCI_INDEX, oci.DOCKER_INDEX, oci.OCI_MANIFEST, oci.DOCKER_MANIFEST])
 
 
@@ -55,8 +59,12 @@ class RefusedError(CliError):
         self.status = status
 
 
+class BrokenError(CliError):
+    """The connection could not be made, or broke."""
+
+
 class Registry:
-    """One registry. Connections are made one by one: this is for a few small documents."""
+    """One registry. Connections are made one by one."""
 
     def __init__(self, domain: str, kept: Credentials, *, insecure: bool = False) -> None:
         rules = RegistryRules.make([], [domain] if insecure else [])
@@ -68,9 +76,7 @@ class Registry:
         self._kept = kept
         self._authorization = ""
         self._scopes: list[str] = []
-        context = ssl.create_default_context()
-        if len(self._schemes) > 1:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context = context_for(self._host, insecure=len(self._schemes) > 1)
         self._opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
 
     # -- documents --------------------------------------------------------------------------------------------------
@@ -87,9 +93,16 @@ class Registry:
         digest = oci.sha256(data)
         if digest != (reference.digest or digest):
             raise CliError(f"{reference.familiar}: the registry answered with {digest}")
-        manifest = oci.parse_manifest(data, reference.familiar)
-        media_type = manifest.media_type or headers.get("content-type", "").partition(";")[0].strip()
-        return Found(data, media_type, digest)
+        try:
+            manifest = oci.parse_manifest(data, reference.familiar)
+        except DockyardError as error:
+            raise CliError(str(error)) from None
+        told = headers.get("content-type", "").partition(";")[0].strip()
+        if told in oci.MANIFESTS | oci.INDEXES and manifest.media_type not in ("", told):
+            raise CliError(
+                f"{reference.familiar}: its media type is {manifest.media_type!r}, its Content-Type {told!r}"
+            )
+        return Found(data, manifest.media_type or told, digest)
 
     def blob(self, reference: Reference, digest: str) -> bytes:
         """A small blob, verified."""
@@ -105,64 +118,99 @@ class Registry:
         path = f"/v2/{reference.path}/manifests/{wanted}"
         self._ask("PUT", path, data=found.data, media_type=found.media_type)
 
-    def ensure_blob(self, target: Reference, source: Reference, digest: str) -> None:
-        """Let `target`'s repository have a blob of `source`'s, in the same registry or another."""
+    # -- blobs on their way -----------------------------------------------------------------------------------------
+
+    def has_blob(self, target: Reference, digest: str) -> bool:
         self._need(target.path, "pull,push")
         try:
             self._ask("HEAD", f"/v2/{target.path}/blobs/{digest}")
-            return
         except RefusedError as error:
             if error.status != 404:
                 raise
+            return False
+        return True
+
+    def begin(self, target: Reference, mount: str = "", source: Reference | None = None) -> str:
+        """Begin an upload, or take a blob over from `source` in the same registry. Its address, "" if it is done."""
+        self._need(target.path, "pull,push")
         query = ""
-        if source.domain == target.domain:
+        if mount and source is not None:
             self._need(source.path, "pull")
-            query = "?" + urllib.parse.urlencode({"mount": digest, "from": source.path})
+            query = "?" + urllib.parse.urlencode({"mount": mount, "from": source.path})
         _, headers = self._ask("POST", f"/v2/{target.path}/blobs/uploads/{query}", data=b"")
-        if not query or headers.get("status") != "201":
-            raise CliError(
-                f"{target.familiar_repository} lacks blob {digest} of {source.familiar}, and it cannot be mounted: "
-                "push the image to that repository first"
-            )
+        if query and headers.get("status") == "201":
+            return ""
+        if not headers.get("location"):
+            raise CliError(f"{target.familiar_repository}: the registry names no address for the upload")
+        return headers["location"]
+
+    def put_blob(self, location: str, chunks: Callable[[], Iterable[bytes]], size: int, digest: str) -> None:
+        """Send a blob in one request. BrokenError if the connection broke."""
+        mark = "&" if "?" in location else "?"
+        address = f"{location}{mark}digest={urllib.parse.quote(digest)}"
+        self._ask("PUT", address, data=chunks, size=size)
+
+    @contextmanager
+    def open_blob(self, source: Reference, digest: str) -> Iterator[IO[bytes]]:
+        """A blob's bytes, not verified."""
+        self._need(source.path, "pull")
+        with self._open("GET", f"/v2/{source.path}/blobs/{digest}", {}, None) as answer:
+            yield answer
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
     def _ask(
-        self, method: str, path: str, *, accept: str = "", data: bytes | None = None, media_type: str = ""
-    ) -> tuple[bytes, dict[str, str]]:
+        self, method: str, path: str, *, accept: str = "", data: Data = None, media_type: str = "",
+        size: int | None = None,
+    ) -> tuple[bytes, dict[str, str]]:  # fmt: skip
+        """A small answer and its headers, "status" among them. `data`: of `size` bytes if it is a stream."""
         headers = {"Accept": accept} if accept else {}
         if data is not None:
             headers["Content-Type"] = media_type or "application/octet-stream"
+        if size is not None:
+            headers["Content-Length"] = str(size)
+        with self._open(method, path, headers, data) as answer:
+            found = {name.lower(): text for name, text in answer.headers.items()}
+            try:
+                return _read(answer), {**found, "status": str(answer.status)}
+            except (OSError, HTTPException) as error:
+                raise BrokenError(f"{self._domain}: {error}") from None
+
+    @contextmanager
+    def _open(self, method: str, path: str, headers: Mapping[str, str], data: Data) -> Iterator[Any]:
+        """The answer to a request, logged in. RefusedError, BrokenError."""
         for attempt in (1, 2):
             try:
-                return self._send(method, path, headers, data)
+                answer = self._send(method, path, headers, data)
+                break
             except urllib.error.HTTPError as error:
                 with error:
                     if error.code == 401 and attempt == 1 and self._log_in(error.headers.get_all("WWW-Authenticate")):
                         continue
                     raise RefusedError(error.code, self._explain(method, path, error)) from None
-        raise AssertionError("unreachable")
+        with answer:
+            yield answer
 
-    def _send(
-        self, method: str, path: str, headers: Mapping[str, str], data: bytes | None
-    ) -> tuple[bytes, dict[str, str]]:
+    def _send(self, method: str, path: str, headers: Mapping[str, str], data: Data) -> Any:
         problem: Exception | None = None
         for scheme in self._schemes:
-            request = urllib.request.Request(f"{scheme}://{self._host}{path}", data, dict(headers), method=method)
-            if self._authorization:
+            url = urllib.parse.urljoin(f"{scheme}://{self._host}", path)
+            body = data() if callable(data) else data
+            request = urllib.request.Request(url, body, dict(headers), method=method)
+            if self._authorization and urllib.parse.urlsplit(url)[:2] == (scheme, self._host):
                 request.add_unredirected_header("Authorization", self._authorization)
             try:
-                with self._opener.open(request, timeout=_TIMEOUT) as answer:
-                    self._schemes = [scheme]
-                    found = {name.lower(): text for name, text in answer.headers.items()}
-                    return _read(answer), {**found, "status": str(answer.status)}
+                answer = self._opener.open(request, timeout=_TIMEOUT)
             except urllib.error.HTTPError:
                 self._schemes = [scheme]
                 raise
             except (OSError, HTTPException) as error:
                 problem = problem or error
+            else:
+                self._schemes = [scheme]
+                return answer
         reason = getattr(problem, "reason", None) or problem
-        raise CliError(f"{self._domain} cannot be reached: {reason}") from None
+        raise BrokenError(f"{self._domain} cannot be reached: {reason}") from None
 
     @staticmethod
     def _explain(method: str, path: str, error: urllib.error.HTTPError) -> str:
@@ -172,7 +220,9 @@ class Registry:
             said = f"{first.get('code', '')}: {first.get('message', '')}".strip(": ")
         except (ValueError, KeyError, TypeError, IndexError, OSError, AttributeError):
             said = error.reason
-        return f"{method} {path}: {error.code} {said}"
+        wait = error.headers.get("Retry-After", "") if error.code == 429 else ""
+        asked = f" (it asks to wait for {wait[:40]} seconds)" if wait else ""
+        return f"{method} {urllib.parse.urlsplit(path).path}: {error.code} {said}{asked}"
 
     # -- log-in -----------------------------------------------------------------------------------------------------
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 from dockyard.edge.cli.call import Body, Call, each, say
 from dockyard.edge.cli.commands.registries import reference_of
+from dockyard.edge.cli.copying import Copier
 from dockyard.edge.cli.credentials import Credentials, folder
 from dockyard.edge.cli.errors import CliError
 from dockyard.edge.cli.flags import flag, many, value
 from dockyard.edge.cli.manifests import Entry, Lists, describe, index
 from dockyard.edge.cli.registry import Found, Registry
+from dockyard.edge.cli.show import show_one
 from dockyard.proto.references import Reference
 
 
@@ -27,6 +30,7 @@ class _Registries:
         self._kept = Credentials(folder(call.options, os.environ), os.environ)
         self._insecure = insecure
         self._known: dict[str, Registry] = {}
+        self.copied: list[Reference] = []
 
     def of(self, reference: Reference) -> Registry:
         if reference.domain not in self._known:
@@ -45,19 +49,20 @@ class _Registries:
             out.append(Entry(inner, descriptor, registry.manifest(inner).data))
         return out
 
-    def push(self, target: Reference, entries: list[Entry]) -> Found:
-        """The index and all that it needs, the index last."""
-        registry = self.of(target)
+    def push(self, target: Reference, entries: list[Entry], annotations: dict[str, str] | None = None) -> Found:
+        """The index and all that it needs, from wherever that is; the index last."""
+        copier = Copier(self.of)
         for entry in entries:
-            if entry.reference.repository != target.repository:
-                for digest in entry.blobs:
-                    registry.ensure_blob(target, entry.reference, digest)
-                digest = entry.descriptor["digest"]
-                inner = Found(entry.data, entry.descriptor["mediaType"], digest)
-                registry.put_manifest(target._replace(tag="", digest=digest), inner)
-        found = index(entries)
-        registry.put_manifest(target, found)
+            if copier.copy(entry.reference, entry.found, target):
+                self.copied.append(target._replace(tag="", digest=entry.found.digest))
+        found = index(entries, annotations)
+        self.of(target).put_manifest(target, found)
         return found
+
+    def copy(self, source: Reference, found: Found, target: Reference) -> None:
+        """The very same manifest or index under another name."""
+        Copier(self.of).copy(source, found, target)
+        self.of(target).put_manifest(target, found)
 
 
 def _lists(call: Call) -> Lists:
@@ -122,7 +127,11 @@ def _push(call: Call) -> None:
             raise CliError(
                 f"manifest {entry.reference.familiar} must have an OS and Architecture to be pushed to a registry"
             )
-    say(_Registries(call, call.on("insecure")).push(target, entries).digest)
+    registries = _Registries(call, call.on("insecure"))
+    digest = registries.push(target, entries).digest
+    for reference in registries.copied:
+        say(f"Pushed ref {reference.complete} with digest: {reference.digest}")
+    say(digest)
     if call.on("purge"):
         lists.remove(target)
 
@@ -136,27 +145,107 @@ def _tools_create(call: Call) -> None:
     tags = [_reference(text) for text in call.texts("tag")]
     if not tags and not call.on("dry-run"):
         raise CliError("at least one tag (-t) is needed, or --dry-run")
+    if not call.arguments and not call.texts("file"):
+        raise CliError("at least one source is needed")
     registries = _Registries(call, call.on("insecure"))
-    entries = [entry for image in call.arguments for entry in registries.entries(_reference(image))]
+    sources = [_reference(image) for image in call.arguments]
+    annotations = _annotations(call)
+    if call.on("append"):
+        if len(tags) != 1:
+            raise CliError("--append needs exactly one tag")
+        sources = [tags[0], *sources]
+    whole = _whole(call, registries, sources) if not annotations else None
+    if whole is not None:
+        _deliver(call, whole, [lambda target: registries.copy(sources[0], whole, target)], tags)
+        return
+    entries = [entry for source in sources for entry in registries.entries(source)]
+    entries += [_described(registries, path, tags) for path in call.texts("file")]
+    entries = list({entry.found.digest: entry for entry in entries}.values())
+    made = index(entries, annotations)
+    _deliver(call, made, [lambda target: registries.push(target, entries, annotations)], tags)
+
+
+def _whole(call: Call, registries: _Registries, sources: list[Reference]) -> Found | None:
+    """The one source, if it is taken over as it is: an index, or an image that needs none around it."""
+    if len(sources) != 1 or call.texts("file"):
+        return None
+    found = registries.of(sources[0]).manifest(sources[0])
+    return found if found.is_index or call.text("prefer-index") == "false" else None
+
+
+def _deliver(call: Call, made: Found, steps: list[Callable[[Reference], object]], tags: list[Reference]) -> None:
     if call.on("dry-run"):
-        say(index(entries).data.decode())
+        say(made.data.decode())
         return
     for target in tags:
-        say(f"{registries.push(target, entries).digest} {target.complete}")
+        for step in steps:
+            step(target)
+        say(f"{made.digest} {target.complete}")
+
+
+def _annotations(call: Call) -> dict[str, str]:
+    """`--annotation [index:]KEY=VALUE`."""
+    found = {}
+    for text in call.texts("annotation"):
+        key, separator, content = text.removeprefix("index:").partition("=")
+        if not separator or not key:
+            raise CliError(f"invalid annotation {text!r}: it is not KEY=VALUE")
+        found[key] = content
+    return found
+
+
+def _described(registries: _Registries, path: str, tags: list[Reference]) -> Entry:
+    """`--file`: a descriptor as JSON, of a manifest in the target's repository."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            descriptor = json.load(file)
+        reference = tags[0]._replace(tag="", digest=descriptor["digest"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise CliError(f"{path}: no descriptor of a manifest: {error}") from None
+    found = registries.of(reference).manifest(reference)
+    return Entry(reference, {**descriptor, "mediaType": found.media_type, "size": len(found.data)}, found.data)
 
 
 def _tools_inspect(call: Call) -> None:
     reference = _reference(call.arguments[0])
-    found = _Registries(call, call.on("insecure")).of(reference).manifest(reference)
+    registries = _Registries(call, call.on("insecure"))
+    found = registries.of(reference).manifest(reference)
     if call.on("raw"):
-        say(found.data.decode())
+        os.write(1, found.data)
+        return
+    if call.text("format"):
+        show_one(call.text("format"), _view(registries, reference, found))
         return
     say(f"Name:      {reference.complete}\nMediaType: {found.media_type}\nDigest:    {found.digest}")
     for descriptor in found.document().get("manifests", []):
-        platform = descriptor.get("platform") or {}
-        shown = "/".join(platform[name] for name in ("os", "architecture", "variant") if platform.get(name))
         say(f"\n  Name:      {reference.repository}@{descriptor['digest']}\n  MediaType: {descriptor['mediaType']}")
-        say(f"  Platform:  {shown}")
+        say(f"  Platform:  {_platform_of(descriptor)}")
+        for key, content in sorted((descriptor.get("annotations") or {}).items()):
+            say(f"  Annotation: {key}={content}")
+
+
+def _platform_of(descriptor: dict[str, Any]) -> str:
+    platform = descriptor.get("platform") or {}
+    return "/".join(platform[name] for name in ("os", "architecture", "variant") if platform.get(name))
+
+
+def _view(registries: _Registries, reference: Reference, found: Found) -> dict[str, Any]:
+    """What a template sees: Name, Manifest, and Image: the configuration, of an index one for each platform."""
+    manifest = {"mediaType": found.media_type, "digest": found.digest, "size": len(found.data), **found.document()}
+    registry = registries.of(reference)
+
+    def image(inner: Found) -> Any:
+        config = inner.document().get("config")
+        return json.loads(registry.blob(reference, config["digest"])) if config else None
+
+    if not found.is_index:
+        return {"Name": reference.complete, "Manifest": manifest, "Image": image(found)}
+    images = {}
+    for descriptor in found.document().get("manifests", []):
+        name = _platform_of(descriptor)
+        if name and not name.startswith("unknown/"):
+            images[name] = image(registry.manifest(reference._replace(tag="", digest=descriptor["digest"])))
+    return {"Name": reference.complete, "Manifest": manifest, "Image": images}
 
 
 _INSECURE = flag("--insecure", "Allow communication with an insecure registry")
@@ -177,9 +266,20 @@ remove = Body(_remove)
 tools_create = Body(
     _tools_create,
     (
+        many("--annotation", "Add annotation to the index"),
+        flag("--append", "Append to existing manifest"),
         flag("--dry-run", "Show final image instead of pushing"),
+        many("-f --file", "Read source descriptor from file"),
         _INSECURE,
+        value("--prefer-index", "With one image as source, make an index around it (false: copy it)"),
         many("-t --tag", "Set reference for new image"),
     ),
 )
-tools_inspect = Body(_tools_inspect, (_INSECURE, flag("--raw", "Show original, unformatted JSON manifest")))
+tools_inspect = Body(
+    _tools_inspect,
+    (
+        value("--format", "Format output: 'json' or a Go template"),
+        _INSECURE,
+        flag("--raw", "Show original, unformatted JSON manifest"),
+    ),
+)
