@@ -214,7 +214,7 @@ def test_manifest_lists(client: Client, image: str, registry: DebianRegistry, en
     assert client.out("manifest", "create", target, image) == f"Created manifest list {target}\n"
     assert client.run("manifest", "create", target, image).returncode == 1
     client.out("manifest", "annotate", "--os-features", "sse4", target, image)
-    digest = client.out("manifest", "push", "-p", target).strip()
+    digest = client.out("manifest", "push", "-p", target).split()[-1]
     shown = client.out("imagetools", "inspect", target)
     assert digest in shown and "Platform:  linux/amd64" in shown
     listed = json.loads(client.out("imagetools", "inspect", "--raw", target))
