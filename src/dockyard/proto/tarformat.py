@@ -2,7 +2,7 @@
 
 Owns: `Entry`, reading a 512-byte header (v7, ustar, GNU), PAX records, and making headers (ustar, with PAX records
 where a value does not fit). Bytes in, values out: no files. Does not own: the order of blocks in a stream
-(`store.tarread`, `store.pack`) nor what an entry means for a directory (`store.layertree`).
+(`proto.tarread`, `store.pack`) nor what an entry means for a directory (`store.layertree`).
 
 Formats: POSIX.1-2001 pax(1) "ustar Interchange Format" and "pax Extended Header"; GNU tar manual, "Standard" header.
 Names are bytes: Linux paths have no encoding.

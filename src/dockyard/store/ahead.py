@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 from dockyard.model.errors import InvalidArgument
 from dockyard.proto import tarformat as fmt
 from dockyard.proto.tarformat import TarError
-from dockyard.store.bytestream import CHUNK, RawInput, Source, StreamError, compression
-from dockyard.store.tarread import TarReader
+from dockyard.proto.tarread import StreamError, TarReader
+from dockyard.store.bytestream import CHUNK, RawInput, Source, compression
 from dockyard.store.unpack import apply_source, free_space
 
 WHAT = "layer"  # how errors begin; the caller, who knows more, says which

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 from dockyard.model.errors import InvalidArgument, SystemFailure
 from dockyard.proto import tarformat as fmt
 from dockyard.proto.tarformat import Entry, TarError
+from dockyard.proto.tarread import ByteStream, StreamError, TarReader
 from dockyard.store.ahead import Ahead, Place
-from dockyard.store.bytestream import CHUNK, ByteStream, Source, StreamError, write_all
+from dockyard.store.bytestream import CHUNK, Source, write_all
 from dockyard.store.connection import Body
 from dockyard.store.layertree import clean
 from dockyard.store.recipe import rebuild
-from dockyard.store.tarread import TarReader
 from dockyard.store.unpack import free_space_of
 
 _MAX_MEMBERS = 200_000

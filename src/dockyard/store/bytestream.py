@@ -1,6 +1,6 @@
 """A stream of bytes out of a descriptor: decompressed, hashed and bounded on the way.
 
-Owns: `ByteStream` (exact reads and copies), `Source` (a thread that reads, decompresses and hashes ahead of the
+Owns: `Source` (a thread that reads, decompresses and hashes ahead of the
 consumer; the kinds of compression are found by their magic). Does not own: what the bytes mean.
 
 The work of decompressing and hashing happens in C without the interpreter's lock, so the threads run in parallel with
@@ -25,92 +25,13 @@ from typing import IO, Any, Self, cast
 import zstandard
 from isal import igzip_lib
 
+from dockyard.proto.tarread import StreamError
+
 CHUNK = 1 << 20  # bytes read at a time, and the most that is decompressed at a time
 _AHEAD = 6  # chunks between the threads
 _PIPE_SIZE = 1 << 20
 _GZIP_ERROR: type[Exception] = cast(Any, igzip_lib).IsalError  # the stub takes the class for an instance
 _ZSTD_WINDOW = 1 << 27  # bytes: what `zstd --long=27` needs, and the most that a frame may ask for
-
-
-class StreamError(ValueError):
-    """The bytes end early, are damaged, or are too many. The text says which."""
-
-
-class ByteStream:
-    """Exact reads from an iterator of chunks. A chunk is never changed after it was handed over."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._buffer = b""
-        self._position = 0
-
-    def _next(self) -> bool:
-        for chunk in self._chunks:
-            if chunk:
-                self._buffer = chunk
-                self._position = 0
-                return True
-        return False
-
-    def take(self, size: int) -> bytes:
-        """Exactly `size` bytes. StreamError if the stream ends within them."""
-        start = self._position
-        end = start + size
-        if end <= len(self._buffer):
-            self._position = end
-            return self._buffer[start:end]
-        return self._take_across(size)
-
-    def _take_across(self, size: int) -> bytes:
-        parts: list[bytes] = []
-        self.copy(size, lambda view: parts.append(bytes(view)))
-        return b"".join(parts)
-
-    def take_or_end(self, size: int) -> bytes:
-        """As `take`, but b"" if the stream ends before the first of the bytes."""
-        if self._position == len(self._buffer) and not self._next():
-            return b""
-        return self.take(size)
-
-    def some(self, size: int) -> bytes:
-        """Up to `size` of the next bytes, as they come without copying several pieces together; b"" at the end."""
-        if self._position == len(self._buffer) and not self._next():
-            return b""
-        start = self._position
-        self._position = min(start + size, len(self._buffer))
-        return self._buffer[start : self._position]
-
-    def peek(self, size: int) -> bytes:
-        """The next `size` bytes, which stay where they are; fewer at the end."""
-        while len(self._buffer) - self._position < size:
-            rest = self._buffer[self._position :]
-            if not self._next():
-                self._buffer, self._position = rest, 0
-                break
-            self._buffer = rest + self._buffer
-        return self._buffer[self._position : self._position + size]
-
-    def copy(self, size: int, write: Callable[[memoryview], object]) -> None:
-        """Hand `size` bytes to `write`, piece by piece. StreamError if the stream ends within them."""
-        while size:
-            available = len(self._buffer) - self._position
-            if not available:
-                if not self._next():
-                    raise StreamError("unexpected end: the archive is truncated")
-                continue
-            part = min(size, available)
-            write(memoryview(self._buffer)[self._position : self._position + part])
-            self._position += part
-            size -= part
-
-    def rest(self) -> Iterator[bytes]:
-        """What is left, in pieces."""
-        if self._position < len(self._buffer):
-            yield self._buffer[self._position :]
-            self._position = len(self._buffer)
-        while self._next():
-            self._position = len(self._buffer)
-            yield self._buffer
 
 
 def write_all(fd: int) -> Callable[[memoryview], None]:

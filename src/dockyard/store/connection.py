@@ -13,7 +13,8 @@ import socket
 from typing import Any, NamedTuple
 
 from dockyard.proto.chunked import ChunkError, Dechunker
-from dockyard.store.bytestream import RawInput, StreamError
+from dockyard.proto.tarread import StreamError
+from dockyard.store.bytestream import RawInput
 
 _PIECE = 1 << 18
 _LAST = b"0\r\n\r\n"

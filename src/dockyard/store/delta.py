@@ -16,10 +16,10 @@ from typing import Any
 from dockyard.model.errors import SystemFailure
 from dockyard.proto import tarformat as fmt
 from dockyard.proto.tarformat import TarError
+from dockyard.proto.tarread import show
 from dockyard.store.layertree import allowed_xattr
 from dockyard.store.pack import Packer
 from dockyard.store.recipe import RecipeWriter
-from dockyard.store.tarread import show
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from dockyard.model.errors import SystemFailure
 from dockyard.proto.tarformat import TarError
-from dockyard.store.bytestream import StreamError, write_all
+from dockyard.proto.tarread import StreamError
+from dockyard.store.bytestream import write_all
 from dockyard.store.recipe import rebuild
 from dockyard.store.unpack import apply
 

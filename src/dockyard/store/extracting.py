@@ -2,7 +2,7 @@
 
 Owns: the worker function `extract` (`docker cp` in) and how a container's tree differs from a layer in the making:
 somebody may change it meanwhile, and what lies there gives way by Docker's rules. Does not own: which tree
-(`store.roots`), making the entries (`store.layertree`), reading the archive (`store.tarread`).
+(`store.roots`), making the entries (`store.layertree`), reading the archive (`proto.tarread`).
 
 The archive is decompressed here, before anything of it touches the container, by this process alone (S23). A name that
 leads out of the directory by `..` is refused; symbolic links on the way lead where they lead the container (S24, S28).
@@ -21,10 +21,10 @@ from dockyard.linux.calls import openat2
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, NotFound, SystemFailure
 from dockyard.proto import tarformat as fmt
 from dockyard.proto.tarformat import Entry, TarError
+from dockyard.proto.tarread import ByteStream, StreamError, TarReader, show
 from dockyard.store import roots
-from dockyard.store.bytestream import ByteStream, Source, StreamError, write_all
+from dockyard.store.bytestream import Source, write_all
 from dockyard.store.layertree import LayerTree, clean
-from dockyard.store.tarread import TarReader, show
 from dockyard.store.trees import remove_tree
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY

@@ -3,7 +3,7 @@
 Owns: `LayerTree`: files, directories, links, devices and whiteouts made from tar entries. Every parent directory is
 opened by openat2(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS) from the root's descriptor, so that symbolic links lead where
 they would lead a process chrooted there; the last component is never followed. No path is joined.
-Does not own: reading the archive (`store.tarread`).
+Does not own: reading the archive (`proto.tarread`).
 
 Nobody else changes the tree meanwhile, so descriptors of parents may be kept; they are dropped whenever something that
 lay in the tree is taken away.

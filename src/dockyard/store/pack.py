@@ -22,10 +22,10 @@ from dockyard.linux.calls import openat2
 from dockyard.model.errors import SystemFailure
 from dockyard.proto import tarformat as fmt
 from dockyard.proto.tarformat import Entry, TarError
+from dockyard.proto.tarread import show
 from dockyard.store.bytestream import CHUNK, write_all
 from dockyard.store.layertree import OPAQUE_XATTR, allowed_xattr
 from dockyard.store.recipe import RecipeWriter
-from dockyard.store.tarread import show
 
 _RESOLVE = abi.RESOLVE_BENEATH | abi.RESOLVE_NO_SYMLINKS | abi.RESOLVE_NO_MAGICLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW

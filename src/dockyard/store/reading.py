@@ -23,9 +23,9 @@ from dockyard.linux.calls import openat2
 from dockyard.model.errors import InvalidArgument, NotFound, SystemFailure
 from dockyard.proto import tarformat as fmt
 from dockyard.proto.tarformat import Entry
+from dockyard.proto.tarread import show
 from dockyard.store import roots
 from dockyard.store.layertree import allowed_xattr
-from dockyard.store.tarread import show
 
 _PIPE: Final = 1 << 20  # bytes
 _BUFFER: Final = 1 << 18  # bytes gathered before they are written

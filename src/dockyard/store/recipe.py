@@ -25,10 +25,10 @@ import zstandard
 from dockyard.linux import abi
 from dockyard.linux.calls import openat2
 from dockyard.model.errors import SystemFailure
-from dockyard.store.bytestream import CHUNK, ByteStream, StreamError, write_all
+from dockyard.proto.tarread import ByteStream, StreamError, TarReader, show
+from dockyard.store.bytestream import CHUNK, write_all
 from dockyard.store.copytree import copy_entry
 from dockyard.store.layertree import clean
-from dockyard.store.tarread import TarReader, show
 from dockyard.store.trees import remove_tree
 
 _STREAM, _INDEX, _MOVED = "tar.zst", "index.json", "moved"

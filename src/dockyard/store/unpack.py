@@ -15,11 +15,11 @@ from typing import Any
 from dockyard.model.errors import DockyardError, InvalidArgument, SystemFailure
 from dockyard.proto import tarformat as fmt
 from dockyard.proto.tarformat import Entry, TarError
-from dockyard.store.bytestream import ByteStream, Source, StreamError, write_all
+from dockyard.proto.tarread import ByteStream, StreamError, TarReader, show
+from dockyard.store.bytestream import Source, write_all
 from dockyard.store.connection import Body
 from dockyard.store.layertree import LayerTree, clean
 from dockyard.store.recipe import RecipeWriter
-from dockyard.store.tarread import TarReader, show
 
 RESERVE = 64 << 20  # bytes of the file system that an archive is not allowed to take
 

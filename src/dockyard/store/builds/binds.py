@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from dockyard.model.errors import NotFound, SystemFailure
+from dockyard.proto.tarread import show
 from dockyard.store.builds.copying import Writer
 from dockyard.store.builds.selecting import walk
 from dockyard.store.mergedtree import MergedTree
-from dockyard.store.tarread import show
 
 
 class Place(NamedTuple):

@@ -21,9 +21,9 @@ from dockyard.model.errors import InvalidArgument, SystemFailure
 from dockyard.proto import tarformat as fmt
 from dockyard.proto.dockerignore import Ignore
 from dockyard.proto.tarformat import Entry, TarError
-from dockyard.store.bytestream import ByteStream, Source, StreamError, write_all
+from dockyard.proto.tarread import ByteStream, StreamError, TarReader, show
+from dockyard.store.bytestream import Source, write_all
 from dockyard.store.layertree import LayerTree, clean
-from dockyard.store.tarread import TarReader, show
 from dockyard.store.trees import remove_tree
 from dockyard.store.unpack import free_space
 

@@ -21,13 +21,13 @@ from typing import Any
 from dockyard.linux.passwd import LookupFailed, resolve_user
 from dockyard.model.errors import InvalidArgument, NotFound, SystemFailure
 from dockyard.proto.dockerfile import modes
+from dockyard.proto.tarread import show
 from dockyard.store.builds import unarchive
 from dockyard.store.builds.selecting import Excluder, Source, choose, matching, walk
 from dockyard.store.commit import seal
 from dockyard.store.copytree import copy_content
 from dockyard.store.layertree import allowed_xattr
 from dockyard.store.mergedtree import Found, MergedTree
-from dockyard.store.tarread import show
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

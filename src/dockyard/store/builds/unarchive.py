@@ -1,7 +1,7 @@
 """ADD of a local archive: its entries go where the file itself would have gone.
 
 Owns: finding out whether a file is a tar archive (plain, gzip, bzip2, xz, zstd), and making its entries with a
-`Writer`. Does not own: reading tars (`store.tarread`).
+`Writer`. Does not own: reading tars (`proto.tarread`).
 
 The archive is hostile: names are taken from the destination's root and may not climb above it; links among its
 directories are followed within the image (`MergedTree.resolve`), never out of it.
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from dockyard.model.errors import InvalidArgument
 from dockyard.proto import tarformat as fmt
 from dockyard.proto.tarformat import Entry, TarError
-from dockyard.store.bytestream import ByteStream, Source, StreamError, write_all
+from dockyard.proto.tarread import ByteStream, StreamError, TarReader, show
+from dockyard.store.bytestream import Source, write_all
 from dockyard.store.layertree import allowed_xattr, clean
 from dockyard.store.mergedtree import Found, MergedTree
-from dockyard.store.tarread import TarReader, show
 
 if TYPE_CHECKING:
     from dockyard.store.builds.copying import Writer

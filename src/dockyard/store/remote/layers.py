@@ -20,7 +20,8 @@ from isal import isal_zlib
 
 from dockyard.model.errors import DockyardError, InvalidArgument, SystemFailure
 from dockyard.proto.tarformat import TarError
-from dockyard.store.bytestream import RawInput, Source, StreamError, write_all
+from dockyard.proto.tarread import StreamError
+from dockyard.store.bytestream import RawInput, Source, write_all
 from dockyard.store.recipe import rebuild
 from dockyard.store.unpack import apply_source, free_space
 
