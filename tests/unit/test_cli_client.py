@@ -365,7 +365,7 @@ def completions(words: str, incomplete: str = "") -> list[str]:
 
 def test_completion(run: Callable[..., tuple[int, str, str]], server: FakeApi) -> None:
     assert "run" in completions("") and completions("", "run") == ["run"]
-    assert completions("container", "st") == ["start", "stop"]
+    assert completions("container", "st") == ["start", "stats", "stop"]
     assert completions("run", "--netw") == ["--network", "--network-alias"]
     assert completions("run", "--pull=") == ["--pull=always", "--pull=missing", "--pull=never"]
     assert completions("run --pull", "a") == ["always"]
