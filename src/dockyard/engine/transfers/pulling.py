@@ -48,9 +48,8 @@ async def pull_image(
     failed = True
     try:
         with services.making():
-            changed = await _store(
-                services, downloads, ours, reference, fetched, [top, *between], target, wanted, board
-            )
+            above = [top, *between]
+            changed = await _store(services, downloads, ours, reference, fetched, above, target, wanted, board)
         failed = False
     finally:
         await services.collect_after_making(failed)
@@ -96,7 +95,8 @@ async def _of_platform(
     source: Repository, reference: Reference, top: Fetched, target: Platform
 ) -> tuple[Fetched, list[Fetched]]:
     """The manifest itself, or that of an index that is for `target`; and the indexes between the two."""
-    fetched, between = top, []
+    fetched = top
+    between: list[Fetched] = []
     for _ in range(_DEPTH):
         if fetched.manifest.manifests is None:
             return fetched, between

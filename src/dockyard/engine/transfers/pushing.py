@@ -68,8 +68,8 @@ async def push_image(
     board: Board,
     wanted: Platform | None = None,
 ) -> None:
-    """Have `image` under `reference` in the registry: for `wanted` what is for that platform, else with all of the index
-    that it came with, if that is here. NotFound if there is nothing for that platform."""
+    """Have `image` under `reference` in the registry: for `wanted` what is for that platform, else with all of the
+    index that it came with, if that is here. NotFound if there is nothing for that platform."""
     named, image = image, variants.for_platform(services, image, wanted, reference.familiar)
     failed = True
     try:
