@@ -58,8 +58,8 @@ $b mkdir -p /new/data && $b mount --move /data /new/data
 exec $b switch_root /new /data/start
 """
 
-START = """#!/bin/sh
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+START = r"""#!/bin/sh
+export PATH=/data/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev 2>/dev/null
 mkdir -p /dev/pts /dev/shm /run; mount -t devpts -o ptmxmode=666 devpts /dev/pts; mount -t tmpfs shm /dev/shm
 mount -t tmpfs run /run; mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount -t securityfs s /sys/kernel/security
@@ -70,6 +70,11 @@ hostname vm
 mkdir /sys/fs/cgroup/tests && echo $$ > /sys/fs/cgroup/tests/cgroup.procs
 for c in $(cat /sys/fs/cgroup/cgroup.controllers); do echo +$c > /sys/fs/cgroup/cgroup.subtree_control; done
 cd /data/project
+script() {
+    printf '#!/usr/bin/python3\nimport sys\nfrom %s import main\nsys.exit(main())\n' $2 >/usr/bin/$1
+    chmod 755 /usr/bin/$1
+}
+script dockyard dockyard.edge.cli.main; script dockyardd dockyard.daemon; script dockyard-runtime dockyard.runtime.oci
 export PYTHONPATH=/data/project/src:/data/site-packages PYTHONDONTWRITEBYTECODE=1 DOCKYARD_TEST_VM=1 CI=$CI
 echo "vm: $(uname -r), $(python3 --version), controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
 python3 -m pytest -p no:cacheprovider {arguments}
@@ -138,6 +143,9 @@ def project(arguments: list[str]) -> Path:
     ours.mkdir(parents=True)
     for name in ("src", "tests", "tools", "pyproject.toml"):
         (shutil.copytree if Path(name).is_dir() else shutil.copy)(name, ours / name)
+    if client := shutil.which("docker"):
+        (tree / "bin").mkdir()
+        shutil.copy(client, tree / "bin/docker")
     packages = Path(sys.prefix, f"lib/python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
     skip = shutil.ignore_patterns(*LEFT_OUT, "__pycache__", "*__mypyc*", "_editable*", "*.pth")
     shutil.copytree(packages, tree / "site-packages", ignore=skip)
@@ -186,7 +194,7 @@ def boot(vmlinuz: Path, initial: Path, root: Path, data: Path) -> int:
 
 def main() -> int:
     os.chdir(Path(__file__).parent.parent)
-    arguments = sys.argv[1:] or ["tests", "-m", "vm", "-q", "--durations=10", "--engine=dockyardd", "--timeout=600"]
+    arguments = sys.argv[1:] or ["tests", "-m", "vm", "-q", "--color=no", "--durations=10", "--engine=dockyardd", "--timeout=600"]
     CACHE.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     vmlinuz, modules = kernel()

@@ -14,6 +14,8 @@ from tests.support import steps
 from tests.support.engines import Engine
 from tests.support.rawhttp import Connection
 
+pytestmark = pytest.mark.vm
+
 
 def sh(engine: Engine, *flags: str, script: str) -> str:
     """What a script prints in a container run with these flags."""

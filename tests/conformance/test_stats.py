@@ -16,6 +16,8 @@ from tests.support import steps
 from tests.support.engines import Engine
 from tests.support.rawhttp import Connection
 
+pytestmark = pytest.mark.vm
+
 BUSY = "dd if=/dev/zero of=/dev/null bs=1M count=500; dd if=/dev/zero of=/dev/shm/x bs=1M count=24; sleep 1000"
 
 

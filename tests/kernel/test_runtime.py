@@ -25,7 +25,7 @@ from tests.support.leaks import CGROUPS
 from tests.support.oci import SECONDS, Bundle, docker_config
 from tests.support.steps import eventually
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="needs root"), pytest.mark.vm]
 
 T = TypeVar("T")
 FOREVER = "while :; do sleep 1000; done"

@@ -73,9 +73,9 @@ def _check_memory(host: HostConfig) -> None:
 def _check_cpu(host: HostConfig, cpus: int) -> None:
     if host.nano_cpus:
         if host.cpu_period:
-            raise InvalidArgument("Conflicting options: Nano CPUs and CPU Period cannot both be set")
+            raise InvalidArgument("conflicting options: Nano CPUs and CPU Period cannot both be set")
         if host.cpu_quota:
-            raise InvalidArgument("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
+            raise InvalidArgument("conflicting options: Nano CPUs and CPU Quota cannot both be set")
         if not 10_000_000 <= host.nano_cpus <= cpus * 1_000_000_000:
             raise InvalidArgument(f"range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available")
     if host.cpu_period and not 1000 <= host.cpu_period <= 1_000_000:

@@ -8,8 +8,9 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 
@@ -142,11 +143,9 @@ class ServerThread:
         system = System(Settings(data_root="/"), self.containers, events, CgroupFacts(version=2))
         self.events = events
         self.listeners = listen()
-        nothing: Any = None
-        self.engine = Engine(
-            containers=self.containers, execs=self.execs, events=events, logs=self.logs, images=nothing,
-            networks=nothing, transfers=nothing, volumes=nothing, system=system, disk=nothing, context=nothing,
-        )  # fmt: skip
+        services = dict.fromkeys((service.name for service in fields(Engine)), cast(Any, None))
+        services |= {"containers": self.containers, "execs": self.execs, "events": events, "logs": self.logs}
+        self.engine = Engine(**{**services, "system": system})
         self.server = ApiServer(self.engine, extra + all_routes(), logging.getLogger("test"))
         await self.server.start(self.listeners)
 
