@@ -172,9 +172,12 @@ class TarReader:
         return self._stream.peek(size)
 
     def skip_padding(self) -> None:
-        """Consume (and record) the padding after a payload now instead of at `next()`."""
+        """Consume (and record) the padding after a payload now instead of at `next()`.
+
+        An archive may end where padding should begin: the docker CLI closes a context so when it adds a Dockerfile.
+        """
         if self._padding:
-            self._record(self._stream.take(self._padding))
+            self._record(self._stream.take_or_end(self._padding))
             self._padding = 0
 
     def finish(self) -> None:
