@@ -111,7 +111,9 @@ def closest(word: str, options: Iterable[str]) -> str:
         return ""
     best, best_distance = "", 1 + max(1, (len(word) + 1) // 3)
     for option in sorted(set(options)):
-        if option and abs(len(option) - len(word)) < best_distance:
+        if len(word) > 2 and len(option) > len(word) and option.lower().startswith(word.lower()) and best_distance > 1:
+            best, best_distance = option, 1
+        elif option and abs(len(option) - len(word)) < best_distance:
             distance = _distance(word.lower(), option.lower())
             if distance < best_distance and distance < max(len(option), len(word)) and option != word:
                 best, best_distance = option, distance

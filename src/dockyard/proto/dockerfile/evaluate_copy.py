@@ -126,11 +126,13 @@ class _Transfer:
 
     def _url(self, url: str, checksum: str, directory: bool) -> CopySource:
         assert self.add is not None
+        at = url
         try:
             buildcontext.check_http(url)
+            at = checksum
             digest = check_digest(checksum, "--checksum") if checksum else ""
         except InvalidArgument as error:
-            raise as_problem(error, at=url) from None
+            raise as_problem(error, at=at) from None
         name = unquote(posixpath.basename(posixpath.normpath(urlsplit(url).path or "/")))
         if name in ("", ".", "..") or "/" in name or "\0" in name or len(name.encode()) > 255:
             if directory:

@@ -137,7 +137,9 @@ def _tree(stage: Building, mount: RunMount, text: str, position: int | None) -> 
     """bind and cache."""
     cache = mount.type == "cache"
     namespace = stage.graph.build_args.get("BUILDKIT_CACHE_MOUNT_NS", "")
-    identity = f"{namespace}/{mount.id or posixpath.normpath(mount.target)}" if cache else ""
+    identity = (mount.id or posixpath.normpath(mount.target)) if cache else ""
+    if cache and namespace:
+        identity = f"{namespace}/{identity}"
     return ExecMount(
         type=mount.type,
         target=_target(stage, mount, text),
