@@ -8,6 +8,7 @@ import sys
 from dockyard.edge.cli.call import Body, Call
 from dockyard.edge.cli.errors import CliError
 from dockyard.edge.cli.flags import flag, many, value
+from dockyard.edge.cli.platform import asked_platform
 from dockyard.edge.cli.progress import show_messages
 from dockyard.edge.cli.terminal import is_terminal
 
@@ -52,7 +53,7 @@ def _load(call: Call) -> None:
     if not path and is_terminal(0):
         raise CliError("requested load from stdin, but stdin is empty")
     quiet = call.on("quiet") or not is_terminal(1)
-    query = {"quiet": "1" if quiet else "0", "platform": _platform(call)}
+    query = {"quiet": "1" if quiet else "0", "platform": asked_platform(call, "1.48")}
     response = call.api.send("POST", "/images/load", query, raw=_read(path or "-"), fresh=True)
     if response.headers.get("content-type", "").startswith("application/json"):
         from dockyard.edge.cli.api import json_values
@@ -61,19 +62,6 @@ def _load(call: Call) -> None:
         return
     for data in response.chunks():
         sys.stdout.buffer.write(data)
-
-
-def _platform(call: Call) -> str | None:
-    """`os/arch/variant` → the JSON object of API 1.48."""
-    text = call.text("platform")
-    if not text:
-        return None
-    if not call.api.at_least("1.48"):
-        raise CliError(f'"--platform" requires API version 1.48, but the daemon\'s API version is {call.api.version}')
-    import json
-
-    names = ("os", "architecture", "variant")
-    return json.dumps(dict(zip(names, text.split("/"), strict=False)))
 
 
 def _read(path: str) -> Iterator[bytes]:
@@ -106,7 +94,7 @@ def _save(call: Call) -> None:
     folder = os.path.dirname(path)
     if folder and not os.path.isdir(folder):
         raise CliError(f"failed to save image: invalid output path: stat {folder}: no such file or directory")
-    response = call.api.send("GET", "/images/get", {"names": call.arguments, "platform": _platform(call)})
+    response = call.api.send("GET", "/images/get", {"names": call.arguments, "platform": asked_platform(call, "1.48")})
     if not path:
         for data in response.chunks():
             _write_all(1, data)

@@ -8,6 +8,7 @@ from dockyard.edge.cli.api import quote
 from dockyard.edge.cli.call import Body, Call, say
 from dockyard.edge.cli.commands.ps import FORMAT_HELP, ellipsis
 from dockyard.edge.cli.flags import flag, value
+from dockyard.edge.cli.platform import asked_platform
 from dockyard.edge.cli.show import ago, short_id, show_rows
 from dockyard.proto.times import SECOND, format_rfc3339
 from dockyard.proto.units import human_size
@@ -27,7 +28,8 @@ HEADERS = {
 
 
 def _history(call: Call) -> None:
-    layers = call.api.get(f"/images/{quote(call.arguments[0], b'/:@')}/history")
+    query = {"platform": asked_platform(call, "1.48")}
+    layers = call.api.get(f"/images/{quote(call.arguments[0], b'/:@')}/history", query)
     human, full, now = bool(call.get("human")), call.on("no-trunc"), time.time_ns()
     rows = [_row(layer, human, full, now) for layer in layers]
     if call.on("quiet"):
@@ -57,6 +59,7 @@ history = Body(
         value("--format", FORMAT_HELP),
         flag("-H --human", "Print sizes and dates in human readable format", default=True, shown_default="true"),
         flag("--no-trunc", "Don't truncate output"),
+        value("--platform", 'Show history for the given platform, "os[/arch[/variant]]"'),
         flag("-q --quiet", "Only show image IDs"),
     ),
 )

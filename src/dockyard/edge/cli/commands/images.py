@@ -9,6 +9,7 @@ from dockyard.edge.cli.call import Body, Call, complain, each, say
 from dockyard.edge.cli.commands.ps import FORMAT_HELP
 from dockyard.edge.cli.errors import CliError
 from dockyard.edge.cli.flags import FILTER, flag, many, value
+from dockyard.edge.cli.imagetree import show_tree
 from dockyard.edge.cli.show import ago, local_time, short_id, show_rows
 from dockyard.model.errors import DockyardError
 from dockyard.proto.references import parse
@@ -39,8 +40,16 @@ def _ls(call: Call) -> None:
     filters = call.filters()
     if call.arguments:
         filters["reference"] = [call.arguments[0]]
-    images = call.api.get("/images/json", {"all": call.on("all"), "filters": filters or None})
+    query = {"all": call.on("all"), "filters": filters or None}
+    if call.on("tree"):
+        if not call.api.at_least("1.47"):
+            raise CliError(f'"--tree" requires API version 1.47, but the daemon\'s API version is {call.api.version}')
+        query["manifests"] = True
+    images = call.api.get("/images/json", query)
     images.sort(key=lambda image: image["Created"], reverse=True)
+    if call.on("tree"):
+        show_tree(images, call.on("no-trunc"))
+        return
     digests = call.on("digests") or ".Digest" in call.text("format")
     now = time.time_ns()
     rows = [row for image in images for row in image_rows(image, now, call.on("no-trunc"), digests)]
@@ -133,6 +142,7 @@ ls = Body(
         value("--format", FORMAT_HELP),
         flag("--no-trunc", "Don't truncate output"),
         flag("-q --quiet", "Only show image IDs"),
+        flag("--tree", "List multi-platform images as a tree"),
     ),
 )
 remove = Body(

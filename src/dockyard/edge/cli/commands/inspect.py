@@ -8,6 +8,7 @@ from dockyard.edge.cli.api import container_path, quote
 from dockyard.edge.cli.call import Body, Call, complain, say
 from dockyard.edge.cli.errors import ApiError, CliError
 from dockyard.edge.cli.flags import flag, value
+from dockyard.edge.cli.platform import asked_platform
 from dockyard.edge.cli.show import ABSENT
 
 TYPE_CHECKING = False
@@ -28,7 +29,9 @@ def _getter(call: Call, kind: str, size: bool = False) -> Get:
     if kind == "container":
         return lambda name: call.api.get(f"{container_path(name)}/json", {"size": size})
     if kind == "image":
-        return lambda name: call.api.get(f"/images/{quote(name, b'/:@')}/json")
+        known = any(each.key == "platform" for each in call.flags)
+        wanted = asked_platform(call, "1.49") if known else None
+        return lambda name: call.api.get(f"/images/{quote(name, b'/:@')}/json", {"platform": wanted})
     if kind == "network":
         verbose = any(each.key == "verbose" for each in call.flags) and call.on("verbose")
         return lambda name: call.api.get(f"/networks/{quote(name)}", {"verbose": verbose})
@@ -115,7 +118,8 @@ anything = Body(
     ),
 )
 container = Body(lambda call: _inspect(call, _getter(call, "container", call.on("size"))), (_FORMAT, _SIZE))
-image = Body(lambda call: _inspect(call, _getter(call, "image")), (_FORMAT,))
+_PLATFORM = value("--platform", 'Inspect a specific platform of the multi-platform image, "os[/arch[/variant]]"')
+image = Body(lambda call: _inspect(call, _getter(call, "image")), (_FORMAT, _PLATFORM))
 volume = Body(lambda call: _inspect(call, _getter(call, "volume")), (_FORMAT,))
 network = Body(
     lambda call: _inspect(call, _getter(call, "network")),

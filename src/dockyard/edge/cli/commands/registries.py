@@ -10,6 +10,7 @@ from dockyard.edge.cli.commands.ps import FORMAT_HELP
 from dockyard.edge.cli.credentials import Credentials, folder
 from dockyard.edge.cli.errors import CliError
 from dockyard.edge.cli.flags import FILTER, INT, flag, many, value
+from dockyard.edge.cli.platform import asked_platform
 from dockyard.edge.cli.progress import show_messages
 from dockyard.edge.cli.show import show_rows
 from dockyard.model.errors import DockyardError
@@ -74,21 +75,12 @@ def _push(call: Call) -> None:
         reference = reference.with_default_tag()
         if not quiet:
             say(f"Using default tag: {reference.tag}")
-    query: dict[str, Any] = {"tag": reference.tag or None, "platform": _platform(call)}
+    query: dict[str, Any] = {"tag": reference.tag or None, "platform": asked_platform(call, "1.46")}
     path = f"/images/{quote(reference.familiar_repository, b'/:')}/push"
     headers = credentials(call).header(reference.domain)
     show_messages(call.api.stream("POST", path, query, headers=headers), quiet=quiet)
     if quiet:
         say(reference.complete)
-
-
-def _platform(call: Call) -> dict[str, str] | None:
-    text = call.text("platform")
-    if not text:
-        return None
-    if not call.api.at_least("1.46"):
-        raise CliError(f'"--platform" requires API version 1.46, but the daemon\'s API version is {call.api.version}')
-    return dict(zip(("os", "architecture", "variant"), text.split("/"), strict=False))
 
 
 def _refuse_tag(reference: Reference) -> None:
