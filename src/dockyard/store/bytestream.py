@@ -1,7 +1,7 @@
 """A stream of bytes out of a descriptor: decompressed, hashed and bounded on the way.
 
-Owns: `Source` (a thread that reads, decompresses and hashes ahead of the consumer; the kinds of compression are found by
-their magic). Does not own: exact reads from its chunks (`proto.tarread`), what the bytes mean.
+Owns: `Source` (a thread that reads, decompresses and hashes ahead of the consumer; the kinds of compression are found
+by their magic). Does not own: exact reads from its chunks (`proto.tarread`), what the bytes mean.
 
 The work of decompressing and hashing happens in C without the interpreter's lock, so the threads run in parallel with
 the consumer that parses and writes.
