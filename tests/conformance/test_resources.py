@@ -202,3 +202,58 @@ def test_what_cannot_be_is_refused(api: Connection, host: dict[str, Any], said: 
     if answer.status == 201:  # some are found at the start
         answer = api.post(f"/containers/{answer.json()['Id']}/start")
     assert answer.status in (400, 500) and said in answer.message, (answer.status, answer.message)
+
+
+# Changing them in place.
+
+
+def test_update_of_what_runs(engine: Engine, api: Connection) -> None:
+    container = steps.started(api, "sleep", "1000", host={"Memory": 32 * MIB})
+    pid = steps.inspect(api, container)["State"]["Pid"]
+    flags = "--memory 64m --memory-swap 128m --memory-reservation 16m --cpu-shares 256 --pids-limit 20 --cpuset-cpus 0"
+    assert engine.out("update", *flags.split(), "--cpu-quota", "30000", container) == container
+    assert value(pid, "memory/memory.limit_in_bytes", "memory.max") == str(64 * MIB)
+    assert value(pid, "memory/memory.memsw.limit_in_bytes", "memory.swap.max") == str((64 if UNIFIED else 128) * MIB)
+    assert value(pid, "cpu/cpu.shares", "cpu.weight") == ("10" if UNIFIED else "256")
+    assert value(pid, "pids/pids.max", "pids.max") == "20"
+    assert value(pid, "cpu/cpu.cfs_quota_us", "cpu.max") == ("30000 100000" if UNIFIED else "30000")
+    assert value(pid, "cpuset/cpuset.cpus", "cpuset.cpus") == "0"
+    engine.docker("update", "--memory", "24m", "--memory-swap", "-1", container)
+    assert value(pid, "memory/memory.limit_in_bytes", "memory.max") == str(24 * MIB)
+    host = steps.inspect(api, container)["HostConfig"]
+    assert (host["Memory"], host["MemorySwap"], host["CpuShares"], host["PidsLimit"]) == (24 * MIB, -1, 256, 20)
+
+
+def test_update_of_what_does_not_run_counts_at_its_start(api: Connection) -> None:
+    container = steps.create(api, "sleep", "1000")
+    answer = api.post(f"/containers/{container}/update", {"NanoCpus": 300_000_000, "PidsLimit": 31})
+    assert (answer.status, answer.json()) == (200, {"Warnings": None}) or answer.json() == {"Warnings": []}
+    steps.start(api, container)
+    pid = steps.inspect(api, container)["State"]["Pid"]
+    assert value(pid, "cpu/cpu.cfs_quota_us", "cpu.max") == ("30000 100000" if UNIFIED else "30000")
+    assert value(pid, "pids/pids.max", "pids.max") == "31"
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "said"),
+    [
+        ({"NanoCpus": 100_000_000}, {"CpuQuota": 5000}, "CPU Quota cannot be updated as NanoCPUs has already been set"),
+        ({"CpuQuota": 5000}, {"NanoCpus": 100_000_000}, "cannot be updated as CPU Quota has already been set"),
+        ({"Memory": 32 * MIB}, {"Memory": 256 * MIB}, "Memory limit should be smaller than already set memoryswap"),
+        ({}, {"Memory": MIB}, "Minimum memory limit allowed is 6MB"),
+        ({}, {"CpusetCpus": "900"}, "Requested CPUs are not available"),
+    ],
+)
+def test_update_refuses(api: Connection, before: dict[str, Any], change: dict[str, Any], said: str) -> None:
+    container = steps.started(api, "sleep", "1000", host=before)
+    shown = steps.inspect(api, container)["HostConfig"]
+    answer = api.post(f"/containers/{container}/update", change)
+    assert answer.status in (400, 409, 500) and said in answer.message, (answer.status, answer.message)
+    assert steps.inspect(api, container)["HostConfig"] == shown
+
+
+@pytest.mark.dockyardd_only("Docker takes it without a word and changes nothing")
+def test_update_of_what_cannot_be_changed_is_refused_by_name(api: Connection) -> None:
+    container = steps.create(api, "true")
+    answer = api.post(f"/containers/{container}/update", {"Ulimits": [{"Name": "nofile", "Soft": 1, "Hard": 1}]})
+    assert (answer.status, answer.message) == (400, "Ulimits cannot be changed in place")

@@ -8,7 +8,7 @@ bundle says (`runtime.bundle.resources`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -158,41 +158,27 @@ def _settle_cpu(host: HostConfig, facts: CgroupFacts) -> None:
                               "or the cgroup is not mounted")  # fmt: skip
 
 
-def updated(host: HostConfig, asked: HostConfig, *, cpus: int, facts: CgroupFacts) -> tuple[HostConfig, list[str]]:
-    """The settings with what `asked` changes of them, and warnings. InvalidArgument or Conflict in Docker's words.
+def updated(
+    host: HostConfig, asked: Mapping[str, Any], *, cpus: int, facts: CgroupFacts
+) -> tuple[HostConfig, list[str]]:
+    """The settings with what `asked` (names of `UPDATABLE`, none of them empty) changes of them, and warnings.
 
-    A limit that is asked for and cannot be changed is refused by name.
+    InvalidArgument or Conflict in Docker's words.
     """
-    if fixed := sorted(name for name in _LIMITS - set(UPDATABLE) if getattr(asked, name) not in (None, 0, "", [])):
-        raise InvalidArgument(f"{', '.join(fixed)} cannot be updated")
-    changes = {name: getattr(asked, name) for name in UPDATABLE if getattr(asked, name) not in (None, 0, "")}
-    _check_conflicts(host, asked)
-    if asked.nano_cpus:
-        changes |= {"cpu_period": 0, "cpu_quota": 0}
-    if asked.memory and not asked.memory_swap and 0 < host.memory_swap < asked.memory:
+    wanted, warnings = settle(replace(HostConfig(), **asked), facts)
+    changes = {name: getattr(wanted, name) for name in asked if getattr(wanted, name) not in (None, 0, "")}
+    for given, before in (
+        ("nano_cpus", "cpu_period"), ("nano_cpus", "cpu_quota"), ("cpu_period", "nano_cpus"), ("cpu_quota", "nano_cpus")
+    ):  # fmt: skip
+        if given in changes and getattr(host, before) > 0:
+            new, old = _CPU_NAMES[given], _CPU_NAMES[before]
+            raise Conflict(f"Conflicting options: {new} cannot be updated as {old} has already been set")
+    if "memory" in changes and "memory_swap" not in changes and 0 < host.memory_swap < changes["memory"]:
         raise Conflict("Memory limit should be smaller than already set memoryswap limit, "
                        "update the memoryswap at the same time")  # fmt: skip
     after = replace(host, **changes)
     check(after, cpus=cpus)
-    _, warnings = settle(replace(HostConfig(), **changes), facts)
-    settled, _ = settle(after, facts)
-    return settled, warnings
+    return after, warnings
 
 
-_LIMITS: Final = frozenset({
-    *UPDATABLE, "blkio_weight_device", "blkio_device_read_bps", "blkio_device_write_bps", "blkio_device_read_iops",
-    "blkio_device_write_iops", "devices", "device_cgroup_rules", "device_requests", "kernel_memory_tcp",
-    "memory_swappiness", "oom_kill_disable", "ulimits", "cpu_count", "cpu_percent", "io_maximum_iops",
-    "io_maximum_bandwidth", "cgroup_parent",
-})  # fmt: skip
-
-
-def _check_conflicts(host: HostConfig, asked: HostConfig) -> None:
-    if asked.nano_cpus and host.cpu_period > 0:
-        raise Conflict("Conflicting options: Nano CPUs cannot be updated as CPU Period has already been set")
-    if asked.nano_cpus and host.cpu_quota > 0:
-        raise Conflict("Conflicting options: Nano CPUs cannot be updated as CPU Quota has already been set")
-    if asked.cpu_period and host.nano_cpus > 0:
-        raise Conflict("Conflicting options: CPU Period cannot be updated as NanoCPUs has already been set")
-    if asked.cpu_quota and host.nano_cpus > 0:
-        raise Conflict("Conflicting options: CPU Quota cannot be updated as NanoCPUs has already been set")
+_CPU_NAMES: Final = {"nano_cpus": "NanoCPUs", "cpu_period": "CPU Period", "cpu_quota": "CPU Quota"}

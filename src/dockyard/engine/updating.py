@@ -1,24 +1,33 @@
 """Change a container's settings in place.
 
-Owns: the rules of an update (restart policy; of ours: its unhealthy part, the maximum run time, labels, environment),
-and that it is on disk before it counts. Does not own: resources (memory, CPUs, …), what the settings do.
+Owns: the order of an update (limits, restart policy; of ours: its unhealthy part, the maximum run time, labels,
+environment), and that it is on disk before it counts. Does not own: the rules of limits (`resources`), what the
+settings do.
 
-Labels and policies count at once, the environment for every exec from now on and for the program from its next start.
+Limits of a running container are changed first, and put back if the kernel refuses one of them or the disk the new
+settings. Labels and policies count at once, the environment for every exec from now on and for the program from its
+next start.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
-from dockyard.engine import extensions, validation
+from dockyard.engine import extensions, resources, validation
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
 from dockyard.model.container import ContainerConfig, HostConfig, RestartPolicy
 from dockyard.model.errors import Conflict, InvalidArgument, NotFound
 from dockyard.model.lifecycle import State
+from dockyard.runtime.bundle import cgroup_path
+from dockyard.runtime.bundle.resources import oci_resources
+from dockyard.runtime.cgroups import open_cgroup
 
 
 class Update(Struct):
@@ -29,6 +38,7 @@ class Update(Struct):
     maximum_runtime: int | None = None  # ns; 0: none any more
     labels: dict[str, str | None] | None = None  # None takes a label away
     env: list[str] | None = None  # "NAME=value" sets, "NAME" takes away
+    resources: dict[str, Any] = field(default_factory=dict)  # of `resources.UPDATABLE`
 
 
 async def update(context: Context, container: Container, ref: str, change: Update) -> list[str]:
@@ -41,13 +51,32 @@ async def update(context: Context, container: Container, ref: str, change: Updat
         spec = container.spec
         config, host = _config(spec.config, change), _host(spec.host, change)
         _check(config, host, change)
+        facts = context.cgroups
+        host, warnings = resources.updated(host, change.resources, cpus=os.cpu_count() or 1, facts=facts)
         changed = replace(spec, config=config, host=host)
-        await context.store.save_spec(container.id, changed)
+        limited = bool(change.resources) and container.handle is not None
+        try:
+            if limited:
+                await _limit(container, host)
+            await context.store.save_spec(container.id, changed)
+        except BaseException:
+            if limited:
+                await _limit(container, spec.host)
+            raise
         container.spec = changed
     for tell in context.changed:
         tell(container)
     context.publish(container, "update")
-    return []
+    return warnings
+
+
+async def _limit(container: Container, host: HostConfig) -> None:
+    """Write the limits into the control group of a running container. InvalidArgument if the kernel refuses one."""
+    group = open_cgroup(cgroup_path(container.id, host))
+    try:
+        await asyncio.to_thread(group.update, oci_resources(host))
+    except OSError as error:
+        raise InvalidArgument(f"Cannot update container {container.id}: {error.strerror or error}") from error
 
 
 def _config(config: ContainerConfig, change: Update) -> ContainerConfig:

@@ -13,17 +13,17 @@ from msgspec import Struct
 
 from dockyard.edge.api import wire
 from dockyard.edge.routing import Call, Route
+from dockyard.engine.resources import UPDATABLE
 from dockyard.engine.updating import Update
 from dockyard.model.container import HostConfig, RestartPolicy
-from dockyard.model.errors import NotServed
+from dockyard.model.errors import InvalidArgument
 
-_RESOURCES: Final = (
-    "cpu_shares", "memory", "cgroup_parent", "blkio_weight", "blkio_weight_device", "blkio_device_read_bps",
-    "blkio_device_write_bps", "blkio_device_read_iops", "blkio_device_write_iops", "cpu_period", "cpu_quota",
-    "cpu_realtime_period", "cpu_realtime_runtime", "cpuset_cpus", "cpuset_mems", "devices", "device_cgroup_rules",
-    "device_requests", "kernel_memory_tcp", "memory_reservation", "memory_swap", "memory_swappiness", "nano_cpus",
-    "oom_kill_disable", "init", "pids_limit", "ulimits", "cpu_count", "cpu_percent", "io_maximum_iops",
-    "io_maximum_bandwidth",
+# Docker takes these without a word and changes nothing.
+_FIXED: Final = (
+    "cgroup_parent", "blkio_weight_device", "blkio_device_read_bps", "blkio_device_write_bps",
+    "blkio_device_read_iops", "blkio_device_write_iops", "devices", "device_cgroup_rules", "device_requests",
+    "kernel_memory_tcp", "memory_swappiness", "oom_kill_disable", "init", "ulimits", "cpu_count", "cpu_percent",
+    "io_maximum_iops", "io_maximum_bandwidth",
 )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ class UpdateRequest(HostConfig):
 
 async def update(call: Call) -> web.StreamResponse:
     request = await call.body(UpdateRequest)
-    _refuse_resources(request)
+    _refuse_fixed(request)
     policy = request.restart_policy
     change = Update(
         restart_policy=RestartPolicy(policy.name, policy.maximum_retry_count) if policy is not None else None,
@@ -52,15 +52,15 @@ async def update(call: Call) -> web.StreamResponse:
         maximum_runtime=request.maximum_runtime,
         labels=request.labels,
         env=request.env,
+        resources={name: given for name in UPDATABLE if (given := getattr(request, name)) not in (None, 0, "")},
     )
     return call.json({"Warnings": await call.engine.containers.update(call.path("id"), change)})
 
 
-def _refuse_resources(request: Struct) -> None:
-    for name in _RESOURCES:
+def _refuse_fixed(request: Struct) -> None:
+    for name in _FIXED:
         if getattr(request, name):
-            text = f"changing {wire.docker_name(name)} in place is not served by this engine yet"
-            raise NotServed(f"POST /containers/{{id}}/update: {text}")
+            raise InvalidArgument(f"{wire.docker_name(name)} cannot be changed in place")
 
 
 ROUTES = [Route("POST", "/containers/{id}/update", update)]
