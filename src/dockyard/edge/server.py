@@ -267,10 +267,18 @@ class ApiServer:
         transport = request.transport
         if transport is None or not isinstance(transport.get_extra_info("sockname"), tuple):
             return
-        if any(name in request.headers for name in _BROWSER_HEADERS):
+        if any(name in request.headers for name in _BROWSER_HEADERS) and not self._is_own_websocket(request):
             raise Forbidden("requests from browsers are refused")
         if transport.get_extra_info("sslcontext") is None and not self._is_trusted(request.headers.get("Host", "")):
             raise Forbidden("requests under this host name are refused")
+
+    def _is_own_websocket(self, request: web.BaseRequest) -> bool:
+        """Websocket libraries send an `Origin`, too: the host that they ask, where no page of ours exists."""
+        headers = request.headers
+        host = headers.get("Host", "")
+        own = headers.get("Origin", "") in (f"http://{host}", f"https://{host}") and self._is_trusted(host)
+        asks = headers.get("Upgrade", "").lower() == "websocket" and request.path.endswith("/attach/ws")
+        return own and asks and not any(name.lower().startswith("sec-fetch-") for name in headers)
 
     def _is_trusted(self, host: str) -> bool:
         name = host.rpartition(":")[0] if re.search(r":[0-9]*\Z", host) else host

@@ -198,6 +198,22 @@ def test_s49_browsers_are_refused_on_tcp(start_server: Any) -> None:
     assert ping("Host: localhost", "Sec-Fetch-Site: cross-site") == 403
 
 
+def test_s49_a_websocket_library_names_the_host_that_it_asks(start_server: Any) -> None:
+    server = start_server(host="tcp://127.0.0.1:0")
+
+    def attach(*headers: str) -> int:
+        head = ["GET /containers/nosuch/attach/ws HTTP/1.1", *headers, "Connection: Upgrade", "Upgrade: websocket"]
+        with server.connect() as sock:
+            sock.sendall("\r\n".join([*head, "", ""]).encode())
+            return int(sock.recv(4096).split()[1])
+
+    assert attach("Host: localhost:2375", "Origin: http://localhost:2375") == 404
+    assert attach("Host: localhost:2375", "Origin: http://evil.example") == 403
+    assert attach("Host: evil.example:2375", "Origin: http://evil.example:2375") == 403  # a name that was bound anew
+    own = ("Host: localhost:2375", "Origin: http://localhost:2375")
+    assert attach(*own, "Sec-Fetch-Mode: websocket") == 403
+
+
 def test_s46_tcp_without_tls_is_refused_unless_forced() -> None:
     addresses = [parse_address("tcp://0.0.0.0:2375", "", tls=False)]
     with pytest.raises(InvalidArgument, match=r"refusing to listen on tcp://0\.0\.0\.0:2375"):
