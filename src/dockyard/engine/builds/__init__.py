@@ -29,6 +29,7 @@ from dockyard.model.errors import Conflict
 from dockyard.proto.buildgc import Selection, check_limits
 from dockyard.proto.filters import Filters
 from dockyard.store.builds.cache import BuildCache
+from dockyard.store.builds.secretfiles import SecretFiles
 
 __all__ = ["BuildFailed", "BuildRequest", "Builds", "CacheRecord"]
 
@@ -39,7 +40,9 @@ class Builds:
     """All builds of an engine. For the event loop's thread. `close()` at the end."""
 
     def __init__(self, context: Context, services: Services, transfers: Transfers, cache: BuildCache) -> None:
-        self._ground = Ground(context, services, transfers, cache)
+        secret_files = SecretFiles(context.layout.exec_root)
+        secret_files.sweep()
+        self._ground = Ground(context, services, transfers, cache, secret_files)
         self.agents = Agents()
         self._shared = Shared()
         self._locks = Locks()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dockyard.engine.images.services import Services
     from dockyard.engine.transfers import Transfers
     from dockyard.store.builds.cache import BuildCache, Record
+    from dockyard.store.builds.secretfiles import SecretFiles
 
 Emit = Callable[[BuildEvent], None]
 
@@ -33,6 +34,7 @@ class Ground:
     services: Services
     transfers: Transfers
     cache: BuildCache
+    secret_files: SecretFiles
 
 
 @dataclass(frozen=True, slots=True)

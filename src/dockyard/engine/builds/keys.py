@@ -25,9 +25,9 @@ def of_tree(tree: Tree) -> bytes:
     return f"chain:{tree.chain or ''}".encode() if tree.is_rootfs else f"tree:{tree.identity}".encode()
 
 
-def exec_key(op: Exec, inputs: Sequence[Tree], network: str, epoch: int | None, platform: str) -> str:
-    parts = [b"exec", op.key(), network.encode(), str(epoch).encode(), platform.encode(), *map(of_tree, inputs)]
-    return _digest(parts)
+def exec_key(op: Exec, inputs: Sequence[bytes], network: str, epoch: int | None, platform: str) -> str:
+    """`inputs`: what each is called (`of_tree`), or of a context the digest of what is mounted of it."""
+    return _digest([b"exec", op.key(), network.encode(), str(epoch).encode(), platform.encode(), *inputs])
 
 
 def directory_key(op: MakeDirectory, base: Tree, epoch: int | None) -> str:

@@ -5,15 +5,15 @@ thrown away), cache directories, secrets, the ssh agent, tmpfs, here-documents. 
 
 A path that a build may have filled with links is never given to the runtime by name alone: trees that nobody changes
 any more are looked up here, layer by layer, links followed within their root; a directory of a cache, which other steps
-may be changing right now, is opened beneath the cache's root when it is mounted (S40). Secrets lie in the container's
-run directory, which is on a tmpfs, until it has ended.
+may be changing right now, is opened beneath the cache's root when it is mounted (S40). Secrets lie on a tmpfs until the
+container has ended (`store.builds.secretfiles`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from dockyard.engine.builds.ground import Session, Tree
 from dockyard.model.errors import InvalidArgument
 from dockyard.proto.dockerfile.ops import Exec, ExecMount
 from dockyard.store.builds.binds import Place, locate
+from dockyard.store.builds.secretfiles import write
 
 _QUIET: Final = ("nosuid", "nodev", "noexec")
 _FILES: Final = "/dev/pipes"
@@ -43,6 +44,7 @@ class _Making:
     directory: str  # the container's run directory
     stack: AsyncExitStack
     number: int = 0
+    secrets: str = ""  # the directory for them, once there are any
     env: list[str] = field(default_factory=list)
 
     def next_name(self, kind: str) -> str:
@@ -152,8 +154,12 @@ async def _secret(making: _Making, mount: ExecMount) -> list[dict[str, Any]]:
         making.env.append(f"{mount.env}={value.decode('utf-8', 'surrogateescape')}")
     if not mount.target:
         return []
-    path = f"{making.directory}/{making.next_name('secret')}"
-    _write(path, value, 0o400 if mount.mode is None else mount.mode, mount.uid, mount.gid)
+    if not making.secrets:
+        with ExitStack() as taken:
+            making.secrets = making.session.ground.secret_files.directory(making.directory, taken)
+            making.stack.push(taken.pop_all())
+    path = f"{making.secrets}/{making.next_name('secret')}"
+    write(path, value, 0o400 if mount.mode is None else mount.mode, mount.uid, mount.gid)
     return [_bound(mount.target, path, "", read_only=True, more=_QUIET)]
 
 
@@ -176,13 +182,5 @@ def _documents(making: _Making, op: Exec) -> dict[str, Any]:
     os.mkdir(directory, 0o755)
     for file in op.files:
         name = file.name.rpartition("/")[2]
-        _write(f"{directory}/{name}", file.content.encode("utf-8", "surrogateescape"), file.mode, 0, 0)
+        write(f"{directory}/{name}", file.content.encode("utf-8", "surrogateescape"), file.mode, 0, 0)
     return _bound(_FILES, directory, "", read_only=True)
-
-
-def _write(path: str, data: bytes, mode: int, uid: int, gid: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        os.fchown(fd, uid, gid)
-        os.fchmod(fd, mode)

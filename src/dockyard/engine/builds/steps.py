@@ -24,6 +24,7 @@ from dockyard.proto.dockerfile.ops import (
     CopyOp,
     CopySource,
     Exec,
+    ExecMount,
     FetchGit,
     FetchUrl,
     MakeDirectory,
@@ -148,12 +149,26 @@ def _renamed(event: BuildEvent, name: str) -> BuildEvent:
 async def _exec(session: Session, vertex: Vertex, op: Exec, name: str, inputs: list[Tree]) -> Tree:
     options = session.options
     network = running.network_of(op, options)
-    key = keys.exec_key(op, inputs, network, options.source_date_epoch, vertex.platform)
+    called = [keys.of_tree(inputs[0]), *[await _mounted(inputs[m.input], m) for m in op.mounts if m.input is not None]]
+    key = keys.exec_key(op, called, network, options.source_date_epoch, vertex.platform)
 
     async def make(inner: Session, emit: Emit) -> Layer | None:
         return await running.run(inner, op, inputs, "", emit)
 
     return await _through_cache(session, vertex, name, inputs, [key], make)
+
+
+async def _mounted(tree: Tree, mount: ExecMount) -> bytes:
+    """What the key says of something that is mounted. BuildFailed if a context has no such file."""
+    if tree.contents is None:
+        return keys.of_tree(tree)
+    source = {"trees": list(tree.layers), "path": mount.source, "pattern": False}
+    try:
+        return await asyncio.to_thread(
+            selecting.digest_sources, sources=[source], excludes=(), parents=False, contents=[tree.contents]
+        )
+    except NotFound as error:
+        raise BuildFailed(f"failed to calculate checksum of the build context: {error}") from error
 
 
 async def _make_directory(session: Session, vertex: Vertex, op: MakeDirectory, name: str, inputs: list[Tree]) -> Tree:

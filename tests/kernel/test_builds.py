@@ -1,0 +1,337 @@
+"""Builds without an API: what steps make, what the cache knows again, what is left after failures."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from dockyard.engine import Engine
+from dockyard.engine.builds import BuildFailed, BuildRequest
+from dockyard.model.build import BuildOptions, VertexDone, VertexLog
+from dockyard.model.container import Ulimit
+from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument
+from tests.support.builds import File, Outcome, build, chunks, context, files_of
+from tests.support.engineground import IMAGE, Ground, fresh_ground, with_engine
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture
+def ground() -> Iterator[Ground]:
+    with fresh_ground() as ground:
+        yield ground
+        assert os.listdir(ground.data / "builds" / "contexts") == []
+
+
+Body = Callable[[Engine], Coroutine[Any, Any, None]]
+
+
+def nothing_left(ground: Ground) -> None:
+    """No container of a step, no layer without a row, no temporary directory."""
+    assert os.listdir(ground.run / "containers") == []
+    assert os.listdir(ground.data / "snapshots" / "overlay" / "c") == []
+    assert os.listdir(ground.data / "content" / "ingest") == []
+
+
+# --- what steps make --------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_dockerfile(ground: Ground) -> None:
+    dockerfile = f"""\
+FROM {IMAGE} AS base
+ARG WHO=world
+ENV GREETING=hello
+WORKDIR /srv/app
+COPY --chown=dock:staff --chmod=0750 data/ ./
+RUN echo "$GREETING $WHO" > greeting && id -u && pwd
+USER dock
+RUN id -un; touch /tmp/mine
+FROM base AS unused
+RUN exit 9
+FROM base
+COPY --from=base /srv/app/greeting /copied
+LABEL a=b
+CMD ["cat", "/copied"]
+"""
+
+    async def body(engine: Engine) -> None:
+        files = {"data/one": b"1", "data/sub/two": File(b"2", 0o600), "data/link": File(link="sub/two")}
+        told = await build(engine, dockerfile, files, tags=("made:1",), build_args={"WHO": "you"})
+        assert "0\n/srv/app\n" in told.log and "dock\n" in told.log
+        found = files_of(engine, told.image, "srv") | files_of(engine, told.image, "copied")
+        assert found == {
+            "copied": "0644 0:0 hello you",
+            "srv/": "0755 0:0",
+            "srv/app/": "0755 0:0",
+            "srv/app/greeting": "0644 0:0 hello you",
+            "srv/app/link": "-> sub/two",
+            "srv/app/one": "0750 1000:50 1",
+            "srv/app/sub/": "0750 1000:50",
+            "srv/app/sub/two": "0750 1000:50 2",
+        }
+        image = engine.images.get("made:1")
+        assert image.id == told.image and image.config.cmd == ["cat", "/copied"] and image.labels == {"a": "b"}
+        assert image.config.working_dir == "/srv/app" and image.config.user == "dock"
+        history = engine.images.history("made:1")
+        assert sum(entry.size > 0 for entry in history) >= 3
+        assert not [path for path in files_of(engine, told.image, "etc") if path.endswith(("hosts", "resolv.conf"))]
+        nothing_left(ground)
+
+    with_engine(ground, body)
+
+
+def test_the_cache_knows_steps_again(ground: Ground) -> None:
+    dockerfile = f"FROM {IMAGE}\nRUN echo a > /a\nCOPY one /one\nRUN cat /one > /b\n"
+
+    async def again(engine: Engine, one: File, **options: Any) -> tuple[int, str]:
+        told = await build(engine, dockerfile, {"one": one}, **options)
+        return len(told.cached()), told.image
+
+    images: list[str] = []
+
+    async def first(engine: Engine) -> None:
+        assert (await again(engine, File(b"1")))[0] == 0
+        cached, image = await again(engine, File(b"1"))
+        assert cached == 3
+        assert await again(engine, File(b"1", mtime=5)) == (3, image)  # a time is nothing
+        assert await again(engine, File(b"1", uid=77)) == (3, image)  # files of a context are root's
+        assert (await again(engine, File(b"2")))[0] == 1
+        assert (await again(engine, File(b"1", 0o600)))[0] == 1
+        assert (await again(engine, File(b"1"), no_cache=True))[0] == 0
+        cached, image = await again(engine, File(b"1"))
+        assert cached == 3
+        images.append(image)
+
+    async def after_a_restart(engine: Engine) -> None:
+        assert await again(engine, File(b"1")) == (3, images[0])
+        for listed in engine.images.list():
+            if IMAGE not in listed.names:
+                await engine.images.remove(listed.image.id, force=True)
+        cached, image = await again(engine, File(b"1"))  # the cache has its own hold on layers
+        assert cached == 3 and "1" in files_of(engine, image, "one")["one"]
+
+    with_engine(ground, first)
+    with_engine(ground, after_a_restart)
+
+
+def test_a_step_that_fails(ground: Ground) -> None:
+    dockerfile = f"FROM {IMAGE}\nRUN echo kept > /kept\nRUN echo words; echo no >&2; exit 7\nRUN echo never\n"
+
+    async def body(engine: Engine) -> None:
+        told = Outcome()
+        with pytest.raises(BuildFailed, match=r"returned a non-zero code: 7$") as caught:
+            await build(engine, dockerfile, outcome=told)
+        assert caught.value.exit_code == 7
+        assert "words\n" in told.log
+        assert [event.stream for event in told.events if isinstance(event, VertexLog) and b"no" in event.data] == [
+            "stderr"
+        ]
+        assert [event.error for event in told.events if isinstance(event, VertexDone) and "code: 7" in event.error]
+        nothing_left(ground)
+        again = await build(engine, f"FROM {IMAGE}\nRUN echo kept > /kept\n")
+        assert len(again.cached()) == 1
+        with pytest.raises(BuildFailed, match="/no/such/program"):
+            await build(engine, f'FROM {IMAGE}\nRUN ["/no/such/program"]\n')
+        with pytest.raises(BuildFailed, match=r"COPY failed.*stat missing: file does not exist"):
+            await build(engine, f"FROM {IMAGE}\nCOPY missing /\n")
+        nothing_left(ground)
+
+    with_engine(ground, body)
+
+
+def test_independent_stages_run_side_by_side_and_the_first_failure_ends_the_rest(ground: Ground) -> None:
+    stages = "".join(f"FROM {IMAGE} AS s{n}\nRUN sleep 1; echo {n} > /n{n}\n" for n in range(4))
+    dockerfile = stages + f"FROM {IMAGE}\n" + "".join(f"COPY --from=s{n} /n{n} /\n" for n in range(4))
+    failing = f"FROM {IMAGE} AS slow\nRUN sleep 60\nFROM {IMAGE} AS bad\nRUN sleep 0.3; exit 3\n"
+    failing += f"FROM {IMAGE} AS ok\nRUN echo ok > /ok\nFROM {IMAGE}\nCOPY --from=slow / /s\nCOPY --from=bad / /b\n"
+    failing += "COPY --from=ok /ok /\n"
+
+    async def body(engine: Engine) -> None:
+        begun = time.monotonic()
+        told = await build(engine, dockerfile)
+        assert time.monotonic() - begun < 2.5
+        assert files_of(engine, told.image, "n3") == {"n3": "0644 0:0 3"}
+        begun = time.monotonic()
+        with pytest.raises(BuildFailed) as caught:
+            await build(engine, failing)
+        assert caught.value.exit_code == 3 and time.monotonic() - begun < 10
+        nothing_left(ground)
+        told = await build(engine, f"FROM {IMAGE} AS ok\nRUN echo ok > /ok\n")
+        assert len(told.cached()) == 1
+
+    with_engine(ground, body)
+
+
+def test_builds_at_once_do_a_common_step_once(ground: Ground) -> None:
+    dockerfile = f"FROM {IMAGE}\nRUN sleep 0.7; cat /proc/sys/kernel/random/uuid | tee /id\n"
+
+    async def body(engine: Engine) -> None:
+        first, second = await asyncio.gather(
+            build(engine, dockerfile + "LABEL a=1\n"), build(engine, dockerfile + "LABEL a=2\n")
+        )
+        assert first.log == second.log and first.image != second.image
+        assert files_of(engine, first.image, "id") == files_of(engine, second.image, "id")
+        leaving = asyncio.ensure_future(build(engine, dockerfile.replace("0.7", "0.8")))
+        staying = asyncio.ensure_future(build(engine, dockerfile.replace("0.7", "0.8")))
+        await asyncio.sleep(0.4)
+        leaving.cancel()
+        assert (await staying).image
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        nothing_left(ground)
+
+    with_engine(ground, body)
+
+
+def test_who_stops_listening_ends_the_build(ground: Ground) -> None:
+    async def body(engine: Engine) -> None:
+        data = context({"Dockerfile": f"FROM {IMAGE}\nRUN echo up; sleep 60\n"})
+        begun = time.monotonic()
+        async with aclosing(engine.builds.build(BuildRequest(BuildOptions()), chunks(data))) as events:
+            async for event in events:
+                if isinstance(event, VertexLog):
+                    break
+        nothing_left(ground)
+        task = asyncio.ensure_future(
+            build(engine, f"FROM {IMAGE}\nRUN echo up; sleep 60\n", request={"build_id": "mine"})
+        )
+        await asyncio.sleep(0.5)
+        await engine.builds.cancel("mine")
+        await engine.builds.cancel("nobody")
+        with pytest.raises((asyncio.CancelledError, DockyardError)):
+            await task
+        assert time.monotonic() - begun < 20
+        nothing_left(ground)
+
+    with_engine(ground, body)
+
+
+# --- RUN --------------------------------------------------------------------------------------------------------------
+
+
+def test_run_mounts(ground: Ground) -> None:
+    dockerfile = f"""\
+FROM {IMAGE} AS tools
+RUN mkdir -p /t/sub && echo tool > /t/sub/tool && ln -s /t/sub /alias
+FROM {IMAGE}
+RUN --mount=type=bind,target=/ctx,rw cat /ctx/file && echo more > /ctx/file && cat /ctx/file && mkdir /ctx/new
+RUN --mount=type=bind,source=file,target=/only cat /only; echo x > /only || echo refused
+RUN --mount=type=bind,from=tools,source=/alias,target=/tools cat /tools/tool; touch /tools/x || echo read-only
+RUN --mount=type=bind,from=tools,target=/whole,rw touch /whole/x && ls /whole/t/sub
+RUN --mount=type=cache,id=c,target=/cache,uid=1000,mode=0770 ls -ld /cache; echo one >> /cache/log
+RUN --mount=type=cache,id=c,target=/other cat /other/log
+RUN --mount=type=cache,id=filled,from=tools,source=/t,target=/f cat /f/sub/tool && echo y > /f/sub/tool
+RUN --mount=type=tmpfs,target=/scratch,size=65536 df -k /scratch | tail -1 && echo z > /scratch/z
+RUN --mount=type=secret,id=key --mount=type=secret,id=key,env=KEY,target=/run/k ls -l /run/secrets/key && \\
+ cat /run/secrets/key && test "$KEY" = value && df /run/secrets/key | grep -c tmpfs
+RUN <<EOT
+echo first
+echo second > /second
+EOT
+RUN <<-"EOT" cat > /third
+\tas it is $HOME
+EOT
+"""
+
+    async def body(engine: Engine) -> None:
+        ids = frozenset({"key"})
+        files = {"file": b"content\n"}
+        told = await build(engine, dockerfile, files, request={"secrets": {"key": b"value"}}, secret_ids=ids)
+        log = told.log
+        assert "content\nmore\n" in log and "refused" in log and "tool\n" in log and "read-only" in log
+        assert "drwxrwx---" in log and "one\n" in log and "first\n" in log
+        assert files_of(engine, told.image, "second")["second"].endswith("second")
+        assert files_of(engine, told.image, "third")["third"].endswith("as it is $HOME")
+        for place in ("ctx", "only", "tools", "whole", "cache", "other", "f", "scratch", "run/secrets", "dev/pipes"):
+            assert not files_of(engine, told.image, place), place
+        again = await build(engine, dockerfile, files, secret_ids=ids)
+        assert again.image == told.image  # a secret's value, or its absence, is nothing to the cache
+        nothing_left(ground)
+
+    with_engine(ground, body)
+
+
+def test_s45_secrets_are_in_no_layer_history_cache_or_log(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = b"hunter2-8d1f"
+    dockerfile = f"FROM {IMAGE}\nRUN --mount=type=secret,id=k --mount=type=secret,id=k,env=K wc -c /run/secrets/k\n"
+    monkeypatch.setenv("DOCKYARD_TEST_SECRET", secret.decode())
+
+    async def body(engine: Engine) -> None:
+        request = {"secrets": {"k": secret}}
+        told = await build(engine, dockerfile, request=request, secret_ids=frozenset({"k"}))
+        assert secret.decode() not in repr(told.events)
+        assert secret.decode() not in repr(BuildRequest(BuildOptions(), secrets={"k": secret}))
+        told = await build(engine, f"FROM {IMAGE}\nRUN env\n", no_cache=True)
+        assert secret.decode() not in told.log  # the daemon's environment is its own
+        with pytest.raises(InvalidArgument, match="secret gone"):
+            await build(engine, f"FROM {IMAGE}\nRUN --mount=type=secret,id=gone,required=true true\n")
+
+    with_engine(ground, body)
+    for path in (*ground.data.rglob("*"), *ground.run.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            assert secret not in path.read_bytes(), path
+
+
+def test_cache_mounts_shared_private_and_locked(ground: Ground) -> None:
+    def stage(name: str, sharing: str) -> str:
+        run = "ls /c | wc -l; touch /c/$NAME; sleep 0.5; ls /c | wc -l"
+        mount = f"--mount=type=cache,id=x,sharing={sharing},target=/c"
+        return f"FROM {IMAGE} AS {name}\nENV NAME={name}\nRUN {mount} {run}\n"
+
+    def whole(sharing: str) -> str:
+        last = f"FROM {IMAGE}\nCOPY --from=a /etc/passwd /a\nCOPY --from=b /etc/passwd /b\n"
+        return stage("a", sharing) + stage("b", sharing) + last
+
+    async def body(engine: Engine) -> None:
+        mounts = ground.data / "builds" / "mounts"
+        await build(engine, whole("shared"))
+        assert len(os.listdir(mounts)) == 1
+        begun = time.monotonic()
+        await build(engine, whole("locked"))
+        assert time.monotonic() - begun > 1
+        assert len(os.listdir(mounts)) == 1
+        await build(engine, whole("private"))
+        assert len(os.listdir(mounts)) == 2
+        await build(engine, whole("private"), no_cache=True)
+        assert len(os.listdir(mounts)) == 2
+
+    with_engine(ground, body)
+
+
+def test_s42_privileges_need_to_be_granted(ground: Ground) -> None:
+    async def body(engine: Engine) -> None:
+        for flag, entitlement in (("--security=insecure", "security.insecure"), ("--network=host", "network.host")):
+            dockerfile = f"FROM {IMAGE}\nRUN {flag} grep CapEff /proc/self/status; readlink /proc/self/ns/net\n"
+            with pytest.raises((Forbidden, InvalidArgument), match=entitlement):
+                await build(engine, dockerfile)
+            told = await build(engine, dockerfile, allow=frozenset({entitlement}))
+            if entitlement == "network.host":
+                assert os.readlink("/proc/self/ns/net") in told.log
+            else:
+                assert "00000000a80425fb" not in told.log
+        nothing_left(ground)
+
+    with_engine(ground, body)
+
+
+def test_limits_of_a_build_reach_its_containers(ground: Ground) -> None:
+    async def body(engine: Engine) -> None:
+        told = await build(
+            engine,
+            f"FROM {IMAGE}\nRUN ulimit -n; df -k /dev/shm | tail -1; grep example /etc/hosts; hostname\n"
+            "RUN cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null || true\n",
+            ulimits=(Ulimit("nofile", 77, 77),),
+            shm_size=1 << 20,
+            extra_hosts=("example.test:10.1.2.3",),
+            memory=96 << 20,
+        )
+        assert "77\n" in told.log and " 1024 " in told.log and "10.1.2.3\texample.test" in told.log
+        assert str(96 << 20) in told.log
+
+    with_engine(ground, body)
