@@ -29,11 +29,24 @@ def _events(call: Call) -> None:
         sys.stdout.flush()
 
 
+class _Attributes(dict[str, str]):
+    """A volume has no attribute `name`, a container has: a template that asks prints `<no value>` then."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
 def _fields(event: dict[str, Any]) -> dict[str, Any]:
     """An event with the names that templates use."""
     identifier = event.get("id") or ""
     names = {"Time": event["time"], "TimeNano": event["timeNano"], "Scope": event.get("scope", "")}
     plain = {key: each for key, each in event.items() if key not in ("time", "timeNano", "scope", "id", "status")}
+    if isinstance(plain.get("Actor"), dict):
+        actor = plain["Actor"]
+        plain["Actor"] = {**actor, "Attributes": _Attributes(actor.get("Attributes") or {})}
     return {**plain, **names, "ID": identifier, "Status": event.get("status", ""), "From": event.get("from", "")}
 
 
