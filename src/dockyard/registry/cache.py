@@ -2,7 +2,8 @@
 
 Owns: what is asked upstream and what is kept of the answers. A tag is asked for each time (a HEAD) unless it was a
 moment ago; if upstream cannot be reached, what is kept is served. Digests are content: asked for once. Requests for the
-same blob share one transfer, which goes on when they go away. Does not own: the wire (`upstream`).
+same blob share one transfer, which goes on when they go away, and get its bytes while it is fetched (`arriving`). Does
+not own: the wire (`upstream`).
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from typing import Any
 
 import aiohttp
 
 from dockyard.registry import names
+from dockyard.registry.arriving import Arriving, Listener
 from dockyard.registry.backend import Backend
 from dockyard.registry.blobs import Blobs
 from dockyard.registry.errors import RegistryError
@@ -28,6 +31,15 @@ from dockyard.registry.upstream import Upstream
 log = logging.getLogger("dockyard.registry")
 _RENEW_AFTER = 24 * 3600.0  # seconds: how old the sign of a blob's last use may get
 _FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """502 for an upstream that cannot be reached."""
+    try:
+        yield
+    except _FAILURES as error:
+        raise RegistryError("UNAVAILABLE", f"upstream cannot be reached: {error}", status=502) from error
 
 
 class Cache:
@@ -44,6 +56,7 @@ class Cache:
         self._fresh = fresh
         self._asked: dict[tuple[str, str], float] = {}
         self._transfers: dict[tuple[str, str], asyncio.Task[Any]] = {}
+        self._arriving: dict[tuple[str, str], Arriving] = {}
 
     async def close(self) -> None:
         for task in list(self._transfers.values()):
@@ -113,19 +126,94 @@ class Cache:
 
     async def blob(self, repository: str, digest: str) -> None:
         """Makes sure that the blob is here, in this repository. BLOB_UNKNOWN; 502."""
+        if await self._held(repository, digest):
+            return
+        with _told():
+            await asyncio.shield(self._fetching(repository, digest)[1])
+
+    async def size(self, repository: str, digest: str) -> int:
+        """A blob's, of what is here or else of upstream; nothing is fetched for it. BLOB_UNKNOWN; 502."""
         held = await self._blobs.look(repository, digest)
         if held is not None:
             await self._blobs.renew(repository, held, "c", _RENEW_AFTER)
-            return
-        try:
-            await self._shared(("b", f"{repository}@{digest}"), self._transfer(repository, digest))
-        except _FAILURES as error:
-            raise RegistryError("UNAVAILABLE", f"upstream cannot be reached: {error}", status=502) from error
+            return held.size
+        with _told():
+            size = await self._upstream.size(repository, digest)
+        if size is not None:
+            return size
+        await self.blob(repository, digest)
+        return (await self._blobs.find(repository, digest)).size
 
-    async def _transfer(self, repository: str, digest: str) -> None:
+    async def arriving(self, repository: str, digest: str) -> tuple[int, AsyncGenerator[bytes, None]] | None:
+        """(size, bytes) of a blob that is only now being fetched; None: it is here. BLOB_UNKNOWN; 502.
+
+        The bytes end early, with an error, if the blob turns out to be another."""
+        if await self._held(repository, digest):
+            return None
+        arriving, done = self._fetching(repository, digest)
+        listener = arriving.listen()  # at once: bytes may come together with the answer's head
+        try:
+            await arriving.started.wait()
+        except asyncio.CancelledError:
+            arriving.leave(listener)
+            raise
+        if listener is None or arriving.size is None:
+            arriving.leave(listener)
+            with _told():
+                await asyncio.shield(done)
+            return None
+        return arriving.size, self._listened(repository, digest, arriving, listener, arriving.size, done)
+
+    async def _listened(
+        self,
+        repository: str,
+        digest: str,
+        arriving: Arriving,
+        listener: Listener,
+        size: int,
+        done: asyncio.Future[None],
+    ) -> AsyncGenerator[bytes, None]:
+        async def rest(start: int) -> AsyncIterator[bytes]:
+            if start < size:
+                fd, key = await self._blobs.open(await self._blobs.find(repository, digest))
+                if fd is not None:
+                    os.close(fd)
+                async for data in self._blobs.stream(key, start, size - start):
+                    yield data
+
+        try:
+            with _told():
+                async for data in listener.chunks(size, done, rest):
+                    yield data
+        finally:
+            arriving.leave(listener)
+
+    async def _held(self, repository: str, digest: str) -> bool:
+        held = await self._blobs.look(repository, digest)
+        if held is not None:
+            await self._blobs.renew(repository, held, "c", _RENEW_AFTER)
+        return held is not None
+
+    def _fetching(self, repository: str, digest: str) -> tuple[Arriving, asyncio.Task[Any]]:
+        """The transfer of a blob, which begins now if it is not under way. It goes on when nobody waits for it."""
+        key = ("b", f"{repository}@{digest}")
+        if key not in self._arriving:
+            arriving = self._arriving[key] = Arriving()
+            task = self._begin(key, self._transfer(repository, digest, arriving))
+            task.add_done_callback(lambda _: self._arriving.pop(key, None))
+        return self._arriving[key], self._transfers[key]
+
+    async def _transfer(self, repository: str, digest: str, arriving: Arriving) -> None:
+        try:
+            await self._keep(repository, digest, arriving)
+        finally:
+            arriving.end()
+
+    async def _keep(self, repository: str, digest: str, arriving: Arriving) -> None:
         upload = await self._uploads.get(repository, await self._uploads.begin(repository))
         try:
-            size = await self._uploads.append(upload, self._upstream.blob(repository, digest))
+            source = arriving.tee(self._upstream.blob(repository, digest, arriving.start))
+            size = await self._uploads.append(upload, source)
             await self._uploads.finish(upload._replace(size=size), digest, "c")
         except RegistryError as error:
             await self._uploads.cancel(upload.identifier)
@@ -140,12 +228,15 @@ class Cache:
         """The result of `work`, or of the same work that is under way already."""
         task = self._transfers.get(key)
         if task is None:
-            task = asyncio.create_task(work)
-            self._transfers[key] = task
-            task.add_done_callback(lambda done: self._ended(key, done))
+            task = self._begin(key, work)
         else:
             work.close()
         return await asyncio.shield(task)
+
+    def _begin(self, key: tuple[str, str], work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = self._transfers[key] = asyncio.create_task(work)
+        task.add_done_callback(lambda done: self._ended(key, done))
+        return task
 
     def _ended(self, key: tuple[str, str], task: asyncio.Task[Any]) -> None:
         self._transfers.pop(key, None)

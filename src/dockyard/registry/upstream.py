@@ -13,7 +13,7 @@ import ipaddress
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -72,12 +72,21 @@ class Upstream:
             _expect(answer)
             return Fetched(await _bounded(answer, MAX_MANIFEST), answer.headers.get("Content-Type", ""))
 
-    async def blob(self, repository: str, digest: str) -> AsyncIterator[bytes]:
-        """Its bytes as they come, not verified. BLOB_UNKNOWN."""
+    async def size(self, repository: str, digest: str) -> int | None:
+        """Of a blob; None if upstream does not say. BLOB_UNKNOWN."""
+        async with self._get(repository, f"blobs/{digest}", method="HEAD") as answer:
+            if answer.status == 404:
+                raise RegistryError("BLOB_UNKNOWN", detail={"digest": digest})
+            _expect(answer)
+            return answer.content_length
+
+    async def blob(self, repository: str, digest: str, started: Callable[[int | None], None]) -> AsyncIterator[bytes]:
+        """Its bytes as they come, not verified; `started` is told how many upstream says they are. BLOB_UNKNOWN."""
         async with self._get(repository, f"blobs/{digest}") as answer:
             if answer.status == 404:
                 raise RegistryError("BLOB_UNKNOWN", detail={"digest": digest})
             _expect(answer)
+            started(answer.content_length)
             async for data in answer.content.iter_chunked(CHUNK):
                 yield data
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import http.client
 import json
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dockyard.registry.arriving import Arriving
+from tests.unit.registry.conftest import make_bucket
 from tests.unit.registry.support import OCI_MANIFEST, Registry, digest_of, image
 from tests.unit.registry.test_access import basic, htpasswd
 
 
 class Stub:
-    """A server whose answers a function gives: (method, path, headers, body) → (status, headers, body)."""
+    """A server whose answers a function gives: (method, path, headers, body) → (status, headers, body or parts)."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
@@ -34,11 +39,13 @@ class Stub:
                 stub.requests.append(request)
                 status, headers, content = stub.answer(*request)
                 self.send_response(status)
-                for key, value in ({"Content-Length": str(len(content))} | headers).items():
+                length = {"Content-Length": str(len(content))} if isinstance(content, bytes) else {}
+                for key, value in (length | headers).items():
                     self.send_header(key, value)
                 self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(content)
+                for part in [content] if isinstance(content, bytes) else content:
+                    if self.command != "HEAD":
+                        self.wfile.write(part)
 
             do_GET = do_HEAD = do_POST = _serve
 
@@ -86,6 +93,91 @@ def test_a_cache_of_a_registry_with_passwords(tmp_path: Path) -> None:
         assert client("GET", f"/v2/a/b/blobs/{digest_of(layer)}").body == layer
         assert client("GET", "/v2/a/b/manifests/new").status == 502
         assert list((tmp_path / "cache" / "data" / "uploads").glob("*")) == []
+
+
+@pytest.mark.parametrize("storage", ["files", "s3"])
+def test_a_blob_is_served_while_it_is_fetched(
+    tmp_path: Path, stub: Stub, storage: str, request: pytest.FixtureRequest
+) -> None:
+    """Also to one who comes later, and one upstream request is enough for all."""
+    content = os.urandom(6_000_000)
+    digest, half = digest_of(content), threading.Event()
+
+    def parts() -> Iterator[bytes]:
+        yield content[:4_000_000]
+        assert half.wait(20)
+        yield content[4_000_000:]
+
+    def answer(method: str, path: str, *_: Any) -> Any:
+        if not path.endswith(digest):
+            return 404, {}, b""
+        length = {"Content-Length": str(len(content))}
+        return (200, length, b"") if method == "HEAD" else (200, length, parts())
+
+    stub.answer = answer
+    settings: dict[str, Any] = {"proxy": {"url": f"http://127.0.0.1:{stub.port}"}}
+    if storage == "s3":
+        settings["storage"] = {"s3": make_bucket(request.getfixturevalue("s3_endpoint"))}
+    with Registry.on_files(tmp_path / "cache", **settings) as cache:
+        assert cache.client()("HEAD", f"/v2/x/blobs/{digest}").headers["content-length"] == str(len(content))
+        assert [method for method, *_ in stub.requests] == ["HEAD"]  # nothing is fetched for it
+        first = http.client.HTTPConnection(cache.address, timeout=20)
+        first.request("GET", f"/v2/x/blobs/{digest}")
+        head = first.getresponse()
+        assert head.getheader("content-length") == str(len(content))
+        begun = head.read(3_000_000)  # upstream has not sent the rest
+        later: list[bytes] = []
+        thread = threading.Thread(target=lambda: later.append(cache.client()("GET", f"/v2/x/blobs/{digest}").body))
+        thread.start()
+        time.sleep(0.2)
+        half.set()
+        assert begun + head.read() == content
+        thread.join(20)
+        assert later == [content]
+        stub.answer = lambda *_: (500, {}, b"")
+        part = cache.client(Range="bytes=5-9")("GET", f"/v2/x/blobs/{digest}")
+        assert (part.status, part.body) == (206, content[5:10])
+        assert [method for method, *_ in stub.requests] == ["HEAD", "GET"]
+        first.close()
+
+
+@pytest.mark.parametrize("cause", ["wrong", "short"])
+def test_s31_a_blob_that_turns_out_to_be_another_ends_early(tmp_path: Path, stub: Stub, cause: str) -> None:
+    content = os.urandom(5_000_000)
+    sent = content[:-1] + b"x" if cause == "wrong" else content[:4_000_000]
+    stub.answer = lambda *_: (200, {"Content-Length": str(len(content)), "Connection": "close"}, iter([sent]))
+    with Registry.on_files(tmp_path / "cache", proxy={"url": f"http://127.0.0.1:{stub.port}"}) as cache:
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            cache.client()("GET", f"/v2/x/blobs/{digest_of(content)}")
+        data = tmp_path / "cache" / "data"
+        assert not [path for path in data.rglob("*") if path.is_file() and path.stat().st_size > 1000]
+
+
+def test_a_client_that_is_slow_gets_the_rest_from_the_storage() -> None:
+    async def main() -> None:
+        arriving, passed = Arriving(behind=10), []
+
+        async def source() -> AsyncIterator[bytes]:
+            for part in (b"aaaa", b"bbbb", b"cccc", b"dddd"):
+                yield part
+
+        async def rest(start: int) -> AsyncIterator[bytes]:
+            yield b"aaaabbbbccccdddd"[start:]
+
+        arriving.start(16)
+        listener = arriving.listen()
+        assert listener is not None
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        chunks = listener.chunks(16, done, rest)
+        async for part in arriving.tee(source()):  # faster than anybody reads
+            passed.append(part)
+        assert b"".join(passed) == b"aaaabbbbccccdddd" and arriving.listen() is None
+        assert await anext(chunks) == b"aaaa"
+        arriving.end()
+        done.set_result(None)
+        assert [part async for part in chunks] == [b"bbbb", b"ccccdddd"]
+
+    asyncio.run(main())
 
 
 def test_s31_wrong_bytes_from_upstream_are_not_kept(tmp_path: Path, stub: Stub) -> None:

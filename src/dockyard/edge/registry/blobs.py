@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from aiohttp import web
 
 from dockyard.edge.registry import sending
 from dockyard.edge.registry.service import Exchange
 from dockyard.registry import names
+from dockyard.registry.cache import Cache
 from dockyard.registry.errors import RegistryError, WrongOffset
 from dockyard.registry.uploads import Upload
 
@@ -26,10 +28,10 @@ async def get(call: Exchange) -> web.StreamResponse:
     """GET and HEAD of a blob."""
     digest = names.check_digest(call.argument)
     request, service = call.request, call.service
-    if service.cache is not None:
-        await service.cache.blob(call.repository, digest)
-    blob = await call.core.blobs.find(call.repository, digest)
     head = request.method == "HEAD"
+    if service.cache is not None and (answer := await _from_upstream(call, service.cache, digest)) is not None:
+        return answer
+    blob = await call.core.blobs.find(call.repository, digest)
     if head and service.cache is None and not service.configuration.read_only and call.may(call.repository, "push"):
         await call.core.blobs.renew(call.repository, blob)
     response = web.StreamResponse(headers=_blob_headers(digest))
@@ -62,6 +64,35 @@ async def get(call: Exchange) -> web.StreamResponse:
             os.close(fd)
     service.metrics.sent(length)
     await service.notifier.pull(call, digest, blob.size, "application/octet-stream")
+    return response
+
+
+async def _from_upstream(call: Exchange, cache: Cache, digest: str) -> web.StreamResponse | None:
+    """What a cache answers of a blob that it does not have; None once it has it."""
+    request = call.request
+    response = web.StreamResponse(headers=_blob_headers(digest))
+    if request.method == "HEAD":
+        response.content_length = await cache.size(call.repository, digest)
+        await response.prepare(request)
+        return response
+    if request.headers.get("Range") or sending.is_cached(request, digest):
+        await cache.blob(call.repository, digest)
+        return None
+    found = await cache.arriving(call.repository, digest)
+    if found is None:
+        return None
+    size, chunks = found
+    response.content_length = size
+    try:
+        async with aclosing(chunks):
+            await sending.send_stream(request, response, chunks)
+    except Exception as error:
+        if response.prepared and request.transport is not None:  # an error's text must not become the blob's bytes
+            request.transport.abort()
+            raise ConnectionResetError(f"blob {digest} could not be sent whole: {error}") from error
+        raise
+    call.service.metrics.sent(size)
+    await call.service.notifier.pull(call, digest, size, "application/octet-stream")
     return response
 
 
