@@ -18,6 +18,7 @@ from aiohttp import web
 
 from dockyard.edge.api import build_agents, build_classic, build_options, build_trace
 from dockyard.edge.routing import Call, JsonStream, Route
+from dockyard.engine.builds.pruning import CacheRecord
 from dockyard.engine.builds.request import BuildRequest
 from dockyard.model.build import BuildEvent
 from dockyard.model.errors import DockyardError, InvalidArgument
@@ -165,7 +166,7 @@ async def cache_records(call: Call) -> list[dict[str, Any]]:
     return [_record(each, call.version) for each in await call.engine.builds.usage()]
 
 
-def _record(record: Any, version: tuple[int, int]) -> dict[str, Any]:
+def _record(record: CacheRecord, version: tuple[int, int]) -> dict[str, Any]:
     body = {
         "ID": record.id,
         "Type": record.type,

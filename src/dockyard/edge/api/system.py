@@ -15,6 +15,7 @@ from aiohttp import web
 
 from dockyard.edge.api import images
 from dockyard.edge.api.bodies import summary_body
+from dockyard.edge.api.build import cache_records
 from dockyard.edge.api.volumes import volume_body
 from dockyard.edge.routing import Call, Route
 from dockyard.engine.disk import KINDS, VolumeUsage
@@ -240,7 +241,7 @@ async def disk_usage(call: Call) -> web.StreamResponse:
         summary_body(entry.container, call.version, now, entry.sizes) for entry in usage.containers
     ]
     body["Volumes"] = usage.volumes and [_volume(entry) for entry in usage.volumes]
-    body["BuildCache"] = [] if "build-cache" in usage.kinds else None
+    body["BuildCache"] = await cache_records(call) if "build-cache" in usage.kinds else None
     return call.json(body)
 
 

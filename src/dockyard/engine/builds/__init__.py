@@ -111,6 +111,8 @@ class Builds:
         try:
             while (event := await events.get()) is not None:
                 yield event
+            if task.cancelled():  # by its id, or by the engine's end
+                raise BuildFailed("the build was canceled")
             yield await task
         finally:
             task.cancel()
