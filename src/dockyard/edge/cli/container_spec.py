@@ -391,11 +391,17 @@ def _endpoint(call: Call, network: Object) -> Object:
     )
 
 
-def _ports(call: Call, body: Object) -> None:
+def port_bindings(publish: list[str]) -> dict[str, list[Object]]:
+    """What `-p` flags mean: PortBindings."""
     bindings: dict[str, list[Object]] = {}
-    for text in call.texts("publish"):
+    for text in publish:
         for each in portspec.parse_publish(text):
             bindings.setdefault(each.port, []).append({"HostIp": each.host_ip, "HostPort": each.host_port})
+    return bindings
+
+
+def _ports(call: Call, body: Object) -> None:
+    bindings = port_bindings(call.texts("publish"))
     exposed = set(bindings) | {port for text in call.texts("expose") for port in portspec.parse_expose(text)}
     if bindings:
         body["HostConfig"]["PortBindings"] = bindings

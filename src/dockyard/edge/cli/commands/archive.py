@@ -95,15 +95,20 @@ def _save(call: Call) -> None:
     if folder and not os.path.isdir(folder):
         raise CliError(f"failed to save image: invalid output path: stat {folder}: no such file or directory")
     response = call.api.send("GET", "/images/get", {"names": call.arguments, "platform": asked_platform(call, "1.48")})
+    save_stream(path, response.chunks(), "failed to save image")
+
+
+def save_stream(path: str, chunks: Iterator[bytes], failed: str) -> None:
+    """Write an archive to a file, or to stdout if `path` is "". CliError that begins with `failed`."""
     if not path:
-        for data in response.chunks():
+        for data in chunks:
             _write_all(1, data)
         return
     temporary = f"{path}.dockyard-{os.getpid()}"
     try:
-        _save_to(temporary, path, response.chunks())
+        _save_to(temporary, path, chunks)
     except OSError as error:
-        raise CliError(f"failed to save image: {path}: {(error.strerror or str(error)).lower()}") from None
+        raise CliError(f"{failed}: {path}: {(error.strerror or str(error)).lower()}") from None
 
 
 def _save_to(temporary: str, path: str, chunks: Iterator[bytes]) -> None:

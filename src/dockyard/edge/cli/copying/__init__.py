@@ -1,0 +1,1 @@
+"""`dockyard cp`: what is copied where, and trees as tars in both directions."""
