@@ -43,7 +43,7 @@ def test_time_out_and_kill_of_an_exec(engine: Engine, api: Connection) -> None:
     assert done.stdout == "begun\n" and "did not end in time" in done.stderr
     waiting = subprocess.Popen(
         [
-            str(Path(sys.executable).with_name("dockyard")),
+            BINARY,
             "exec",
             "box",
             "sh",
@@ -187,14 +187,13 @@ def test_renewals(engine: Engine, api: Connection) -> None:
 
 def test_lease_run(engine: Engine, api: Connection) -> None:
     """The program's exit code; everything goes at its end, also if our command is killed."""
-    binary = str(Path(sys.executable).with_name("dockyard"))
-    script = f"{binary} run -d bb sleep 1000 >/dev/null && {binary} ps -q | wc -l; exit 7"
+    script = f"{BINARY} run -d bb sleep 1000 >/dev/null && {BINARY} ps -q | wc -l; exit 7"
     done = dockyard(engine, "lease", "run", "sh", "-c", script, check=False)
     assert (done.returncode, done.stdout.strip()) == (7, "1")
     assert api.get("/containers/json", all=True).json() == []
-    script = f"{binary} run -d bb sleep 1000 >/dev/null; exec sleep 30"
+    script = f"{BINARY} run -d bb sleep 1000 >/dev/null; exec sleep 30"
     running = subprocess.Popen(
-        [binary, "lease", "run", "--ttl", "300ms", "sh", "-c", script],
+        [BINARY, "lease", "run", "--ttl", "300ms", "sh", "-c", script],
         env=engine.cli_environment(),
         start_new_session=True,
     )

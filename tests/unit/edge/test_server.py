@@ -58,8 +58,8 @@ def test_unknown_paths(server: Any, request_line: str) -> None:
 
 
 def test_what_is_not_served_names_itself(server: Any) -> None:
-    assert message(server.request("POST /v1.50/containers/abc/update HTTP/1.1")) == (
-        501, "POST /containers/{id}/update is not served by this engine yet",
+    assert message(server.request("POST /v1.50/plugins/pull HTTP/1.1")) == (
+        501, "POST /plugins/pull is not served by this engine yet",
     )  # fmt: skip
     status, text = message(server.request("GET /v1.50/swarm HTTP/1.1"))
     assert status == 503 and text.startswith("This node is not a swarm manager. Use ")
