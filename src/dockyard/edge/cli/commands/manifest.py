@@ -9,12 +9,12 @@ from typing import Any
 
 from dockyard.edge.cli.call import Body, Call, each, say
 from dockyard.edge.cli.commands.registries import reference_of
-from dockyard.edge.cli.copying import Copier
 from dockyard.edge.cli.credentials import Credentials, folder
 from dockyard.edge.cli.errors import CliError
 from dockyard.edge.cli.flags import flag, many, value
 from dockyard.edge.cli.manifests import Entry, Lists, describe, index
 from dockyard.edge.cli.registry import Found, Registry
+from dockyard.edge.cli.registry_copy import Copier
 from dockyard.edge.cli.show import show_one
 from dockyard.proto.references import Reference
 
