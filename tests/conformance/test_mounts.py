@@ -531,3 +531,18 @@ def test_a_daemon_killed_while_a_volume_is_filled(request: pytest.FixtureRequest
             assert engine.out("run", "--rm", "-v", f"{name}:/data", "many", "sh", "-c", "ls /data | wc -l") == "400"
             assert {entry.name for entry in place.iterdir()} == {"_data"}
     assert cut, "never in the middle: the test tests nothing"
+
+
+@pytest.mark.dockyardd_only("API 1.48")
+def test_cp_sees_the_mounts_of_what_does_not_run(engine: Engine, api: Connection, image: str, tmp_path: Path) -> None:
+    engine.docker("run", "--rm", "-v", "parts:/v", "bb", "sh", "-c", "mkdir /v/a; echo deep > /v/a/f")
+    host = {
+        "Mounts": [
+            {"Type": "image", "Target": "/i", "Source": image, "ImageOptions": {"Subpath": "data"}},
+            {"Type": "volume", "Target": "/p", "Source": "parts", "VolumeOptions": {"Subpath": "a"}},
+        ]
+    }
+    steps.create(api, "true", name="resting", host=host)
+    for source, text in (("/p/f", "deep\n"), ("/i/file", "from the image\n")):
+        engine.docker("cp", f"resting:{source}", str(tmp_path / "out"))
+        assert (tmp_path / "out").read_text() == text

@@ -21,6 +21,7 @@ import msgspec
 
 from dockyard.engine import committing, forking
 from dockyard.engine.container import Container
+from dockyard.engine.container_volumes import image_rootfs
 from dockyard.engine.context import Context
 from dockyard.engine.forking import Overrides
 from dockyard.engine.images import Images, name_to_give
@@ -213,18 +214,24 @@ def view(context: Context, container: Container, *, writable: bool = False) -> d
         return {"pid": handle.started["pid"], "start_time": handle.started["start_time"]}
     return {
         "rootfs": context.snapshots.rootfs(container.id),
-        "mounts": _mounts(container),
+        "mounts": _mounts(context, container),
         "read_only": container.host.readonly_rootfs,
         "writable": writable,
     }
 
 
-def _mounts(container: Container) -> list[dict[str, Any]]:
+def _mounts(context: Context, container: Container) -> list[dict[str, Any]]:
     """What would be mounted in it: volumes, binds, the files of /etc. Not tmpfs: they are empty without a process."""
-    found = [
-        {"source": point.source, "destination": point.destination, "read_only": not point.rw}
+    found: list[dict[str, Any]] = [
+        {
+            "source": point.source,
+            "destination": point.destination,
+            "read_only": not point.rw,
+            "subpath": point.subpath,
+            "image": image_rootfs(context, point) if point.type == "image" else None,
+        }
         for point in container.mounts
-        if point.type in ("bind", "volume") and point.source
+        if point.type in ("bind", "volume", "image") and point.source
     ]
     taken = {entry["destination"] for entry in found}
     files = {

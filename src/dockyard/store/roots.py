@@ -11,7 +11,8 @@ the root, with RESOLVE_IN_ROOT and without magic links: symbolic links lead wher
 whatever it does to them meanwhile (S20-S22, S24).
 
 A `place` says which: {"pid", "start_time"} of a first process, or {"rootfs": a `runtime.launch.Rootfs`, "mounts":
-[{"source", "destination", "read_only"}], "read_only": of the root, "writable": whether what is written has to last}.
+[{"source", "destination", "read_only", "subpath", "image": a Rootfs without a writable part}], "read_only": of the
+root, "writable": whether what is written has to last}.
 """
 
 from __future__ import annotations
@@ -86,10 +87,12 @@ def _enter(pid: int, started: int, mounted: bool) -> tuple[int, int]:
 def _assemble(place: dict[str, Any], mounted: bool) -> int:
     process.unshare(abi.CLONE_NEWNS)
     mounts.mount("", "/", "", abi.MS_SLAVE | abi.MS_REC)  # nothing gets out; what the host unmounts goes here too
+    wanted = sorted(place.get("mounts") or (), key=lambda entry: entry["destination"].count("/")) if mounted else []
+    sources = [(entry, _open_source(entry)) for entry in wanted]  # the root may hide where they are
     root = _mount_root(place["rootfs"], writable=place.get("writable", False))
-    if mounted:
-        for entry in sorted(place.get("mounts") or (), key=lambda entry: entry["destination"].count("/")):
-            _bind(root, entry)
+    for entry, tree in sources:
+        if tree >= 0:
+            _bind(root, entry, tree)
     if place.get("read_only"):
         mounts.set_attributes(root, abi.MOUNT_ATTR_RDONLY)
     return root
@@ -129,12 +132,38 @@ def _mount_directory(path: str) -> int:
     return os.open(path, _DIRECTORY)
 
 
-def _bind(root: int, entry: dict[str, Any]) -> None:
-    """Put a volume or bind where it belongs. What was opened is mounted, and where: by descriptors (S21)."""
+def _open_source(entry: dict[str, Any]) -> int:
+    """A detached tree of what an entry of "mounts" names; -1 for what only a start will make, or refuse."""
+    image = entry.get("image")
     try:
-        tree = mounts.open_tree(abi.AT_FDCWD, entry["source"])
-    except FileNotFoundError:
-        return  # it is made when the container starts
+        if image is None:
+            return _open_part(entry["source"], entry)
+        if image["type"] == "directory":
+            return _open_part(image["path"], entry)
+        os.chdir(image["base"])
+        mounts.mount("overlay", _THROWAWAY, "overlay", abi.MS_RDONLY, f"lowerdir={':'.join(image['lower'])}")
+        os.chdir("/")
+        return _open_part(f"{image['base']}/{_THROWAWAY}", entry)
+    except (FileNotFoundError, NotADirectoryError):
+        return -1
+
+
+def _open_part(source: str, entry: dict[str, Any]) -> int:
+    if not entry.get("subpath"):
+        return mounts.open_tree(abi.AT_FDCWD, source)
+    whole = os.open(source, _DIRECTORY)
+    try:
+        part = openat2(whole, entry["subpath"], _PATH, resolve=abi.RESOLVE_BENEATH | abi.RESOLVE_NO_MAGICLINKS)
+    finally:
+        os.close(whole)
+    try:
+        return mounts.open_tree(part, "")
+    finally:
+        os.close(part)
+
+
+def _bind(root: int, entry: dict[str, Any], tree: int) -> None:
+    """Put a volume or bind where it belongs. What was opened is mounted, and where: by descriptors (S21)."""
     try:
         target = _make_target(root, entry["destination"], directory=stat.S_ISDIR(os.fstat(tree).st_mode))
         try:
