@@ -21,17 +21,17 @@ from tests.unit.edge.conftest import make_container
 
 HostConfig, ContainerConfig = model.HostConfig, model.ContainerConfig
 
-# Our struct -> the definition that has its fields. Fields that the description has forgotten, or had before:
+# Our struct -> the definition that has its fields. Fields that the description has forgotten or had before, and ours (docs/extensions.md):
 DEFINITIONS = {
     model.HealthConfig: ("HealthConfig", ()),
     ContainerConfig: ("ContainerConfig", ()),
     model.PortBinding: ("PortBinding", ()),
-    model.RestartPolicy: ("RestartPolicy", ()),
+    model.RestartPolicy: ("RestartPolicy", ("OnUnhealthy",)),
     model.DeviceMapping: ("DeviceMapping", ()),
     model.DeviceRequest: ("DeviceRequest", ()),
     model.ThrottleDevice: ("ThrottleDevice", ()),
     model.Mount: ("Mount", ()),
-    HostConfig: ("HostConfig", ("Cgroup", "OomScoreAdj")),
+    HostConfig: ("HostConfig", ("Cgroup", "OomScoreAdj", "MaximumRuntime")),
     model.EndpointIPAMConfig: ("EndpointIPAMConfig", ()),
     model.EndpointSettings: ("EndpointSettings", ()),
 }
@@ -69,7 +69,7 @@ def test_names_of_parts_without_a_definition_of_their_own() -> None:
     assert names(model.TmpfsOptions) == ["SizeBytes", "Mode", "Options"]
     assert names(ExecConfig) == [
         "User", "Privileged", "Tty", "ConsoleSize", "AttachStdin", "AttachStdout", "AttachStderr", "DetachKeys", "Env",
-        "WorkingDir", "Cmd",
+        "WorkingDir", "Cmd", "Timeout",
     ]  # fmt: skip
 
 
