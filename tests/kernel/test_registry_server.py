@@ -11,13 +11,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support import busybox
+from tests.unit.registry.conftest import make_bucket
 from tests.unit.registry.support import Client, Registry, digest_of, image
 
 SECONDS = 12.0
@@ -197,16 +199,38 @@ class Pusher:
         del self.expected[tag]
 
 
-def test_two_processes_on_one_storage_lose_nothing(tmp_path: Path) -> None:
-    """Pushes, mounts, deletions through both, while both collect all the time, with ages of a second."""
-    ages = {"interval": 0.2, "grace": 2.0, "settle": 1.0, "upload_age": 30, "untagged": True}
+@pytest.fixture
+def s3(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """moto's server in a process of its own: the `storage` part of the settings."""
+    pytest.importorskip("moto.server")
+    pytest.importorskip("obstore")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with (tmp_path / "moto.log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+        )
+    try:
+        eventually(lambda: bool(socket.create_connection(("127.0.0.1", port), 1).close()) or True, 30)
+        yield {"s3": make_bucket(f"http://127.0.0.1:{port}")}
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.mark.parametrize("kind", ["files", "s3"])
+def test_two_processes_on_one_storage_lose_nothing(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
+    """Pushes, mounts, deletions through both, while both collect all the time, with ages of a second (of some on S3,
+    where a push takes many requests to a slow server)."""
+    slow = 1.0 if kind == "files" else 2.5
+    ages = {"interval": 0.2 * slow, "grace": 2.0 * slow, "settle": 1.0 * slow, "upload_age": 60, "untagged": True}
     layers = [os.urandom(20_000) for _ in range(8)]
-    with (
-        Registry.on_files(tmp_path / "r", collection=ages) as one,
-        Registry(tmp_path / "two", json.loads(one.config.read_text())) as two,
-    ):
+    storage = request.getfixturevalue("s3") if kind == "s3" else {"filesystem": {"root": str(tmp_path / "data")}}
+    settings = {"storage": storage, "collection": ages}
+    with Registry(tmp_path / "one", settings) as one, Registry(tmp_path / "two", settings) as two:
         pushers = [Pusher(number, [one, two], layers) for number in range(4)]
-        until = time.monotonic() + SECONDS
+        until = time.monotonic() + (7.0 if kind == "files" else 9.0)
         with ThreadPoolExecutor(len(pushers)) as pool:
             for job in [pool.submit(each.run, until) for each in pushers]:
                 job.result()
@@ -220,7 +244,7 @@ def test_two_processes_on_one_storage_lose_nothing(tmp_path: Path) -> None:
         assert "failed" not in one.log.read_text() + two.log.read_text()
         checked = one.run("check")
         assert checked.returncode == 0, checked.stdout
-        time.sleep(2.5)
+        time.sleep(2.5 * slow)
         left = one.run("gc", "--untagged")
         assert left.returncode == 0, left.stderr
     checked = one.run("check")
