@@ -281,7 +281,7 @@ async def search(call: Call) -> web.StreamResponse:
 
 async def load(call: Call) -> web.StreamResponse:
     wanted = _wanted_platform(call, (1, 48))
-    quiet = call.flag("quiet")
+    quiet = call.flag("quiet", True)
     feed = Feed()
 
     def progress(what: str, current: int, total: int) -> None:
