@@ -66,7 +66,7 @@ class Graph:
 
     def __init__(self, dockerfile: Dockerfile, options: BuildOptions, configs: Configs, platform: str = "") -> None:
         self.dockerfile, self.options, self.configs = dockerfile, options, configs
-        self.platform = _platform(platform or (options.platforms[0] if options.platforms else options.build_platform))
+        self.platform = target_platform(options, platform)
         self.explicit_platform = bool(platform or options.platforms)
         self._contexts = {_context_key(name): (name, context) for name, context in options.contexts.items()}
         self.build_args = scope.given(options)
@@ -289,6 +289,11 @@ class Graph:
                 if ref.image is not None and ref.image.key not in self.configs:
                     found.setdefault(ref.image.key, ref.image)
         return list(found.values())
+
+
+def target_platform(options: BuildOptions, platform: str = "") -> str:
+    """What is built for, in normal form. InvalidArgument."""
+    return _platform(platform or (options.platforms[0] if options.platforms else options.build_platform))
 
 
 def label(stage: Stage) -> str:

@@ -6,6 +6,7 @@ need a stage's variables (`evaluate` reports those), the rules' names and settin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from dockyard.model.build import BuildOptions
@@ -17,9 +18,9 @@ from dockyard.proto.dockerfile.checks import Checks, settings_of
 from dockyard.proto.dockerfile.errors import DockerfileError, Problem, closest
 from dockyard.proto.dockerfile.evaluate import Evaluator
 from dockyard.proto.dockerfile.gotext import quote
-from dockyard.proto.dockerfile.graph import RESERVED, Configs, Graph
+from dockyard.proto.dockerfile.graph import RESERVED, Configs, Graph, target_platform
 from dockyard.proto.dockerfile.instructions import Arg, Dockerfile, From, Instruction, Maintainer, Warning
-from dockyard.proto.dockerfile.words import Expanded, expand
+from dockyard.proto.dockerfile.words import Expanded, Rules, expand
 from dockyard.proto.dockerignore import Ignore
 
 _TARGETPLATFORM: Final = "TARGETPLATFORM"
@@ -37,20 +38,19 @@ def check(
 
     Nothing is said about variables of a base image that `configs` does not have.
     """
-    graph = Graph(dockerfile, options, configs, platform)
-    checks = Checks(settings_of(dockerfile, graph.build_args))
-    look(graph, checks)
+    checks = Checks(settings_of(dockerfile, scope.given(options)))
+    look(dockerfile, options, checks, platform)
     error = None
     try:
+        graph = Graph(dockerfile, options, configs, platform)
         Evaluator(graph, checks, ignore, lenient=True).run(list(range(len(dockerfile.stages))))
     except DockerfileError as raised:
         error = raised
     return checks.found, error
 
 
-def look(graph: Graph, checks: Checks) -> None:
+def look(dockerfile: Dockerfile, options: BuildOptions, checks: Checks, platform: str = "") -> None:
     """What needs no evaluation, over the whole file."""
-    dockerfile = graph.dockerfile
     instructions = list(_all(dockerfile))
     _casing(instructions, dockerfile, checks)
     for instruction in instructions:
@@ -61,8 +61,10 @@ def look(graph: Graph, checks: Checks) -> None:
             checks.report("MaintainerDeprecated", text, instruction)
         _description(instruction, checks)
     _stage_names(dockerfile, checks)
-    _from_arguments(graph, checks)
-    _default_arguments(graph, checks)
+    target = options.target or dockerfile.stages[-1].name
+    automatic = scope.platform_args(options, target_platform(options, platform), target)
+    _from_arguments(dockerfile, automatic, scope.given(options), checks)
+    _default_arguments(dockerfile, automatic, checks)
 
 
 def _all(dockerfile: Dockerfile) -> list[Instruction]:
@@ -125,20 +127,31 @@ def _description(instruction: Instruction, checks: Checks) -> None:
         checks.report("InvalidDefinitionDescription", text, instruction)
 
 
-def _from_arguments(graph: Graph, checks: Checks) -> None:
-    known = {*graph.scope, *scope.declared(graph.dockerfile.global_args)}
-    for stage, texts in zip(graph.dockerfile.stages, graph.texts, strict=True):
-        unset = texts.image.unset | (texts.platform.unset if texts.platform else set())
-        for name in sorted(unset - known):
+def _from_arguments(
+    dockerfile: Dockerfile, automatic: Mapping[str, str], build_args: Mapping[str, str], checks: Checks
+) -> None:
+    try:
+        variables = scope.global_scope(dockerfile, automatic, build_args)
+    except DockerfileError:
+        return  # it stops the build anyway
+    known = {*variables, *scope.declared(dockerfile.global_args)}
+    rules = Rules(dockerfile.escape)
+    for stage in dockerfile.stages:
+        base = stage.base
+        try:
+            image, platform = expand(base.image, variables, rules), expand(base.platform, variables, rules)
+        except Problem:
+            continue
+        for name in sorted((image.unset | platform.unset) - known):
             meant = closest(name, known)
             hint = f" (did you mean {meant}?)" if meant else ""
-            checks.report("UndefinedArgInFrom", f"FROM argument '{name}' is not declared{hint}", stage.base)
-        if texts.platform is not None:
-            _platform(graph, stage.base, texts.platform, checks)
+            checks.report("UndefinedArgInFrom", f"FROM argument '{name}' is not declared{hint}", base)
+        if base.platform:
+            _platform(base, platform, variables[_TARGETPLATFORM], checks)
 
 
-def _platform(graph: Graph, base: From, found: Expanded, checks: Checks) -> None:
-    if found.used == {_TARGETPLATFORM} and not found.unset and found.text == graph.scope[_TARGETPLATFORM]:
+def _platform(base: From, found: Expanded, target: str, checks: Checks) -> None:
+    if found.used == {_TARGETPLATFORM} and not found.unset and found.text == target:
         text = f"Setting platform to predefined {base.platform} in FROM is redundant as this is the default behavior"
         checks.report("RedundantTargetPlatform", text, base)
     if found.used or found.unset:
@@ -152,17 +165,15 @@ def _platform(graph: Graph, base: From, found: Expanded, checks: Checks) -> None
         checks.report("FromPlatformFlagConstDisallowed", text, base)
 
 
-def _default_arguments(graph: Graph, checks: Checks) -> None:
+def _default_arguments(dockerfile: Dockerfile, automatic: Mapping[str, str], checks: Checks) -> None:
     """A file should make sense without any --build-arg."""
-    target = graph.options.target or graph.dockerfile.stages[-1].name
-    automatic = scope.platform_args(graph.options, graph.platform, target)
     try:
-        defaults = scope.global_scope(graph.dockerfile, automatic, {})
+        defaults = scope.global_scope(dockerfile, automatic, {})
     except DockerfileError:
         return
-    for stage in graph.dockerfile.stages:
+    for stage in dockerfile.stages:
         try:
-            references.parse(expand(stage.base.image, defaults, graph.rules).text)
+            references.parse(expand(stage.base.image, defaults, Rules(dockerfile.escape)).text)
         except Problem:
             return
         except InvalidArgument:

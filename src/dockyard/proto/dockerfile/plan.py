@@ -70,7 +70,7 @@ def plan(
     target = graph.target()
     reachable = graph.reachable([target.index])
     checks = Checks(settings_of(dockerfile, graph.build_args))
-    lint.look(graph, checks)
+    lint.look(dockerfile, options, checks, platform)
     evaluator = Evaluator(graph, checks, ignore)
     evaluator.run(reachable)
     enforce(checks.found, dockerfile, graph.build_args)

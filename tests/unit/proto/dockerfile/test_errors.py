@@ -103,7 +103,7 @@ def test_golden(text: str) -> None:
         ("FROM x\nCOPY [a /y", "syntax error in pattern", 2, 6),
         ("FROM x\nCOPY --exclude=[a a /y", "syntax error in pattern", 2, 16),
         ("FROM x\nADD --checksum=x a /y", "checksum requires HTTP(S) or Git sources", 2, 16),
-        ("FROM x\nADD --checksum=md5:1 https://h/a /y", "invalid digest", 2, 25),
+        ("FROM x\nADD --checksum=md5:1 https://h/a /y", "invalid digest", 2, 16),
         ("FROM x\nADD --checksum=xyz https://h/a.git /y", "it must be hexadecimal", 2, 16),
         ("FROM x\nADD https://h/ /y/", "cannot determine filename from url", 2, 5),
         ("FROM x\nRUN", "RUN requires at least one argument", 2, 1),
