@@ -276,3 +276,87 @@ def test_check_finds_nothing_wrong(registry: Registry, client: Client) -> None:
     done = registry.run("check")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == "1 tags, 1 manifests, 3 blobs: all verify\n"
+
+
+# --- what the suite of the distribution spec asks beyond that (its four workflows) -------------------------------------
+
+
+def test_conformance_pull(client: Client) -> None:
+    """end-2, end-3: what is not there, and the form of an error."""
+    for path in (f"/v2/a/b/blobs/{digest_of(b'x')}", "/v2/a/b/manifests/x", f"/v2/a/b/manifests/{digest_of(b'x')}"):
+        head = client("HEAD", path)
+        assert (head.status, head.body) == (404, b"")
+        answer = client("GET", path)
+        assert answer.status == 404 and answer.headers["content-type"].startswith("application/json")
+        (error,) = answer.json()["errors"]
+        assert error["code"] and error["message"]
+
+
+def test_conformance_push(client: Client) -> None:
+    """end-4a, 4b, 5, 6, 7, 11, 13: each way in, and manifests of every shape."""
+    content = os.urandom(500)
+    digest = digest_of(content)
+    answer = client("POST", f"/v2/a/b/blobs/uploads/?digest={digest}", content, Content_Type="application/octet-stream")
+    assert (answer.status, answer.headers["location"]) == (201, f"/v2/a/b/blobs/{digest}")
+    assert client("PUT", f"{begin(client)}?digest={digest}", content).headers["docker-content-digest"] == digest
+    location = begin(client)
+    assert client("PATCH", location, content[250:], Content_Range="250-499").status == 416  # the first is missing
+    assert client("PATCH", location, content[:250], Content_Range="0-249").status == 202
+    assert client("PUT", f"{location}?digest={digest}", content[250:], Content_Range="250-499").status == 201
+    assert client("PUT", f"{begin(client)}?digest={digest}", content[:-1]).codes == ["DIGEST_INVALID"]
+    client.push_blob("a/b", b"{}")
+    bare = image(b"{}")  # no layers
+    answer = put(client, "bare", bare)
+    assert (answer.status, answer.headers["location"]) == (201, f"/v2/a/b/manifests/{digest_of(bare)}")
+    odd = json.dumps(json.loads(bare) | {"something": ["unknown", {"to": "us"}]}, indent=7).encode()
+    assert put(client, "odd", odd).status == 201
+    assert client("GET", "/v2/a/b/manifests/odd").body == odd  # byte for byte
+    empty = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest_of(b"{}"), "size": 2}
+    artifact = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": "application/x", "config": empty,
+                "layers": [empty]}  # fmt: skip
+    assert put(client, "artifact", json.dumps(artifact).encode()).status == 201
+    docker = "application/vnd.docker.distribution.manifest.v2+json"
+    schema2 = json.dumps(json.loads(bare) | {"mediaType": docker}).encode()
+    assert put(client, "schema2", schema2, docker).status == 201
+    assert client("HEAD", "/v2/a/b/manifests/schema2").headers["content-type"] == docker
+
+
+def test_conformance_content_discovery(client: Client) -> None:
+    """end-8, end-12: a subject that comes later or never, an index as a referrer, tags around every limit."""
+    client.push_blob("a/b", b"{}")
+    later = image(b"{}", annotations={"later": "yes"})
+    subject = descriptor(OCI_MANIFEST, later)
+    index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "subject": subject,
+                        "artifactType": "application/x.list", "annotations": {"a": "b"}}).encode()  # fmt: skip
+    answer = put(client, digest_of(index), index, OCI_INDEX)
+    assert (answer.status, answer.headers["oci-subject"]) == (201, subject["digest"])
+
+    def referrers() -> list[dict[str, object]]:
+        found = client("GET", f"/v2/a/b/referrers/{subject['digest']}")
+        assert found.status == 200 and found.json()["schemaVersion"] == 2
+        return list(found.json()["manifests"])
+
+    expected = [{"mediaType": OCI_INDEX, "digest": digest_of(index), "size": len(index),
+                 "artifactType": "application/x.list", "annotations": {"a": "b"}}]  # fmt: skip
+    assert referrers() == expected
+    assert put(client, "later", later).status == 201
+    assert referrers() == expected
+    assert client("DELETE", "/v2/a/b/manifests/later").status == 202
+    assert referrers() == expected
+    assert client("GET", f"/v2/a/b/referrers/{digest_of(b'none')}").json()["manifests"] == []
+    for tag in ("t0", "t1", "t2"):
+        put(client, tag, later)
+    assert client("GET", "/v2/a/b/tags/list?n=3").json()["tags"] == ["t0", "t1", "t2"]
+    assert client("GET", "/v2/a/b/tags/list?n=100&last=t0").json()["tags"] == ["t1", "t2"]
+    assert client("GET", "/v2/a/b/tags/list?last=t9").json()["tags"] == []
+
+
+def test_conformance_content_management(client: Client) -> None:
+    """end-9, end-10: what is deleted is gone by each of its names, and what never was is told so."""
+    digest = client.push("a/b", "one", b"layer")
+    assert client("DELETE", f"/v2/a/b/manifests/{digest}").status == 202
+    for reference in ("one", digest):
+        assert client("HEAD", f"/v2/a/b/manifests/{reference}").status == 404
+    assert client("GET", "/v2/a/b/tags/list").json().get("tags") in ([], None)
+    for path in (f"/v2/a/b/blobs/{digest_of(b'never')}", "/v2/a/b/manifests/never", f"/v2/none/manifests/{digest}"):
+        assert client("DELETE", path).status == 404
