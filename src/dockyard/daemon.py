@@ -14,11 +14,13 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import uvloop
 
@@ -29,6 +31,7 @@ from dockyard.edge.api.routes import all_routes
 from dockyard.edge.listeners import Address, Listener, listen, parse_address, refuse_open_tcp
 from dockyard.edge.server import ApiServer
 from dockyard.engine import Engine, kernel
+from dockyard.model.container import Ulimit
 from dockyard.model.errors import DockyardError, NotServed
 from dockyard.proto.times import format_rfc3339
 
@@ -160,6 +163,18 @@ def notify(state: str) -> None:
         sock.send(state.encode())
 
 
+def _with_descriptors(settings: Configuration) -> Configuration:
+    """Take as many descriptors as the hard limit allows: a thousand clients need more than the 1,024 that are usual.
+    Containers get what we were started with, unless they are told otherwise."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return settings
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if any(limit.name.lower() in ("nofile", "rlimit_nofile") for limit in settings.default_ulimits):
+        return settings
+    return replace(settings, default_ulimits=[*settings.default_ulimits, Ulimit("nofile", soft, hard)])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The `dockyardd` command. Exit code 1 with one line on stderr when it cannot start."""
     invocation = configuration.parse_arguments(sys.argv[1:] if arguments is None else arguments)
@@ -170,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         set_up_log(settings)
         kernel.check(kernel.probe(), bridge=settings.bridge != "none")
+        settings = _with_descriptors(settings)
         started = time.monotonic()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(Daemon(settings, invocation).run())

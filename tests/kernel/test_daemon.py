@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -188,3 +189,11 @@ def test_validate(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "configuration OK\n")
     (tmp_path / "daemon.json").write_text('{"nope": 1}')
     assert "don't match any configuration option: nope" in running.fails()
+
+
+def test_it_takes_the_descriptors_that_it_may_have(daemon: Running) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    daemon.start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (600, hard)))
+    assert daemon.process is not None
+    limits = Path(f"/proc/{daemon.process.pid}/limits").read_text()
+    assert f"Max open files {hard} {hard} files" in " ".join(limits.split())
