@@ -377,6 +377,55 @@ def test_s9_swapping_links_in_a_shared_volume(
     assert swaps > 100
 
 
+def test_s9_a_part_of_a_volume_that_is_swapped(
+    ground: Ground, make: Callable[..., Bundle], canary: Path, tmp_path: Path
+) -> None:
+    """The part that is mounted is now a directory, now a link to the host: it is the directory, or the start fails."""
+    volume = tmp_path / "volume"
+    (volume / "a" / "inside").mkdir(parents=True)
+    (volume / "b").symlink_to(canary.parent)
+    stop = threading.Event()
+    libc = ctypes.CDLL(None)
+
+    def swap() -> None:
+        while not stop.is_set():
+            libc.renameat2(-100, bytes(volume / "a"), -100, bytes(volume / "b"), 2)  # RENAME_EXCHANGE
+
+    bundle = make(mounts=[BundleMount("/v", str(volume), subpath="a")]).sh("ls /v")
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        outcomes = [ground.run(bundle) for _ in range(20)]
+    finally:
+        stop.set()
+        thread.join()
+    assert {outcome.out for outcome in outcomes if not outcome.error} == {"inside\n"}, outcomes
+    assert all("subpath a of" in outcome.error for outcome in outcomes if outcome.error), outcomes
+
+
+@pytest.mark.parametrize("subpath", ["", "part", "out", "up"])
+def test_s8_an_image_mounted_at_a_link(
+    ground: Ground, make: Callable[..., Bundle], canary: Path, tmp_path: Path, subpath: str
+) -> None:
+    """An image mount lands inside, and a part of it is never what a link in it leads to outside."""
+    layers = [tmp_path / "upper", tmp_path / "lower"]
+    for layer in layers:
+        (layer / "part").mkdir(parents=True)
+    (layers[1] / "part" / "marker").write_text("content")
+    (layers[0] / "out").symlink_to(canary.parent)
+    (layers[0] / "up").symlink_to("../../..")
+    image = {"type": "overlay", "base": str(tmp_path), "lower": ["upper", "lower"]}
+    bundle = make(mounts=[BundleMount("/link/x", "img", type="image", image=image, subpath=subpath)])
+    replace_by_link(bundle.root / "link", str(canary))
+    (bundle.root / str(canary).lstrip("/")).mkdir(parents=True)
+    script = f"cat {canary}/x/marker {canary}/x/part/marker 2>/dev/null; touch /link/x/new 2>&1 | grep -c Read-only"
+    result = ground.run(bundle.sh(script))
+    if subpath in ("out", "up"):
+        assert f"subpath {subpath} of img: it leads out of it" in result.error
+    else:
+        assert result.out == "content1\n", result
+
+
 # S10: control groups.
 
 
