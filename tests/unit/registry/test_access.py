@@ -186,3 +186,34 @@ def test_metrics(tmp_path: Path) -> None:
         text = client("GET", "/metrics").body.decode()
         assert "dockyard_registry_blob_received_bytes_total 5.0" in text
         assert 'dockyard_registry_answers_total{method="POST",operation="uploads",status="201"} 1.0' in text
+
+
+def test_tokens_by_a_key_set(tmp_path: Path) -> None:
+    """JWKS: the key is chosen by its id; an id that the set does not have, or has with another key, is not taken."""
+    import json
+
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    first, second = ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)
+    stranger = ec.generate_private_key(ec.SECP256R1())
+    keys = [
+        json.loads(jwt.algorithms.ECAlgorithm.to_jwk(first.public_key())) | {"kid": "one", "use": "sig"},
+        json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(second.public_key())) | {"kid": "two", "alg": "RS256"},
+    ]
+    (tmp_path / "jwks.json").write_text(json.dumps({"keys": keys}))
+    token = {"realm": "https://auth/token", "service": "reg", "issuer": "me", "jwks": str(tmp_path / "jwks.json")}
+    access = [{"type": "repository", "name": "a/b", "actions": ["pull", "push"]}]
+    claims = {"iss": "me", "aud": "reg", "sub": "ann", "exp": time.time() + 60, "access": access}
+    with Registry.on_files(tmp_path / "r", auth={"token": token}) as registry:
+
+        def status(signer: Any, name: str, kid: str | None) -> int:
+            text = jwt.encode(claims, signer, name, headers={"kid": kid} if kid else None)
+            return registry.client(Authorization=f"Bearer {text}")("GET", "/v2/a/b/blobs/" + digest_of(b"x")).status
+
+        assert status(first, "ES256", "one") == status(second, "RS256", "two") == 404  # that is: let in
+        assert status(first, "ES256", None) == 404
+        assert status(first, "ES256", "two") == status(stranger, "ES256", "one") == 401
+        assert status(stranger, "ES256", "three") == status(stranger, "ES256", None) == 401
+    (tmp_path / "jwks.json").write_text("{}")
+    with pytest.raises(AssertionError, match=r"auth\.token"):  # it does not start, and says why
+        Registry.on_files(tmp_path / "r", auth={"token": token}).start()

@@ -278,7 +278,7 @@ def test_check_finds_nothing_wrong(registry: Registry, client: Client) -> None:
     assert done.stdout == "1 tags, 1 manifests, 3 blobs: all verify\n"
 
 
-# --- what the suite of the distribution spec asks beyond that (its four workflows) -------------------------------------
+# --- what the suite of the distribution spec asks beyond that ---------------------------------------------------------
 
 
 def test_conformance_pull(client: Client) -> None:
