@@ -200,7 +200,11 @@ def test_a_container_sees_its_layers_without_overlay(place: Path, driver: str) -
         tree = Path(rootfs["path"])
         assert sorted(os.listdir(tree / "d")) == ["three", "two"]
         assert os.listdir(tree / "e") == []
+        assert await store.snapshots.usage(CONTAINER) == 0  # what its image has is not its own
         (tree / "new").write_bytes(b"mine")
+        (tree / "d/two").write_bytes(b"22")
+        os.link(tree / "new", tree / "again")
+        assert await store.snapshots.usage(CONTAINER) == 6
         assert await whole(store.images.save(["app:1"]))  # and every layer's tar can still be rebuilt
         store.snapshots.remove(CONTAINER)
         await store.images.remove("app:1")
@@ -712,6 +716,23 @@ def test_unattended_collection_keeps_the_newest_and_what_is_used(tmp_path: Path)
         assert sorted(name for listed in store.images.list() for name in listed.names) == ["app:0", "app:3", "app:4"]
         assert len(store.left()["l"]) == 4 and await store.images.collect() == []
         assert [event[0] for event in store.events if event[0] != "load"] == ["untag", "delete"] * 2
+
+    run(tmp_path, work)
+
+
+def test_the_last_use_of_an_image_outlives_a_restart(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        store.options = {"collection": Policy.make(0, 0, 2)}
+        await store.reopen()
+        await store.images.load(chunks(archive("used:1")))
+        image = store.images.get("used:1")
+        store.users[image.id] = [(CONTAINER, False)]
+        store.now = late = time.time_ns() + 10**13
+        for moment in (late, late + 60 * 10**9):  # a minute later nothing is written
+            store.now = moment
+            assert await store.images.collect() == []
+        await store.reopen()
+        assert store.images.get("used:1").record.used_at == late
 
     run(tmp_path, work)
 

@@ -84,7 +84,7 @@ class Disk:
         snapshots = self._context.snapshots
         layers = {
             layer.chain_id: layer.document.size
-            for listed in self._images.list()
+            for listed in self._images.list(every=True)
             for layer in snapshots.chain(listed.image.chain_id)
         }
         return sum(layers.values())

@@ -112,10 +112,13 @@ class Images:
     def count(self) -> int:
         return len(self._services.catalogue)
 
-    def list(self, filters: Filters | None = None, *, shared_size: bool = False) -> _Listing:
-        """Newest first. Filters: before, since, reference, dangling, label, label!, until; others: InvalidArgument."""
+    def list(self, filters: Filters | None = None, *, shared_size: bool = False, every: bool = False) -> _Listing:
+        """Newest first; `every`: those too that are only there as another platform of one that has the name.
+
+        Filters: before, since, reference, dangling, label, label!, until; others: InvalidArgument.
+        """
         return listing.list_images(
-            self._services, filters or Filters(), shared_size=shared_size, now=self._services.clock()
+            self._services, filters or Filters(), shared_size=shared_size, every=every, now=self._services.clock()
         )
 
     async def blobs_size(self) -> int:

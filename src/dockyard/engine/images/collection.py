@@ -19,6 +19,7 @@ from dockyard.proto.imagegc import Candidate, Policy, plan
 
 log = logging.getLogger(__name__)
 INTERVAL: Final = 60.0  # seconds
+_REMEMBERED: Final = 3600 * 10**9  # ns: how much of an image's last use a restart may forget
 
 
 class Collector:
@@ -55,6 +56,7 @@ class Collector:
         state = await asyncio.to_thread(os.statvfs, services.layout.data_root)
         size = state.f_blocks * state.f_frsize
         candidates = self._candidates()
+        await self._remember(candidates)
         chosen = plan(candidates, self._policy, services.clock(), size - state.f_bavail * state.f_frsize, size)
         gone = []
         for image_id in chosen:
@@ -66,10 +68,20 @@ class Collector:
                 log.info("image %s (%s) was not used and is removed", image.short_id, ", ".join(image.names))
         return gone
 
+    async def _remember(self, candidates: list[Candidate]) -> None:
+        """Write down what is in use, in one transaction, if it is not known to the hour."""
+        now = self._services.clock()
+        used = [self._services.catalogue.by_id(candidate.id) for candidate in candidates if candidate.in_use]
+        records = [image.record for image in used if image is not None and now - image.record.used_at >= _REMEMBERED]
+        for record in records:
+            record.used_at = now
+        if records:
+            await self._services.commit([(record, []) for record in records])
+
     def _candidates(self) -> list[Candidate]:
         now = self._services.clock()
         images = list(self._services.catalogue)
-        self._used = {image.id: self._used.get(image.id, 0) for image in images}
+        self._used = {image.id: self._used.get(image.id, 0) for image in images}  # finer than `used_at`
         found = []
         for image in images:
             in_use = bool(self._services.users(image))
@@ -85,7 +97,7 @@ class Collector:
             id=image.id,
             repositories=frozenset(reference.repository for reference in image.references),
             came=came,
-            last_used=max(self._used[image.id], came),
+            last_used=max(self._used[image.id], image.record.used_at, came),
             in_use=in_use,
             layers=tuple((layer.chain_id, layer.document.size) for layer in layers),
         )

@@ -65,7 +65,7 @@ async def import_image(
             image_id = await services.content.put(data)
             record = ImageRecord(
                 image_id, document, layer.chain_id, size=layer.document.size, created=moment,
-                tagged_at=now if reference else 0,
+                tagged_at=now if reference else 0, used_at=now,
             )  # fmt: skip
             await services.commit([(record, [reference.complete] if reference else [])])
         failed = False

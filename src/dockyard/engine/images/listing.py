@@ -41,7 +41,7 @@ class HistoryEntry(NamedTuple):
     comment: str
 
 
-def list_images(services: Services, filters: Filters, *, shared_size: bool, now: int) -> list[Listed]:
+def list_images(services: Services, filters: Filters, *, shared_size: bool, every: bool, now: int) -> list[Listed]:
     """See `Images.list`."""
     filters.check(FILTER_KEYS)
     dangling = filters.boolean("dangling")
@@ -51,7 +51,7 @@ def list_images(services: Services, filters: Filters, *, shared_size: bool, now:
     users = Counter(layer.chain_id for image in services.catalogue for layer in _layers(services, image))
     listed = []
     for image in services.catalogue:
-        if is_subordinate(services, image):
+        if not every and is_subordinate(services, image):
             continue  # seen with the image that has the name
         if (before is not None and image.created >= before) or (until is not None and image.created >= until):
             continue

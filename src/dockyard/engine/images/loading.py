@@ -96,6 +96,7 @@ class _Loader:
         record.size = sum(layer.document.size for layer in services.snapshots.chain(top))
         record.created = _created(config)
         record.tagged_at = services.clock() if image.names else record.tagged_at
+        record.used_at = services.clock()
         if image.manifest is not None:
             record.manifest, record.manifest_type = await services.content.put(image.manifest[0]), image.manifest[1]
         if image.variants is not None:

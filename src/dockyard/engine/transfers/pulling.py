@@ -172,7 +172,7 @@ async def _store(
             manifest=fetched.digest, manifest_type=fetched.media_type,
             digests=list(dict.fromkeys([*(known.record.digests if known else []), complete])),
             tagged_at=services.clock() if name else known.record.tagged_at if known else 0,
-            used_at=known.record.used_at if known else 0,
+            used_at=services.clock(),
         )  # fmt: skip
         _with_index(record, above, known.record if known else None)
         await services.commit([(record, [name] if name else [])])

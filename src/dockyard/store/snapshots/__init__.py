@@ -478,9 +478,14 @@ class Snapshots:
         return {"tree": tree, "lower": lower if driver.overlay else lower[:1], "overlay": driver.overlay}
 
     async def usage(self, container_id: str) -> int:
-        """Bytes of the files in a container's writable layer (vfs, btrfs: in all of it)."""
-        path = self._ready.directories.container(container_id) / "fs"
-        result = await self._call("dockyard.store.copytree:usage", {"path": str(path)})
+        """Bytes of the files that a container has written: of its writable layer (vfs, btrfs: not its image's)."""
+        arguments = {"path": str(self._ready.directories.container(container_id) / "fs")}
+        chain = self._containers.get(container_id[:26])
+        if self._ready.overlay or chain is None:
+            result = await self._call("dockyard.store.copytree:usage", arguments)
+        else:
+            arguments["base"] = self.tree_of(self.layer(chain))
+            result = await self._call("dockyard.store.ownsize:own_size", arguments)
         return int(result["size"])
 
     def view(self, chain: str | None) -> dict[str, Any]:
