@@ -30,7 +30,7 @@ class ImageRecord(Struct, omit_defaults=True):
     attached: list[str] = field(default_factory=list)  # blobs that the index needs beside images: indexes, attestations
     digests: list[str] = field(default_factory=list)  # complete names with digests: "docker.io/library/a@sha256:…"
     tagged_at: int = 0  # ns
-    used_at: int = 0  # ns: when it came, or a container of it was last seen (to the hour, and only if images go unattended)
+    used_at: int = 0  # ns: when it came, or was last seen in use (to the hour; only if images go unattended)
 
 
 _decode = msgspec.json.Decoder(ImageRecord).decode
