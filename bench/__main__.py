@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench import registry, traces, work
+from bench import builds, registry, traces, work
 from bench.report import Row, table, write_json
 from tests.support import busybox, steps
 from tests.support.engines import Dockyardd, Engine, PeerDocker, docker_cli, why_no_dockyardd, why_no_peer
@@ -119,6 +119,34 @@ def registries(bench: Bench) -> None:
         bench.few(pulls, lambda engine: registry.pull(engine, "first"), max(2, round(4 * bench.share)), 1.0)
 
 
+def building(bench: Bench) -> None:
+    """Each piece of work by our client and Docker's; dockerd's classic builder, then its BuildKit."""
+    kinds = [("classic", False)] + ([("BuildKit", True)] if builds.buildkit_client() else [])
+    times = max(1, round(3 * bench.share))
+    for title, dockerfile, cached, goals, more in (
+        ("20 RUN steps", builds.STEPS, False, (12, 10), {}),
+        ("the same, cached", builds.STEPS, True, (2, 2), {}),
+        ("4 stages of sleep 1", builds.SLEEPS, False, (None, None), {}),
+        ("context of 20,000 files, COPY", builds.COPY, False, (2, 2), {"files": builds.FILES}),
+        ("context of 1 GB, COPY", builds.COPY, False, (2, 2), {"big": builds.BIG}),
+    ):
+        with builds.context(dockerfile, **more) as root:
+            for (kind, buildkit), goal in zip(kinds, goals, strict=False):
+                limit = None if goal else 1.5
+                row = bench.row(f"build: {title}, against {kind}", "s", goal=goal, limit=limit)
+                for engine in bench.engines:
+                    if cached:
+                        builds.build(engine, root, cached=True, buildkit=buildkit)
+                bench.few(row, lambda e, r=root, c=cached, b=buildkit: _built(e, r, c, b), times, 1.0)
+
+
+def _built(engine: Engine, root: Path, cached: bool, buildkit: bool) -> float:
+    seconds = builds.build(engine, root, cached=cached, buildkit=buildkit)
+    if not cached:
+        builds.forget(engine)
+    return seconds
+
+
 def client(bench: Bench) -> None:
     """Ours against Docker's own client, both asking the first engine."""
     ours = Path(sys.executable).with_name("dockyard")
@@ -142,6 +170,7 @@ def everything(bench: Bench) -> None:
     title = f"import of a {len(data) / 1e6:.0f} MB tar, {work.IMPORT_FILES} files"
     bench.few(bench.row(title, "s", goal=4), lambda engine: work.import_image(engine, data), 2, 1.0)
     registries(bench)
+    building(bench)
     client(bench)
 
 

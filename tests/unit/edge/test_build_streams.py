@@ -96,6 +96,14 @@ def test_a_step_of_nothing_but_configuration_passes_at_once() -> None:
     assert _text([_plan("ENV a=b", "LABEL c=d", vertices={})]) == "Step 1/2 : ENV a=b\nStep 2/2 : LABEL c=d\n"
 
 
+def test_a_setting_was_there_if_the_next_step_was() -> None:
+    plan = _plan("FROM busybox", "ENV a=b", "RUN make", vertices={1: "f", 3: "r"})
+    base = VertexDone("f", cached=True)
+    assert "Step 2/3 : ENV a=b\n ---> Using cache\nStep 3/3" in _text([plan, base, VertexDone("r", cached=True)])
+    assert "Step 2/3 : ENV a=b\nStep 3/3" in _text([plan, base, VertexStarted("r")])
+    assert _text([plan, base]).endswith("Step 2/3 : ENV a=b\n")
+
+
 def test_triggers_are_counted() -> None:
     step = StepInfo(1, 1, "FROM x", None, 2)
     assert _text([Planned((), (step,))]) == "Step 1/1 : FROM x\n# Executing 2 build triggers\n"

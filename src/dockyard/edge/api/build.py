@@ -15,12 +15,13 @@ from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
+from msgspec import structs
 
 from dockyard.edge.api import build_agents, build_classic, build_options, build_trace
 from dockyard.edge.routing import Call, JsonStream, Route
 from dockyard.engine.builds.pruning import CacheRecord
 from dockyard.engine.builds.request import BuildRequest
-from dockyard.model.build import BuildEvent
+from dockyard.model.build import BuildEvent, BuildOptions
 from dockyard.model.errors import DockyardError, InvalidArgument
 from dockyard.proto import dockerconfig
 from dockyard.proto.dockerconfig import Credentials
@@ -49,9 +50,10 @@ async def build(call: Call) -> web.StreamResponse:
 async def _request(call: Call) -> BuildRequest:
     secrets = build_options.secrets(call)
     agents = build_agents.agents(call)
+    asked = build_options.options(call, frozenset(secrets), frozenset(agents))
     remote = call.text("remote")
     return BuildRequest(
-        options=build_options.options(call, frozenset(secrets), frozenset(agents)),
+        options=asked if call.text("version") == "2" else _as_classic(call, asked),
         dockerfile_text=await _dockerfile(call) if remote else None,
         remote=remote,
         contexts=build_options.uploads(call),
@@ -60,6 +62,25 @@ async def _request(call: Call) -> BuildRequest:
         credentials=_credentials(call),
         build_id=call.text("buildid"),
     )
+
+
+def _as_classic(call: Call, asked: BuildOptions) -> BuildOptions:
+    """Image names in `cachefrom` mean something else to the classic builder: the images are here already, and where
+    none of them is, there is no cache. What is written as `type=…` is ours and means the same in both versions."""
+    names = [each.fields["ref"] for each in asked.cache_from if set(each.fields) == {"ref"} and each.type == "registry"]
+    if not names:
+        return asked
+    here = any(_is_here(call, name) for name in names)
+    rest = tuple(each for each in asked.cache_from if each.fields.get("ref") not in names)
+    return structs.replace(asked, cache_from=rest, no_cache=asked.no_cache or not (here or rest))
+
+
+def _is_here(call: Call, name: str) -> bool:
+    try:
+        call.engine.images.get(name)
+    except DockyardError:
+        return False
+    return True
 
 
 async def _dockerfile(call: Call) -> bytes | None:

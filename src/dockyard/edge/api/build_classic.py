@@ -66,13 +66,30 @@ class ClassicStream:
                 yield _stream(f"Step {step.number}/{step.of} : {step.text}\n")
                 if step.triggers:
                     yield _stream(f"# Executing {step.triggers} build trigger{'s' if step.triggers > 1 else ''}\n")
-            if step.vertex is not None:
+            if step.vertex is None:
+                cached = self._was_there()
+                if cached is None:
+                    return
+                if cached:
+                    yield _stream(" ---> Using cache\n")
+            else:
                 for event in self._waiting.pop(step.vertex, ()):
                     yield from _told(step, event)
                 if step.vertex not in self._over:
                     return
             self._at += 1
             self._announced = False
+
+    def _was_there(self) -> bool | None:
+        """Whether a step that only sets something was there before: it was if the next one of its stage that makes
+        files was. None: that cannot be told yet. Behind the last such step nobody knows."""
+        for step in self._steps[self._at + 1 :]:
+            if step.text[:5].upper().startswith("FROM"):
+                return False
+            if step.vertex is not None:
+                said = self._waiting.get(step.vertex)
+                return None if not said else isinstance(said[0], VertexDone) and said[0].cached
+        return False
 
 
 def _told(step: StepInfo, event: BuildEvent) -> Iterator[Message]:

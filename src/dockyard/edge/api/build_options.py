@@ -27,6 +27,10 @@ _UPLOAD = "upload:"
 _ISOLATIONS = ("", "default")
 _ALLOWED = ("network.host", "security.insecure", "device")
 _WORDS = {"buildargs": "build args", "cachefrom": "cache-from"}  # Docker's, where they are not the parameter's name
+_PLATFORMS = {  # what may stand alone
+    "linux", "windows", "amd64", "arm64", "arm", "386", "s390x", "ppc64le", "riscv64", "mips64le", "loong64", "x86_64",
+    "aarch64", "armhf", "armel", "i386",
+}  # fmt: skip
 _SCHEMES = {"docker-image://": "image", "oci-layout://": "oci-layout"}
 
 
@@ -155,7 +159,12 @@ def _tags(call: Call) -> tuple[str, ...]:
 def _platforms(call: Call) -> tuple[str, ...]:
     if call.version < (1, 32):
         return ()
-    return tuple(dict.fromkeys(each.strip() for each in call.text("platform").split(",") if each.strip()))
+    names = tuple(dict.fromkeys(each.strip() for each in call.text("platform").split(",") if each.strip()))
+    for name in names:
+        parts = name.lower().split("/")
+        if len(parts) == 1 and parts[0] not in _PLATFORMS:
+            raise InvalidArgument(f"invalid platform {_cut(name)}: unknown operating system or architecture")
+    return names
 
 
 def _network(call: Call) -> str:
