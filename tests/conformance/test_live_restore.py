@@ -6,6 +6,7 @@ Each test has a daemon of its own, since it kills it.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -253,3 +254,36 @@ def test_logs_are_followed_over_a_restart(daemon: Dockyardd) -> None:
     with daemon.api() as api:
         body = b"".join(api.stream("GET", f"/containers/{name}/logs?stdout=1&follow=1"))
     assert demultiplex(body)[0].split() == [str(number).encode() for number in range(30)]
+
+
+def test_killed_then_the_host_restarts(daemon: Dockyardd) -> None:
+    """No process and no exec root is left: policies bring back what they promise, those that others need first; a
+    lease's container goes, a health check begins anew."""
+    with daemon.api() as api:
+        always = {"RestartPolicy": {"Name": "always"}}
+        check = {"Test": ["CMD", "true"], "Interval": 200_000_000}
+        base = steps.started(api, "sleep", "1000", host=always, Healthcheck=check)
+        joined = {"NetworkMode": f"container:{base}", "RestartPolicy": {"Name": "on-failure"}}
+        app = steps.started(api, "sleep", "1000", host=joined)
+        plain = steps.started(api, "sleep", "1000")
+        down = steps.started(api, "sleep", "1000", host={"RestartPolicy": {"Name": "unless-stopped"}})
+        steps.expect(api.post(f"/containers/{down}/stop", None, t=0), 204)
+        lease = steps.expect(api.post("/leases", {"TTL": "1s"}), 201).json()["Id"]
+        leased = steps.started(api, "sleep", "1000", host=always, Labels={"dockyard.lease": lease})
+        steps.eventually(lambda: steps.inspect(api, base)["State"]["Health"]["Status"] == "healthy")
+        pids = [steps.inspect(api, each)["State"]["Pid"] for each in (base, app, plain, leased)]
+    daemon.kill()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    leaks.settle(lambda: [str(pid) for pid in pids if Path(f"/proc/{pid}").exists()])
+    time.sleep(0.3)  # the monitors have done their work
+    shutil.rmtree(daemon.exec_root)
+    daemon.start()
+    with daemon.api() as api:
+        back = (base, app)
+        steps.eventually(lambda: all(steps.inspect(api, each)["State"]["Status"] == "running" for each in back))
+        pids = [steps.inspect(api, each)["State"]["Pid"] for each in back]
+        assert len({os.readlink(f"/proc/{pid}/ns/net") for pid in pids}) == 1
+        assert [steps.inspect(api, each)["State"]["ExitCode"] for each in (plain, down)] == [255, 137]
+        steps.eventually(lambda: steps.inspect(api, base)["State"]["Health"]["Status"] == "healthy")
+        steps.eventually(lambda: api.get(f"/containers/{leased}/json").status == 404)
