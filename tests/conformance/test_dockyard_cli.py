@@ -52,6 +52,7 @@ def both(engine: Engine, *words: str) -> tuple[tuple[str, str, int], tuple[str, 
 @pytest.fixture
 def web(engine: Engine) -> str:
     """A running container with labels, a bind and ports."""
+    engine.docker("volume", "create", "--label", "x=y", "looked")
     words = "-d --name web --label a=b --label com.x.y=z -v /etc:/mnt:ro -p 127.0.0.1:18480:80 -p 18482-18483:82-83/udp"
     return engine.out("run", *words.split(), "bb", "sleep", "600")
 
@@ -84,6 +85,14 @@ network ls
 network ls --format json --no-trunc
 network inspect bridge
 network inspect nosuch
+volume ls
+volume ls -q
+volume ls --format json
+volume ls --format 'table {{.Name}}\t{{.Mountpoint}}\t{{.Label "x"}}\t{{.Links}}|{{.Size}}'
+volume ls -f nonsense=x
+volume inspect looked --format '{{.Name}} {{.Driver}} {{json .Labels}} {{.Options}}'
+volume inspect nosuch
+inspect looked --format '{{.Name}}'
 inspect web
 inspect bb
 inspect bridge --format '{{.Name}} {{.Driver}}'
@@ -134,6 +143,13 @@ def test_events_look_the_same(engine: Engine, web: str) -> None:
 
 
 FAILS = """
+volume rm
+volume rm nosuch
+volume create ../up
+volume create -d local -o odd=1 v1
+volume create one two
+volume update web
+volume prune extra
 rm
 rm nosuch nosuch2
 stop nosuch

@@ -65,6 +65,8 @@ def arity(entry: Entry, path: str) -> str:
     if most == 0:
         return f"'{PROGRAM} {path}' accepts no arguments"
     few = least if least == most else least if most > 1 << 20 else None
+    if few is None and least == 0:
+        return f"'{PROGRAM} {path}' requires at most {most} argument{'s' if most != 1 else ''}"
     if few is None:
         return f"'{PROGRAM} {path}' requires between {least} and {most} arguments"
     at_least = "" if least == most else "at least "
