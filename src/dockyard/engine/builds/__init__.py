@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack
 
-from dockyard.engine.builds import output, planning, pruning, sources
+from dockyard.engine.builds import fetching, output, planning, pruning, sources
 from dockyard.engine.builds.agents import Agents
 from dockyard.engine.builds.cachemounts import Locks
 from dockyard.engine.builds.ground import Ground, Session, Shared
@@ -152,13 +152,33 @@ class Builds:
             lease = stack.enter_context(ground.context.snapshots.lease())
             hold = stack.enter_context(ground.cache.hold())
             stack.callback(ground.cache.flush)
-            session = Session(ground, request, lease, events.put_nowait, hold, self._locks, self._shared)
-            await self._take_contexts(session, chunks, stack)
+            late = stack.enter_context(ExitStack())  # what is fetched and taken in goes when nobody reads it any more
+            session = Session(
+                ground, request, lease, events.put_nowait, hold, self._locks, self._shared, late
+            )  # fmt: skip
+            stack.callback(self._let_go, session, late)
+            await self._take_contexts(session, chunks, late)
+            if request.options.check:
+                await planning.check(session)
+                return BuildResult()
             planned = await planning.plan(session)
             solver = Solver(session, planned.vertices)
             events.put_nowait(planning.announce(planned, solver.name))
             trees = await solver.solve(planned.result)
             return await output.make_image(session, planned, trees)
+
+    def _let_go(self, session: Session, late: ExitStack) -> None:
+        """The build has ended; a step of it that another build waits for may still need its files."""
+        going_on = self._shared.started_by(session)
+        if not going_on:
+            return
+        kept = late.pop_all()
+
+        async def later() -> None:
+            await asyncio.wait(going_on)
+            kept.close()
+
+        self._ground.context.spawn(later(), "build: taking away its context")
 
     async def _take_contexts(self, session: Session, chunks: AsyncIterator[bytes] | None, stack: ExitStack) -> None:
         request, layout = session.request, self._ground.context.layout
@@ -171,3 +191,9 @@ class Builds:
             self._claim(context_id)
             stack.callback(self._forget, context_id)
             session.contexts[name] = await asyncio.to_thread(sources.open_context, layout, context_id)
+        if request.remote and "" not in ids:
+            session.contexts[""] = await fetching.remote(session, request.remote)
+        if "" in session.contexts:
+            session.contexts[""] = await sources.without_ignored(
+                session, session.contexts[""], whole=bool(request.remote)
+            )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -67,8 +68,11 @@ class Session:
     hold: Callable[[Record], None]
     locks: Locks
     shared: Shared
+    stack: ExitStack  # what is left on it is undone at the build's end
     contexts: dict[str, Tree] = field(default_factory=dict)  # by name, "" is the main one
     images: dict[tuple[str, str], str] = field(default_factory=dict)  # (ref, platform) -> image id
+    dockerfile: bytes | None = None  # its text, where it is no longer in the context
+    epoch: int | None = None  # SOURCE_DATE_EPOCH, once the Dockerfile is read
     fresh: bool = False  # a step was carried out: not everything came from the cache
 
     @property
@@ -82,12 +86,16 @@ class Shared:
     def __init__(self) -> None:
         self._works: dict[str, _Work] = {}
 
-    async def join(self, key: str, start: Callable[[Emit], Awaitable[Tree]], emit: Emit) -> Tree:
+    def started_by(self, owner: object) -> list[asyncio.Task[Tree]]:
+        """Steps that still go on, because somebody else waits for them, too."""
+        return [work.task for work in self._works.values() if work.owner is owner]
+
+    async def join(self, key: str, start: Callable[[Emit], Awaitable[Tree]], emit: Emit, owner: object) -> Tree:
         """The step's result. It begins now if it is not under way; what it tells from its beginning on goes to `emit`.
         When the last one that waits is cancelled the step is, and has ended when this returns."""
         work = self._works.get(key)
         if work is None:
-            work = self._works[key] = _Work(start)
+            work = self._works[key] = _Work(start, owner)
             work.task.add_done_callback(lambda _: self._gone(key))
         for event in work.told:
             emit(event)
@@ -111,7 +119,8 @@ _KEPT = 2000  # events of a step under way that a later build is told
 
 
 class _Work:
-    def __init__(self, start: Callable[[Emit], Awaitable[Tree]]) -> None:
+    def __init__(self, start: Callable[[Emit], Awaitable[Tree]], owner: object) -> None:
+        self.owner = owner
         self.told: list[BuildEvent] = []
         self.listeners: list[Emit] = []
         self.task: asyncio.Task[Tree] = asyncio.ensure_future(self._run(start))

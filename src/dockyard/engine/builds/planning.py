@@ -7,51 +7,85 @@ the language (`proto.dockerfile`).
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from dockyard.engine.builds import sources
-from dockyard.engine.builds.ground import Session, Tree
-from dockyard.model.build import Planned, StepInfo, VertexInfo
-from dockyard.model.errors import InvalidArgument
+from dockyard.engine.builds.ground import Session
+from dockyard.model.build import Planned, StepInfo, VertexInfo, Warned
+from dockyard.model.errors import DockyardError
 from dockyard.model.oci import ImageConfig
-from dockyard.proto.dockerfile import parse
-from dockyard.proto.dockerfile.ops import Plan, Vertex
-from dockyard.proto.dockerfile.plan import bases
+from dockyard.proto.dockerfile import lint, parse
+from dockyard.proto.dockerfile.checks import url
+from dockyard.proto.dockerfile.instructions import Dockerfile, Warning
+from dockyard.proto.dockerfile.ops import BaseRef, Plan, Vertex
+from dockyard.proto.dockerfile.plan import bases, unresolved
 from dockyard.proto.dockerfile.plan import plan as make_plan
-from dockyard.store.mergedtree import MergedTree
-
-_MAX_DOCKERFILE = 1 << 20
 
 
 async def plan(session: Session) -> Plan:
     """Read and plan. DockerfileError with its position; InvalidArgument for a Dockerfile that is not there."""
-    request, options = session.request, session.options
-    text = request.dockerfile_text
-    if text is None:
-        text = await asyncio.to_thread(_read, session.contexts.get(""), options.dockerfile)
-    dockerfile = parse.parse(text, options.dockerfile)
+    options = session.options
+    dockerfile = await _dockerfile(session)
     configs: dict[tuple[str, str], ImageConfig] = {}
     while missing := bases(dockerfile, options, configs):
-        found = await asyncio.gather(*(sources.resolve(session, base) for base in missing))
+        found = await asyncio.gather(*(_resolved(session, dockerfile, base) for base in missing))
         configs |= {base.key: config for base, config in zip(missing, found, strict=True)}
-    return make_plan(dockerfile, options, configs)
+    planned = make_plan(dockerfile, options, configs)
+    session.epoch = planned.epoch
+    _warn(session, planned.warnings, dockerfile)
+    if planned.unused_args:
+        text = f"One or more build-args [{' '.join(planned.unused_args)}] were not consumed"
+        session.emit(Warned("UnconsumedBuildArg", text))
+    return planned
 
 
-def _read(context: Tree | None, name: str) -> bytes:
-    shown = name or "Dockerfile"
-    if context is not None:
-        with MergedTree(context.layers) as tree:
-            found = tree.lookup(os.fsencode(shown), follow=True)
-            if found is None and shown == "Dockerfile":
-                found = tree.lookup(b"dockerfile", follow=True)
-            if found is not None and stat.S_ISREG(found.status.st_mode):
-                if found.status.st_size > _MAX_DOCKERFILE:
-                    raise InvalidArgument(f"the Dockerfile ({shown}) is larger than {_MAX_DOCKERFILE} bytes")
-                with os.fdopen(tree.open(found), "rb") as file:
-                    return file.read()
-    raise InvalidArgument(f"Cannot locate specified Dockerfile: {shown}")
+async def check(session: Session) -> None:
+    """Only look (`--check`): every finding in every stage is told, nothing is pulled. DockerfileError for what would
+    break the build."""
+    dockerfile = await _dockerfile(session)
+    configs: dict[tuple[str, str], ImageConfig] = {}
+    asked: set[tuple[str, str]] = set()
+    while missing := [b for b in bases(dockerfile, session.options, configs, every_stage=True) if b.key not in asked]:
+        for base in missing:
+            asked.add(base.key)
+            image = sources.local(session, base)
+            if image is not None:
+                configs[base.key] = image.record.config
+    found, error = lint.check(dockerfile, session.options, configs)
+    _warn(session, found, dockerfile)
+    if error is not None:
+        raise error
+
+
+async def _dockerfile(session: Session) -> Dockerfile:
+    name = session.options.dockerfile
+    text = session.request.dockerfile_text or session.dockerfile
+    if text is None:
+        text = await asyncio.to_thread(sources.read_dockerfile, session.contexts.get(""), name)
+    return parse.parse(text, name)
+
+
+async def _resolved(session: Session, dockerfile: Dockerfile, base: BaseRef) -> ImageConfig:
+    try:
+        return await sources.resolve(session, base)
+    except DockyardError as error:
+        raise unresolved(dockerfile, base, str(error)) from error
+
+
+def _warn(session: Session, warnings: Iterable[Warning], dockerfile: Dockerfile) -> None:
+    for warning in warnings:
+        where = warning.range
+        source = "\n".join(dockerfile.source[where.first - 1 : where.last]) if where.first else ""
+        session.emit(
+            Warned(
+                warning.rule,
+                warning.text,
+                url=url(warning.rule),
+                first_line=where.first,
+                last_line=where.last,
+                source=source,
+            )
+        )
 
 
 def announce(planned: Plan, name: Callable[[int], str]) -> Planned:

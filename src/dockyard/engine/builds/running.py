@@ -98,7 +98,7 @@ async def run(session: Session, op: Exec, inputs: list[Tree], vertex: str, emit:
             session.lease,
             consume=True,
             stubs=stubs,
-            epoch=session.options.source_date_epoch,
+            epoch=session.epoch,
             call=inline.call if small else context.runtime.call,
         )
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import stat
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final
 
-from dockyard.engine.builds import fetching
+from dockyard.engine.builds import fetching, work
 from dockyard.engine.builds.ground import Ground, Session, Tree
 from dockyard.engine.images.importing import first_failure
 from dockyard.engine.images.variants import for_platform, host_platform
@@ -20,15 +21,17 @@ from dockyard.model.errors import InvalidArgument, NotFound
 from dockyard.proto import platforms, references
 from dockyard.proto.dockerconfig import Credentials
 from dockyard.proto.dockerfile.ops import BaseRef, FetchGit, FetchUrl, SourceContext, SourceImage, Vertex
+from dockyard.proto.dockerignore import Ignore
 from dockyard.store import inline
-from dockyard.store.builds import context as contexts
 from dockyard.store.layout import Layout
+from dockyard.store.mergedtree import MergedTree
 from dockyard.store.spooling import feed
 
 if TYPE_CHECKING:
     from dockyard.engine.images import Image
     from dockyard.model.oci import ImageConfig
 
+_MAX_DOCKERFILE: Final = 1 << 20
 _WHOLE: Final = 1 << 20  # bytes of a context that is taken in without a worker
 
 
@@ -37,10 +40,10 @@ _WHOLE: Final = 1 << 20  # bytes of a context that is taken in without a worker
 
 async def resolve(session: Session, base: BaseRef) -> ImageConfig:
     """The configuration of a base image; pulled if it is missing, or always with --pull. NotFound in Docker's words."""
-    found = None if session.options.pull else _local(session, base)
+    found = None if session.options.pull else local(session, base)
     if found is None:
         await _pull(session, base)
-        found = _local(session, base)
+        found = local(session, base)
     if found is None:
         raise NotFound(f"No such image: {base.ref}")
     session.images[base.key] = found.id
@@ -49,7 +52,8 @@ async def resolve(session: Session, base: BaseRef) -> ImageConfig:
     return found.record.config
 
 
-def _local(session: Session, base: BaseRef) -> Image | None:
+def local(session: Session, base: BaseRef) -> Image | None:
+    """A base image that is here, for its platform."""
     services = session.ground.services
     wanted = platforms.parse(base.platform, host_platform()) if base.platform else None
     try:
@@ -131,17 +135,88 @@ async def _take_in(ground: Ground, chunks: AsyncIterator[bytes], arguments: dict
 
 def open_context(layout: Layout, context_id: str) -> Tree:
     """A context that was received. NotFound."""
-    directory = layout.build_context(context_id)
     try:
-        contents = contexts.read_index(str(directory / "index"))
+        return fetching.context_tree(layout.build_context(context_id))
     except OSError:
         raise NotFound(f"no such build context: {context_id}") from None
-    return Tree((str(directory / "tree"),), is_rootfs=False, identity=context_id, contents=contents)
+
+
+async def without_ignored(session: Session, tree: Tree, *, whole: bool) -> Tree:
+    """The main context as steps may see it: a Dockerfile or .dockerignore that the latter excludes is not in it (their
+    client sent them for the daemon). `whole`: nobody has looked at .dockerignore yet, all that it excludes goes."""
+    name = session.options.dockerfile
+    text = await asyncio.to_thread(_ignore_file, tree, name)
+    if not text.strip():
+        return tree
+    ignore = Ignore.parse(text)
+    if session.request.dockerfile_text is None:
+        session.dockerfile = await asyncio.to_thread(read_dockerfile, tree, name)
+    if not whole:
+        for path in (name, ".dockerignore"):
+            if ignore.excluded(path.strip("/")):
+                await asyncio.to_thread(_unlink, tree, path)
+        return tree
+    if tree.contents is None:  # a checkout is kept for other builds: this one gets a copy
+        tree = await _copied(session, tree)
+    arguments = {"root": tree.layers[0], "patterns": text}
+    await work.call(
+        session.ground, "dockyard.store.builds.context:exclude", arguments, small=work.is_small([tree.layers[0]])
+    )
+    return tree
+
+
+def _ignore_file(tree: Tree, dockerfile: str) -> str:
+    """The Dockerfile's own ignore file, or the context's."""
+    with MergedTree(tree.layers) as merged:
+        for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
+            found = merged.read(os.fsencode(name))
+            if found is not None:
+                return found.decode("utf-8", "surrogateescape")
+    return ""
+
+
+def _unlink(tree: Tree, path: str) -> None:
+    with MergedTree(tree.layers) as merged:
+        found = merged.lookup(os.fsencode(path))
+        if found is not None and not found.is_directory:
+            directory, name = merged.place(found)
+            os.unlink(name, dir_fd=directory)
+
+
+async def _copied(session: Session, tree: Tree) -> Tree:
+    layout = session.ground.context.layout
+    directory = layout.build_context(secrets.token_hex(13))
+    os.mkdir(directory, 0o700)
+    session.stack.callback(layout.discard, directory)
+    os.mkdir(directory / "tree", 0o755)
+    arguments = {"layers": list(tree.layers), "path": "/", "target": str(directory / "tree")}
+    await work.call(session.ground, "dockyard.store.builds.binds:fill", arguments, small=False)
+    identity = f"{tree.identity} ignored"
+    return Tree((str(directory / "tree"),), is_rootfs=False, identity=identity, record=tree.record)
+
+
+def read_dockerfile(context: Tree | None, name: str) -> bytes:
+    """The Dockerfile of a context, links followed within it. InvalidArgument if it is not there, or too large."""
+    shown = name or "Dockerfile"
+    if context is not None:
+        with MergedTree(context.layers) as tree:
+            found = tree.lookup(os.fsencode(shown), follow=True)
+            if found is None and shown == "Dockerfile":
+                found = tree.lookup(b"dockerfile", follow=True)
+            if found is not None and stat.S_ISREG(found.status.st_mode):
+                if found.status.st_size > _MAX_DOCKERFILE:
+                    raise InvalidArgument(f"the Dockerfile ({shown}) is larger than {_MAX_DOCKERFILE} bytes")
+                with os.fdopen(tree.open(found), "rb") as file:
+                    return file.read()
+    raise InvalidArgument(f"Cannot locate specified Dockerfile: {shown}")
 
 
 async def context(session: Session, op: SourceContext) -> Tree:
-    """The context "", or a named one."""
+    """The context "", or a named one; one that a URL names is fetched now."""
     tree = session.contexts.get(op.name)
+    named = session.options.contexts.get(op.name)
+    if tree is None and named is not None and named.kind in ("git", "http"):
+        tree = session.contexts[op.name] = await fetching.remote(session, named.value)
     if tree is None:
         raise InvalidArgument(f"build context {op.name!r} was not sent" if op.name else "no build context was sent")
     return tree

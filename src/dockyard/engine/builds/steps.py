@@ -120,7 +120,7 @@ async def _through_cache(
             return of_record(session, cache.put(record, wanted), cached=False)
 
     key = wanted[0] if not vertex.ignore_cache else f"{wanted[0]} {id(session)}"
-    return await session.shared.join(key, start, lambda event: session.emit(_renamed(event, name)))
+    return await session.shared.join(key, start, lambda event: session.emit(_renamed(event, name)), session)
 
 
 def of_record(session: Session, record: Record, *, cached: bool) -> Tree:
@@ -132,7 +132,7 @@ def _with_lease(session: Session, lease: Lease) -> Session:
     """The session for work that may outlive it, because another build waits for it, too."""
     return Session(
         session.ground, session.request, lease, session.emit, session.hold, session.locks, session.shared,
-        session.contexts, session.images,
+        session.stack, session.contexts, session.images, epoch=session.epoch,
     )  # fmt: skip
 
 
@@ -150,7 +150,7 @@ async def _exec(session: Session, vertex: Vertex, op: Exec, name: str, inputs: l
     options = session.options
     network = running.network_of(op, options)
     called = [keys.of_tree(inputs[0]), *[await _mounted(inputs[m.input], m) for m in op.mounts if m.input is not None]]
-    key = keys.exec_key(op, called, network, options.source_date_epoch, vertex.platform)
+    key = keys.exec_key(op, called, network, session.epoch, vertex.platform)
 
     async def make(inner: Session, emit: Emit) -> Layer | None:
         return await running.run(inner, op, inputs, "", emit)
@@ -172,7 +172,7 @@ async def _mounted(tree: Tree, mount: ExecMount) -> bytes:
 
 
 async def _make_directory(session: Session, vertex: Vertex, op: MakeDirectory, name: str, inputs: list[Tree]) -> Tree:
-    base, epoch = inputs[0], session.options.source_date_epoch
+    base, epoch = inputs[0], session.epoch
 
     async def make(inner: Session, emit: Emit) -> Layer | None:
         arguments = {"base": list(base.layers), "path": op.path, "user": op.user, "epoch": epoch}
@@ -193,7 +193,7 @@ async def _make_directory(session: Session, vertex: Vertex, op: MakeDirectory, n
 
 async def _copy(session: Session, vertex: Vertex, op: CopyOp, name: str, inputs: list[Tree]) -> Tree:
     base = inputs[0]
-    epoch = session.options.source_date_epoch if op.epoch is None else op.epoch
+    epoch = session.epoch if op.epoch is None else op.epoch
     described = [_described(source, inputs) for source in op.sources]
     trees = [inputs[source.input] for source in op.sources if source.input is not None]
     rootfs = [tree for tree in trees if tree.is_rootfs]

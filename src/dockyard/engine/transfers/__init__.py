@@ -61,6 +61,11 @@ class Transfers:
         await self._downloads.close()
         await self._transport.close()
 
+    @property
+    def transport(self) -> Transport:
+        """Connections to the web, for others that fetch."""
+        return self._transport
+
     # --- verbs -----------------------------------------------------------------------------------------------------
 
     async def pull(

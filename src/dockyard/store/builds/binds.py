@@ -58,7 +58,7 @@ def fill(*, fds: Sequence[int], layers: Sequence[str], path: str, target: str) -
                         at = show(entry.path)
                         if entry.found.is_directory:
                             if entry.path:
-                                writer.directory(entry.path, entry.found.status, overwrite=True, keep_owner=True)
+                                writer.directory(entry.path, entry.found.status, overwrite=True)
                         elif not stat.S_ISSOCK(entry.found.status.st_mode):
                             writer.file(entry.path, tree, entry.found)
                     writer.finish()

@@ -50,7 +50,9 @@ class Record(Struct, omit_defaults=True):
     parents: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     mount: str = ""  # cache mount: its identity ("" for others)
-    etag: str = ""  # fetched file: what the server called it
+    etag: str = ""  # fetched file: what the server called this version
+    modified: int = 0  # fetched file: when it says that it was made, ns
+    digest: str = ""  # fetched file: "sha256:…"; checkout: its commit
     directory: str = ""  # below builds/mounts: a cache mount's or fetched file's
 
 

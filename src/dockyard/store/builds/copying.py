@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from dockyard.linux.passwd import LookupFailed, resolve_user
-from dockyard.model.errors import InvalidArgument, NotFound, SystemFailure
+from dockyard.model.errors import InvalidArgument, SystemFailure
 from dockyard.proto.dockerfile import modes
 from dockyard.proto.tarread import show
 from dockyard.store.builds import unarchive
-from dockyard.store.builds.selecting import Excluder, Source, choose, matching, walk
+from dockyard.store.builds.selecting import Excluder, Source, choose, matching, pivoted, walk
 from dockyard.store.commit import seal
 from dockyard.store.copytree import copy_content
 from dockyard.store.layertree import allowed_xattr
@@ -58,7 +58,7 @@ def copy(
     """
     with MergedTree([root, *base]) as view:
         owner = _owner(chown, base if users is None else users)
-        writer = Writer(root, view, owner, chmod, epoch, owner_given=bool(chown))
+        writer = Writer(root, view, owner, chmod, epoch, keep_owners=not chown)
         try:
             placer = _Placer(writer, dest, dest_directory=dest_directory, excludes=excludes, parents=parents)
             for source in sources:
@@ -124,16 +124,14 @@ class Writer:
         mode: str,
         epoch: int | None,
         *,
-        owner_given: bool = False,
         keep_owners: bool = False,
         link: bool = True,
     ) -> None:
-        """`view`: the layer and what lies beneath it. `owner_given`: it also counts for an archive's entries;
-        `keep_owners`: `owner` counts for nothing. `link`: files may share an inode with their source."""
+        """`view`: the layer and what lies beneath it. `keep_owners`: what is copied
+        keeps its owner, `owner` is for what is not copied. `link`: files may share an inode with their source."""
         self.view = view
         self.owner = owner
-        self.owner_given = owner_given
-        self._keep_owners = keep_owners
+        self.keep_owners = keep_owners
         self._may_link = link
         self.mode = mode
         self.at = b"/"
@@ -176,12 +174,9 @@ class Writer:
         if found is None or not found.is_directory:
             self.make_directories(path)
 
-    def directory(
-        self, path: bytes, model: os.stat_result | None, *, overwrite: bool = False, keep_owner: bool = False
-    ) -> bool:
-        """Have the directory `path`, whose parent is there. Made like `model` (None: 0755), with the owner asked for
-        (`keep_owner`: the model's, unless one was asked for); whether it was made. One that is there keeps its
-        attributes unless `overwrite`."""
+    def directory(self, path: bytes, model: os.stat_result | None, *, overwrite: bool = False) -> bool:
+        """Have the directory `path`, whose parent is there. Made like `model` (None: 0755, root's, or the owner's that
+        was asked for); whether it was made. One that is there keeps its attributes unless `overwrite`."""
         self.at = path
         found = self.view.lookup(path)
         if found is not None and not found.is_directory:
@@ -198,8 +193,8 @@ class Writer:
                 self._times[path] = found.status.st_mtime_ns
         if found is None or overwrite:
             fd = self._directory(path)
-            mine = keep_owner and model is not None and not self.owner_given
-            os.fchown(fd, *((model.st_uid, model.st_gid) if mine and model else self.owner))
+            kept = self.keep_owners and model is not None
+            os.fchown(fd, *((model.st_uid, model.st_gid) if kept and model else self.owner))
             permissions = stat.S_IMODE(model.st_mode) if model is not None else 0o755
             os.fchmod(fd, self.changed(permissions, directory=True) if model else permissions)
             self._times[path] = self.clamped(model.st_mtime_ns) if model is not None else self.now
@@ -246,7 +241,7 @@ class Writer:
         status = found.status
         mode = stat.S_IMODE(status.st_mode)
         wanted = self.changed(mode)
-        owner = (status.st_uid, status.st_gid) if self._keep_owners else self.owner
+        owner = (status.st_uid, status.st_gid) if self.keep_owners else self.owner
         if stat.S_ISREG(status.st_mode):
             same = self._may_link and wanted == mode and (status.st_uid, status.st_gid) == owner
             if same and self._link(status, source, source_name, parent, name):
@@ -408,11 +403,7 @@ class _Placer:
 
     def _with_parents(self, tree: MergedTree, source: dict[str, Any]) -> None:
         """Everything below the pivot that the pattern matches, with the directories above it."""
-        path, pivot = source["path"], source.get("pivot", 0)
-        start, pattern = path[:pivot], path[pivot:].strip("/")
-        top = tree.lookup(os.fsencode(start), follow=True)
-        if top is None or not top.is_directory:
-            raise NotFound(f'"{path}": not found')
+        top, pattern = pivoted(tree, source)
         if not pattern:
             self._writer.make_directories(self._dest)
             self._tree(tree, top, self._dest)

@@ -192,6 +192,16 @@ def digest(
     return {"digest": found.hex()}
 
 
+def pivoted(tree: MergedTree, source: dict[str, Any]) -> tuple[Found, str]:
+    """With --parents: (the directory of which nothing is recreated, the pattern below it). NotFound."""
+    parts = [part for part in source["path"].split("/") if part]
+    pivot = source.get("pivot", 0)
+    top = tree.lookup(os.fsencode("/".join(parts[:pivot])), follow=True)
+    if top is None or not top.is_directory:
+        raise NotFound(f'"{source["path"]}": not found')
+    return top, "/".join(parts[pivot:])
+
+
 def _digest_parents(
     tree: MergedTree,
     source: dict[str, Any],
@@ -199,11 +209,7 @@ def _digest_parents(
     hasher: hashlib._Hash,
     known: Mapping[str, str] | None,
 ) -> None:
-    pivot = source.get("pivot", 0)
-    top = tree.lookup(os.fsencode(source["path"][:pivot]), follow=True)
-    pattern = source["path"][pivot:].strip("/")
-    if top is None or not top.is_directory:
-        raise NotFound(f'"{source["path"]}": not found')
+    top, pattern = pivoted(tree, source)
     if not pattern:
         digest_entries(tree, walk(tree, top, excluder), hasher, known)
         return

@@ -93,7 +93,7 @@ class _Unarchiver:
         if entry.kind == fmt.DIRECTORY:
             existing = writer.view.lookup(path)
             if existing is None or existing.is_directory:
-                writer.directory(path, _status(entry), overwrite=True, keep_owner=True)
+                writer.directory(path, _status(entry), overwrite=True)
             return
         if entry.kind == fmt.HARDLINK:
             target = self._made.get(clean(entry.link))
@@ -108,7 +108,7 @@ class _Unarchiver:
 
     def _leaf(self, entry: Entry, path: bytes, reader: TarReader) -> None:
         parent, base = self._writer.place(path)
-        owner = self._writer.owner if self._writer.owner_given else (entry.uid, entry.gid)
+        owner = (entry.uid, entry.gid) if self._writer.keep_owners else self._writer.owner
         moment = self._writer.clamped(entry.mtime_ns)
         if entry.kind == fmt.FILE:
             fd = os.open(base, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
