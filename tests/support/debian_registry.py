@@ -29,8 +29,12 @@ def why_not() -> str | None:
 class DebianRegistry:
     """One running registry; `host` is what images on it begin with. Use as a context manager."""
 
-    def __init__(self, root: Path, namespace: str | None, port: int = 5000, *, auth: bool = False) -> None:
+    def __init__(
+        self, root: Path, namespace: str | None, port: int = 5000, *, auth: bool = False, token: str = ""
+    ) -> None:
+        """`token`: the inner part of `auth: {token: {…}}`."""
         self.root, self.namespace, self.port, self.auth = root, namespace, port, auth
+        self.token = token
         self.host = f"127.0.0.1:{port}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -47,6 +51,8 @@ class DebianRegistry:
         if self.auth:
             (self.root / "htpasswd").write_text(f"{USER}:{_HASH}\n")
             config.append(f"auth: {{htpasswd: {{realm: test, path: {self.root}/htpasswd}}}}")
+        if self.token:
+            config.append(f"auth: {{token: {{{self.token}}}}}")
         (self.root / "config.yml").write_text("\n".join(config) + "\n")
         prefix = ["nsenter", f"--net={self.namespace}"] if self.namespace else []
         with open(self.root / "log", "wb") as log:

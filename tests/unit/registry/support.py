@@ -99,11 +99,12 @@ def image(config: bytes, *layers: bytes, **more: Any) -> bytes:
 
 
 class Registry:
-    """A process that serves `settings` (the configuration file's content, but for `listen`)."""
+    """A process that serves `settings` (the configuration file's content, but for `listen`), in a network namespace."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], namespace: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._prefix = ["nsenter", f"--net={namespace}"] if namespace else []
         self.config = folder / "registry.json"
         self.config.write_text(json.dumps({"listen": ["127.0.0.1:0"], "metrics": False} | settings))
         self.log = folder / "log"
@@ -123,7 +124,7 @@ class Registry:
     def start(self) -> Registry:
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "dockyard.edge.registry", "serve", "--config", str(self.config)],
+                [*self._prefix, sys.executable, "-m", "dockyard.edge.registry", "serve", "--config", str(self.config)],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
