@@ -270,9 +270,7 @@ def _expression(tokens: list[_Token]) -> str | None:
     """
     pieces: list[list[_Token]] = [[]]  # between the "**"
     for number, token in enumerate(tokens):
-        if token.kind == "[" and (token.text.startswith("[^") or re.match(token.text, "/")):
-            return None
-        if token.kind == "[" and token.text in ("[]", "[^]"):
+        if token.kind == "[" and (token.text == "[]" or token.text.startswith("[^") or re.match(token.text, "/")):
             return None
         if token.kind == "**":
             if number and tokens[number - 1] != _Token("c", "/") and tokens[number - 1].kind != "**":

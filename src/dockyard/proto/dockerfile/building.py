@@ -25,8 +25,9 @@ from dockyard.proto.dockerfile.words import Rules, expand
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL: Final = ("/bin/sh", "-c")
-MAX_TEXT: Final = 32 << 20  # characters that the variables and the history of one plan may come to
+MAX_TEXT: Final = 64 << 20  # characters that the variables and the history of one plan may come to
 _MAX_NAME: Final = 1000  # characters of a vertex' name
+_ENTRY: Final = 64  # what an inherited entry counts as: bytes that it takes
 _DISPLAY: Final = Rules(keep_quotes=True, keep_unset=True)
 
 
@@ -37,10 +38,13 @@ class Budget:
         self._left = MAX_TEXT
 
     def spend(self, text: str) -> str:
-        self._left -= len(text)
-        if self._left < 0:
-            raise Problem(f"the variables of the file come to more than {MAX_TEXT} characters")
+        self.spend_size(len(text))
         return text
+
+    def spend_size(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise Problem(f"the variables and the history of the file come to more than {MAX_TEXT} characters")
 
 
 class Vertices:
@@ -117,6 +121,9 @@ class Building:
         self._begin()
 
     def from_stage(self, other: Building) -> None:
+        """On another stage. Problem."""
+        entries = len(other.env) + len(other.image_env) + len(other.labels) + len(other.exposed) + len(other.volumes)
+        self.budget.spend_size(_ENTRY * entries + len(other.made))
         self.image, self.author, self.unknown = other.image, other.author, other.unknown
         self.config = structs.replace(other.config)
         self.image_env, self.labels = dict(other.image_env), dict(other.labels)

@@ -93,7 +93,10 @@ class Evaluator:
         node = stage.node
         base, where = node.base, node.stage.base.range
         if base.kind == "stage":
-            stage.from_stage(self.stages[base.stage])
+            try:
+                stage.from_stage(self.stages[base.stage])
+            except Problem as problem:
+                raise self.graph.error(problem, where) from None
             return
         position = self._source(stage, base)
         assert position is not None

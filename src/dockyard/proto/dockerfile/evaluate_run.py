@@ -31,9 +31,11 @@ def run(stage: Building, instruction: Run, inputs: list[int | None]) -> int:
     _check_entitlements(stage, instruction)
     env = dict(stage.env)
     _add_agent(env, read)
+    complete = tuple(f"{key}={value}" for key, value in env.items())
+    stage.budget.spend_size(sum(map(len, complete)))
     op = Exec(
         args=args,
-        env=tuple(f"{key}={value}" for key, value in env.items()),
+        env=complete,
         cwd=stage.cwd,
         user=stage.config.user,
         mounts=read,

@@ -149,7 +149,10 @@ class _Reader:
                 continue
             if line.startswith("#"):
                 comment = line[1:].strip()
-                self._comments = [*self._comments, comment] if comment else []
+                if comment:
+                    self._comments.append(comment)
+                else:
+                    self._comments = []
             elif line:
                 self._instruction(line)
             elif self._comments:
