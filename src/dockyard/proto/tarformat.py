@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zlib
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 BLOCK: Final = 512
 ZERO_BLOCK: Final = bytes(BLOCK)
@@ -32,10 +32,17 @@ class TarError(ValueError):
     """The bytes are no acceptable tar; the text says why, without naming the archive."""
 
 
+class Sparse(NamedTuple):
+    """`size`: the file's, with its holes. `pieces`: (offset, length) of what the payload holds, in order."""
+
+    size: int
+    pieces: list[tuple[int, int]]
+
+
 class Entry:
     """One member. `kind` is the type flag (regular files: always b"0"); `size` counts payload bytes in the stream."""
 
-    __slots__ = ("gid", "kind", "link", "major", "minor", "mode", "mtime_ns", "name", "size", "uid", "xattrs")
+    __slots__ = ("gid", "kind", "link", "major", "minor", "mode", "mtime_ns", "name", "size", "sparse", "uid", "xattrs")
 
     def __init__(
         self,
@@ -62,6 +69,7 @@ class Entry:
         self.major = major
         self.minor = minor
         self.xattrs = xattrs
+        self.sparse: Sparse | None = None  # a file with holes: where the pieces go that the payload consists of
 
     @property
     def base(self) -> bytes:
@@ -71,7 +79,7 @@ class Entry:
     @property
     def is_tree_file(self) -> bool:
         """Whether the payload becomes a file of the same size in the tree (and need not be kept elsewhere)."""
-        return self.kind == FILE and not self.base.startswith(WHITEOUT)
+        return self.kind == FILE and self.sparse is None and not self.base.startswith(WHITEOUT)
 
     def __repr__(self) -> str:
         return f"Entry({self.name!r}, kind={self.kind!r}, size={self.size})"
@@ -112,7 +120,10 @@ def parse_header(block: bytes) -> Entry:
 
 
 def parse_pax(data: bytes) -> dict[bytes, bytes]:
-    """The records `LENGTH KEY=VALUE\\n` of an extended header. TarError if they are not."""
+    """The records `LENGTH KEY=VALUE\\n` of an extended header. TarError if they are not.
+
+    Of the sparse format 0.0, whose records come again and again, one is made: GNU.sparse.map, as 0.1 has it.
+    """
     records: dict[bytes, bytes] = {}
     position = 0
     while position < len(data):
@@ -126,6 +137,9 @@ def parse_pax(data: bytes) -> dict[bytes, bytes]:
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
         if not equals or not key:
             raise TarError("malformed PAX record")
+        if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
+            key = b"GNU.sparse.map"
+            value = records[key] + b"," + value if key in records else value
         records[key] = value
         position = end
     return records
@@ -134,14 +148,12 @@ def parse_pax(data: bytes) -> dict[bytes, bytes]:
 def apply_pax(entry: Entry, records: dict[bytes, bytes]) -> None:
     """Let an extended header's records override the header's fields; an empty value takes the record back."""
     for key, value in records.items():
-        if key.startswith(b"GNU.sparse."):
-            raise TarError("sparse files are not supported")
         if key.startswith(_XATTR):
             entry.xattrs = entry.xattrs or {}
             entry.xattrs[key[len(_XATTR) :]] = value
         elif not value:
             continue
-        elif key == b"path":
+        elif key in (b"path", b"GNU.sparse.name"):
             entry.name = _without_nul(value)
             if entry.kind == FILE and entry.name.endswith(b"/"):
                 entry.kind, entry.size = DIRECTORY, 0

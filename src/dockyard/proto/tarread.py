@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from dockyard.proto import tarformat as fmt
+from dockyard.proto import tarsparse
 from dockyard.proto.tarformat import BLOCK, ZERO_BLOCK, Entry, TarError
 
 
@@ -100,14 +101,21 @@ class TarReader:
 
     `record` gets all bytes but the payloads fetched with `payload()`, in order. A skipped payload goes to `record` too.
     Raises TarError and StreamError. `bare`: the stream is such a record, where the payload of tree files is missing.
+    `sparse`: files with holes are wanted (`Entry.sparse`; the payload is then their pieces), otherwise refused.
     """
 
     def __init__(
-        self, stream: ByteStream, record: Callable[[bytes], object] = lambda data: None, *, bare: bool = False
+        self,
+        stream: ByteStream,
+        record: Callable[[bytes], object] = lambda data: None,
+        *,
+        bare: bool = False,
+        sparse: bool = False,
     ) -> None:
         self._stream = stream
         self._record = record
         self._bare = bare
+        self._sparse = sparse
         self._payload = 0  # bytes of the current entry that were not consumed
         self._padding = 0
         self.ended = False  # the end marker was seen
@@ -145,13 +153,49 @@ class TarReader:
             entry.link = link
         if pax:
             fmt.apply_pax(entry, pax)
-        if entry.kind == fmt.GNU_SPARSE:
-            raise TarError(f"entry {show(entry.name)}: sparse files are not supported")
+        self._padding = -entry.size % BLOCK
+        if entry.kind == fmt.GNU_SPARSE or b"GNU.sparse.map" in pax or b"GNU.sparse.major" in pax:
+            self._holes(entry, block, pax)
         fmt.check(entry)
         self.count += 1
         self._payload = 0 if self._bare and entry.is_tree_file else entry.size
-        self._padding = -entry.size % BLOCK
         return entry
+
+    def _holes(self, entry: Entry, header: bytes, pax: dict[bytes, bytes]) -> None:
+        """A file with holes: read its map, which may lie in blocks of its own; `entry.size` is then the pieces'."""
+        try:
+            if not self._sparse:
+                raise TarError("sparse files are not supported")
+            pieces: list[tuple[int, int]] | None
+            if entry.kind == fmt.GNU_SPARSE:
+                entry.kind = fmt.FILE
+                pieces, size, more = tarsparse.old_header(header)
+                while more:
+                    found, more = tarsparse.old_extension(self._block())
+                    pieces += found
+                    tarsparse.check_count(pieces)
+            else:
+                pieces, size = tarsparse.pax(pax)
+                if pieces is None:
+                    pieces = self._map_before(entry)
+            entry.sparse = tarsparse.check(pieces, size, entry.size)
+        except TarError as error:
+            raise TarError(f"entry {show(entry.name)}: {error}") from None
+
+    def _map_before(self, entry: Entry) -> list[tuple[int, int]]:
+        """The map at the beginning of a payload, which is the less for it."""
+        reader = tarsparse.MapReader()
+        while not reader.done:
+            if entry.size < BLOCK:
+                raise TarError("malformed map of a sparse file")
+            reader.feed(self._block())
+            entry.size -= BLOCK
+        return reader.pieces
+
+    def _block(self) -> bytes:
+        block = self._stream.take(BLOCK)
+        self._record(block)
+        return block
 
     def payload(self, write: Callable[[memoryview], object]) -> None:
         """Hand the current entry's payload to `write`."""

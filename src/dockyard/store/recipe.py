@@ -151,7 +151,7 @@ class _Rebuilder:
         file = os.open(_STREAM, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._recipe)
         with os.fdopen(file, "rb") as raw:
             stream = ByteStream(_chunks(zstandard.ZstdDecompressor().stream_reader(raw)))
-            reader = TarReader(stream, pending.append, bare=True)
+            reader = TarReader(stream, pending.append, bare=True, sparse=True)
             while (entry := reader.next()) is not None:
                 if entry.is_tree_file and entry.size:
                     flush()

@@ -14,9 +14,9 @@ from typing import Any
 
 from dockyard.model.errors import DockyardError, InvalidArgument, SystemFailure
 from dockyard.proto import tarformat as fmt
-from dockyard.proto.tarformat import Entry, TarError
+from dockyard.proto.tarformat import Entry, Sparse, TarError
 from dockyard.proto.tarread import ByteStream, StreamError, TarReader, show
-from dockyard.store.bytestream import Source, write_all
+from dockyard.store.bytestream import CHUNK, Source, write_all
 from dockyard.store.connection import Body
 from dockyard.store.layertree import LayerTree, clean
 from dockyard.store.recipe import RecipeWriter
@@ -124,7 +124,7 @@ class _Unpacker:
     def __init__(self, root: int, recipe: RecipeWriter, source: Source, overlay: bool) -> None:
         self._recipe = recipe
         self._inodes = os.fstatvfs(root).f_favail or None  # some file systems do not count them
-        self.reader = TarReader(ByteStream(iter(source)), recipe.record)
+        self.reader = TarReader(ByteStream(iter(source)), recipe.record, sparse=True)
         self.tree = LayerTree(root, self._displaced, overlay=overlay)
         self.size = 0
 
@@ -166,7 +166,9 @@ class _Unpacker:
     def _file(self, entry: Entry, path: bytes) -> None:
         fd, real = self.tree.file(entry, path)
         try:
-            if entry.size:
+            if entry.sparse is not None:
+                self._pieces(entry.sparse, fd)
+            elif entry.size:
                 self.reader.payload(write_all(fd))
                 self.size += entry.size
             self.tree.seal(entry, fd)
@@ -174,6 +176,21 @@ class _Unpacker:
             os.close(fd)
         if real != path:
             self._recipe.locate(self.reader.count, real)
+
+    def _pieces(self, sparse: Sparse, fd: int) -> None:
+        """A file with holes. Its payload is no other file's, so the recipe has it as well."""
+        if sparse.size > free_space_of(fd):  # nobody can copy it
+            raise StreamError(f"a sparse file of {sparse.size} bytes: more than the file system has room for")
+        write = write_all(fd)
+        for offset, length in sparse.pieces:
+            os.lseek(fd, offset, os.SEEK_SET)
+            while length:
+                data = self.reader.some(min(length, CHUNK))
+                self._recipe.record(data)
+                write(memoryview(data))
+                length -= len(data)
+        os.ftruncate(fd, sparse.size)
+        self.size += sparse.size
 
     def _whiteout(self, path: bytes, base: bytes) -> None:
         directory = path[: -len(base) - 1] if len(path) > len(base) else b""
