@@ -426,7 +426,7 @@ def test_cp_through_stdin_and_stdout_with_owners(engine: Engine, running: str, t
         (("files:/nope", "."), "Could not find the file /nope in container files"),
         (("files:/a/b", "/nope/x/y"), 'invalid output path: directory "/nope/x" does not exist'),
         (("files:/a/b", "/dev/null"), "must be a directory or a regular file: got a device"),
-        ((str(tmp_path), "files:/dev/null"), "must be a directory or a regular file: got a device"),
+        ((str(tmp_path), "files:/a/fifo"), "must be a directory or a regular file: got an irregular file"),
     ):
         done = _cp(engine, DOCKYARD, *words)
         assert done.returncode == 1 and text in done.stderr.decode(), (words, done)

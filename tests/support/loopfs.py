@@ -14,17 +14,23 @@ from pathlib import Path
 
 import pytest
 
+_PACKAGES = {"btrfs": "btrfs-progs", "ext4": "e2fsprogs", "xfs": "xfsprogs"}
+_FLAGS = {"btrfs": ["-q"], "ext4": ["-q", "-F"], "xfs": ["-q", "-f"]}
+
 
 @contextmanager
 def mounted(kind: str, beneath: Path, megabytes: int) -> Iterator[Path]:
-    """A fresh file system of that kind ("btrfs", "ext4"), mounted beneath `beneath`. Skips without its mkfs."""
+    """A fresh file system of that kind ("btrfs", "ext4", "xfs" from 300 MB on), mounted beneath `beneath`.
+
+    Skips without its mkfs.
+    """
     program = shutil.which(f"mkfs.{kind}") or f"/sbin/mkfs.{kind}"
     if not os.path.exists(program):
-        pytest.skip(f"mkfs.{kind} is not installed ({'btrfs-progs' if kind == 'btrfs' else 'e2fsprogs'})")
+        pytest.skip(f"mkfs.{kind} is not installed (apt-get install {_PACKAGES[kind]})")
     image, place = beneath / f"{kind}.img", beneath / kind
     with open(image, "wb") as file:
         file.truncate(megabytes << 20)
-    subprocess.run([program, *(["-q"] if kind == "btrfs" else ["-q", "-F"]), image], check=True, capture_output=True)
+    subprocess.run([program, *_FLAGS[kind], image], check=True, capture_output=True)
     place.mkdir()
     subprocess.run(["mount", "-o", "loop", image, place], check=True, capture_output=True)
     try:
