@@ -95,7 +95,7 @@ async def chunks(data: bytes) -> AsyncIterator[bytes]:
 
 async def build(
     engine: Engine,
-    dockerfile: str,
+    text: str,
     files: Mapping[str, bytes | str | File] | None = None,
     *,
     outcome: Outcome | None = None,
@@ -105,7 +105,7 @@ async def build(
     """Build a Dockerfile with `files` as its context. Raises what the build raises; `outcome` has the events then."""
     told = outcome if outcome is not None else Outcome()
     asked = BuildRequest(BuildOptions(**options), **(request or {}))
-    data = context({"Dockerfile": dockerfile, **(files or {})})
+    data = context({"Dockerfile": text, **(files or {})})
     async with aclosing(engine.builds.build(asked, chunks(data))) as events:
         async for event in events:
             told.events.append(event)

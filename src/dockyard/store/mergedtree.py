@@ -100,8 +100,16 @@ class MergedTree:
         return b"/".join(at)
 
     def lookup(self, path: bytes, *, follow: bool = False) -> Found | None:
-        """What is at `path`; links on the way are followed, the last only if `follow`. None: nothing."""
-        real = self.resolve(path, follow=follow)
+        """What is at `path`; links on the way are followed, the last only if `follow`. None: nothing (a circle of
+        links leads nowhere, and nothing has a name that cannot be)."""
+        if b"\0" in path:
+            return None
+        try:
+            real = self.resolve(path, follow=follow)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+                return None
+            raise
         if not real:
             return self.root()
         head, _, name = real.rpartition(b"/")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack
 
@@ -25,7 +26,7 @@ from dockyard.engine.context import Context
 from dockyard.engine.images.services import Services
 from dockyard.engine.transfers import Transfers
 from dockyard.model.build import BuildEvent, BuildResult
-from dockyard.model.errors import Conflict
+from dockyard.model.errors import Conflict, NotFound
 from dockyard.proto.buildgc import Selection, check_limits
 from dockyard.proto.filters import Filters
 from dockyard.store.builds.cache import BuildCache
@@ -33,6 +34,7 @@ from dockyard.store.builds.secretfiles import SecretFiles
 
 __all__ = ["BuildFailed", "BuildRequest", "Builds", "CacheRecord"]
 
+_CONTEXT_ID = re.compile(r"[0-9a-f]{26}\Z")
 _CONTEXT_LIFE = 600.0  # seconds that a received context waits for its build
 
 
@@ -187,9 +189,12 @@ class Builds:
             ids[""] = request.context_id
         elif chunks is not None:
             ids[""] = await sources.receive(self._ground, chunks, request.options.source_date_epoch)
-        for name, context_id in ids.items():
+        for context_id in ids.values():
+            if not _CONTEXT_ID.match(context_id):
+                raise NotFound(f"no such build context: {context_id[:100]}")
             self._claim(context_id)
             stack.callback(self._forget, context_id)
+        for name, context_id in ids.items():
             session.contexts[name] = await asyncio.to_thread(sources.open_context, layout, context_id)
         if request.remote and "" not in ids:
             session.contexts[""] = await fetching.remote(session, request.remote)

@@ -3,8 +3,8 @@
 Owns: which outputs there are, the bytes of one, pushing with progress as steps of the build. Does not own: the image in
 the store (`output`), archives (`engine.images`), the registry client (`engine.transfers`).
 
-An output for a client is fetched after the build (its image is in the store by then), so that the build's answer stays a
-stream of events. An image that has no name and that nothing uses goes when its files have been fetched.
+An output for a client is fetched after the build (its image is in the store by then), so that the build's answer stays
+a stream of events. An image that has no name and that nothing uses goes when its files have been fetched.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from dockyard.engine.builds.ground import Ground, Session
 from dockyard.engine.images import saving
 from dockyard.engine.images.catalogue import Image
 from dockyard.engine.images.removal import remove_image
-from dockyard.model.build import BuildResult, Planned, VertexDone, VertexInfo, VertexProgress, VertexStarted
+from dockyard.model.build import (
+    BuildOptions,
+    BuildResult,
+    Planned,
+    VertexDone,
+    VertexInfo,
+    VertexProgress,
+    VertexStarted,
+)
 from dockyard.model.errors import Conflict, DockyardError, InvalidArgument, NotFound
 from dockyard.proto import references
 from dockyard.proto.dockerconfig import Credentials
@@ -31,10 +39,10 @@ _TRUE: Final = ("1", "true", "t", "yes")
 _NOBODY: Final = Credentials()
 
 
-def to_fetch(session_outputs: tuple[tuple[str, dict[str, str]], ...], image_id: str) -> list[tuple[int, str]]:
+def to_fetch(options: BuildOptions, result: BuildResult) -> list[tuple[int, str]]:
     """(number of the output, the ID to fetch it by) of every output that the client keeps itself."""
-    plain = image_id.removeprefix("sha256:")
-    return [(number, f"{kind}:{plain}") for number, (kind, _) in enumerate(session_outputs) if kind in FETCHED]
+    plain = result.image_id.removeprefix("sha256:")
+    return [(number, f"{spec.type}:{plain}") for number, spec in enumerate(options.outputs) if spec.type in FETCHED]
 
 
 async def fetch(ground: Ground, identifier: str) -> AsyncGenerator[bytes, None]:
@@ -71,8 +79,7 @@ async def _files(ground: Ground, image: Image) -> AsyncGenerator[bytes, None]:
 
 async def _archive(ground: Ground, image: Image) -> AsyncGenerator[bytes, None]:
     """A docker-archive that is an OCI layout too, with all names of the image."""
-    names = [references.parse(name).complete for name in image.names]
-    async with aclosing(saving.save_images(ground.services, [(image, names)], whole=False)) as chunks:
+    async with aclosing(saving.save_images(ground.services, [(image, image.complete_names)], whole=False)) as chunks:
         async for chunk in chunks:
             yield chunk
 
@@ -105,7 +112,7 @@ def check(session: Session) -> None:
 
 
 async def push(session: Session, result: BuildResult) -> None:
-    """Send the image to the registries of its names; each is a step of the build. DockyardError of the first failure."""
+    """Send the image to the registries of its names, each a step of the build. DockyardError of the first failure."""
     ground = session.ground
     for name in names_to_push(session):
         reference = references.parse(name).with_default_tag()
