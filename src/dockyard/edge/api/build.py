@@ -10,7 +10,7 @@ docs/build.md. A build ends when its client goes away, also before the first wor
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -19,9 +19,10 @@ from msgspec import structs
 
 from dockyard.edge.api import build_agents, build_classic, build_options, build_trace
 from dockyard.edge.routing import Call, JsonStream, Route
+from dockyard.engine.builds import exporting
 from dockyard.engine.builds.pruning import CacheRecord
 from dockyard.engine.builds.request import BuildRequest
-from dockyard.model.build import BuildEvent, BuildOptions
+from dockyard.model.build import BuildEvent, BuildOptions, BuildResult
 from dockyard.model.errors import DockyardError, InvalidArgument
 from dockyard.proto import dockerconfig
 from dockyard.proto.dockerconfig import Credentials
@@ -30,6 +31,10 @@ from dockyard.proto.times import format_rfc3339
 PRUNE_FILTERS = frozenset({"until", "id", "parent", "type", "description", "inuse", "shared", "private", "unused-for"})
 _MAX_DOCKERFILE = 1 << 20  # bytes of one that comes beside a remote context
 _TAR = "application/x-tar"
+_OUTPUT = "dockyard.output"
+
+Message = dict[str, Any]
+Events = AsyncGenerator[tuple[BuildEvent, list[Message]], None]
 
 
 async def build(call: Call) -> web.StreamResponse:
@@ -39,7 +44,7 @@ async def build(call: Call) -> web.StreamResponse:
     call.ends_with_client = True
     request = await _request(call)
     body = call.chunks() if call.request.can_read_body and not request.remote else None
-    events = call.engine.builds.build(request, body)
+    events = _with_outputs(request, call.engine.builds.build(request, body))
     tell = _traced if version == "2" else _quiet if call.flag("q") else _classic
     try:
         return await tell(call, events)
@@ -103,54 +108,66 @@ def _credentials(call: Call) -> dict[str, Credentials]:
     return {dockerconfig.registry_of(server): entry for server, entry in known.items()}
 
 
-async def _classic(call: Call, events: AsyncIterator[BuildEvent]) -> web.StreamResponse:
+async def _with_outputs(
+    request: BuildRequest, events: AsyncGenerator[BuildEvent, None]
+) -> AsyncGenerator[tuple[BuildEvent, list[Message]], None]:
+    """Each event, and what is to be said of the build's outputs before it."""
+    async with aclosing(events):
+        async for event in events:
+            found = exporting.to_fetch(request.options, event) if isinstance(event, BuildResult) else ()
+            yield event, [{"id": _OUTPUT, "aux": {"index": number, "id": name}} for number, name in found]
+
+
+async def _classic(call: Call, events: Events) -> web.StreamResponse:
     stream = build_classic.ClassicStream()
-    async with call.progress() as out, aclosing(events):  # type: ignore[type-var]
+    async with call.progress() as out, aclosing(events):
         try:
-            async for event in events:
-                for message in stream.feed(event):
+            async for event, before in events:
+                for message in before + stream.feed(event):
                     await out.send(message)
         except DockyardError as error:
-            await _fail(out, error, {})
+            await _fail(out, error)
     return out.response
 
 
-async def _quiet(call: Call, events: AsyncIterator[BuildEvent]) -> web.StreamResponse:
+async def _quiet(call: Call, events: Events) -> web.StreamResponse:
     """Only the image's ID; all that was kept back when the build fails."""
     stream = build_classic.ClassicStream()
-    kept: list[dict[str, Any]] = []
-    async with call.progress() as out, aclosing(events):  # type: ignore[type-var]
+    kept: list[Message] = []
+    async with call.progress() as out, aclosing(events):
         try:
-            async for event in events:
-                kept += stream.feed(event)
+            async for event, before in events:
+                kept += before + stream.feed(event)
         except DockyardError as error:
             for message in kept:
                 await out.send(message)
-            await _fail(out, error, {})
+            await _fail(out, error)
         else:
             for message in kept:
-                if "aux" in message:
+                if message.get("id") == _OUTPUT:
+                    await out.send(message)
+                elif "aux" in message:
                     await out.send({"stream": f"{message['aux']['ID']}\n"})
     return out.response
 
 
-async def _traced(call: Call, events: AsyncIterator[BuildEvent]) -> web.StreamResponse:
+async def _traced(call: Call, events: Events) -> web.StreamResponse:
     stream = build_trace.TraceStream()
-    async with call.progress() as out, aclosing(events):  # type: ignore[type-var]
+    async with call.progress() as out, aclosing(events):
         try:
-            async for event in events:
-                for message in stream.feed(event, time.time_ns()):
+            async for event, before in events:
+                for message in before + stream.feed(event, time.time_ns()):
                     await out.send(message)
         except DockyardError as error:
-            await _fail(out, error, {})
+            await _fail(out, error)
     return out.response
 
 
-async def _fail(out: JsonStream, error: DockyardError, more: dict[str, Any]) -> None:
+async def _fail(out: JsonStream, error: DockyardError) -> None:
     """Tell an error in the stream, or, if nothing has been said yet, by the answer's status."""
     if not out.opened:
         raise error
-    await out.send(build_classic.error_message(error.message, getattr(error, "exit_code", None)) | more)
+    await out.send(build_classic.error_message(error.message, getattr(error, "exit_code", None)))
 
 
 async def receive(call: Call) -> web.StreamResponse:
@@ -158,6 +175,17 @@ async def receive(call: Call) -> web.StreamResponse:
     if not call.request.can_read_body:
         raise InvalidArgument("a context's tar is expected as the body")
     return call.json({"ID": await call.engine.builds.receive(call.chunks())}, 201)
+
+
+async def fetch(call: Call) -> web.StreamResponse:
+    """An output of a build (ours): the message `dockyard.output` of its stream has named it."""
+    async with aclosing(call.engine.builds.output(call.path("id"))) as chunks:
+        first = await anext(chunks)
+        response = await call.stream(_TAR)
+        await response.write(first)
+        async for chunk in chunks:
+            await response.write(chunk)
+    return response
 
 
 async def cancel(call: Call) -> web.StreamResponse:
@@ -207,6 +235,7 @@ def _record(record: CacheRecord, version: tuple[int, int]) -> dict[str, Any]:
 ROUTES = [
     Route("POST", "/build", build),
     Route("POST", "/build/contexts", receive),
+    Route("GET", "/build/outputs/{id}", fetch),
     Route("POST", "/build/cancel", cancel, since=(1, 39)),
     Route("POST", "/build/prune", prune, since=(1, 31)),
 ]

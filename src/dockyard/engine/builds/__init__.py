@@ -15,7 +15,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack
 
-from dockyard.engine.builds import fetching, output, planning, pruning, sources
+from dockyard.engine.builds import exporting, fetching, output, planning, pruning, sources
 from dockyard.engine.builds.agents import Agents
 from dockyard.engine.builds.cachemounts import Locks
 from dockyard.engine.builds.ground import Ground, Session, Shared
@@ -96,6 +96,12 @@ class Builds:
         selection = Selection.parse(filters or Filters(), self._ground.context.clock(), all=all)
         return await pruning.prune(self._ground, selection, check_limits(reserved, maximum, free))
 
+    # --- outputs ---------------------------------------------------------------------------------------------------
+
+    def output(self, identifier: str) -> AsyncGenerator[bytes, None]:
+        """The tar of what a build has made for its client (`exporting.to_fetch` names it). NotFound."""
+        return exporting.fetch(self._ground, identifier)
+
     # --- building --------------------------------------------------------------------------------------------------
 
     async def build(
@@ -163,11 +169,14 @@ class Builds:
             if request.options.check:
                 await planning.check(session)
                 return BuildResult()
+            exporting.check(session)
             planned = await planning.plan(session)
             solver = Solver(session, planned.vertices)
             events.put_nowait(planning.announce(planned, solver.name))
             trees = await solver.solve(planned.result)
-            return await output.make_image(session, planned, trees)
+            result = await output.make_image(session, planned, trees)
+            await exporting.push(session)
+            return result
 
     def _let_go(self, session: Session, late: ExitStack) -> None:
         """The build has ended; a step of it that another build waits for may still need its files."""

@@ -111,7 +111,7 @@ def check(session: Session) -> None:
             raise InvalidArgument("an image that shall be pushed needs a name: --tag")
 
 
-async def push(session: Session, result: BuildResult) -> None:
+async def push(session: Session) -> None:
     """Send the image to the registries of its names, each a step of the build. DockyardError of the first failure."""
     ground = session.ground
     for name in names_to_push(session):

@@ -95,9 +95,7 @@ def _outputs(call: Call) -> list[tuple[str, dict[str, str]]]:
     found = [buildspec.output(text) for text in call.texts("output")]
     if call.on("push"):
         found.append(("image", {"push": "true"}))
-    if call.on("load"):
-        found.append(("docker", {}))
-    return found
+    return [(kind, fields) for kind, fields in found if kind != "docker" or fields.get("dest")]  # else: in the store
 
 
 def _once(call: Call, source: Source, named: dict[str, str | Source]) -> session.Result:
