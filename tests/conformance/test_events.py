@@ -73,6 +73,46 @@ def test_stop_kill_pause_rename_exec(engine: Engine, api: Connection) -> None:
     assert kill["Actor"]["Attributes"]["signal"] == "15"
 
 
+def test_streams_restarts_and_the_rest(engine: Engine, api: Connection) -> None:
+    """Every other event of a container that its life and its streams bring about."""
+    since = time.time()
+    identifier = steps.started(api, "cat", name="box", Tty=True, OpenStdin=True)
+    keys = {"stream": 1, "stdin": 1, "stdout": 1, "detachKeys": "ctrl-a"}
+    with engine.api() as own, own.hijack("/containers/box/attach", None, keys) as stream:
+        assert api.post("/containers/box/resize", None, h=30, w=90).status == 200
+        stream.send(b"x")
+        stream.read_until(b"x")
+        stream.send(b"\x01")
+        stream.read_all()
+    body = {"Cmd": ["cat"], "Tty": True, "AttachStdin": True, "AttachStdout": True, "DetachKeys": "ctrl-a"}
+    process = steps.expect(api.post("/containers/box/exec", body), 201).json()["Id"]
+    with engine.api() as own, own.hijack(f"/exec/{process}/start", {"Detach": False, "Tty": True}) as stream:
+        stream.send(b"x")
+        stream.read_until(b"x")
+        stream.send(b"\x01")
+        stream.read_all()
+    api.get("/containers/box/top")
+    api.post("/containers/box/update", {"RestartPolicy": {"Name": "no"}})
+    api.post("/containers/box/restart", None, t=0)
+    api.post("/containers/box/kill", None, signal="HUP")
+    steps.remove(api, identifier)
+    steps.create(api, "true")
+    api.post("/containers/prune")
+    found = steps.eventually(lambda: events(api, since), lambda f: "prune" in actions(f))
+    told = actions(found)
+    expected = {"attach", "resize", "detach", "exec_create: cat ", "exec_start: cat ", "top", "update"}
+    assert expected <= set(told)
+    restart = told[told.index("update") + 1 : told.index("restart") + 1]
+    assert [action for action in restart if action != "exec_die"] == ["kill", "kill", "die", "stop", "start", "restart"]
+    assert told[told.index("restart") + 1 :].count("kill") >= 1
+    assert told[-3:] == ["create", "destroy", "prune"] or told.count("destroy") == 2
+    by_action = {event["Action"]: event["Actor"]["Attributes"] for event in found}
+    assert (by_action["resize"]["height"], by_action["resize"]["width"]) == ("30", "90")
+    if engine.name == "dockyardd":  # 20.10 does not tell
+        assert by_action["exec_detach"]["execID"] == process
+    assert by_action["prune"]["reclaimed"].isdigit()
+
+
 def test_images(engine: Engine, api: Connection) -> None:
     since = time.time()
     engine.docker("tag", "bb", "other:1")
