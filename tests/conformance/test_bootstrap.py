@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,29 @@ def test_two_runs_give_the_same_image_and_it_runs(engine: Engine) -> None:
     said = engine.out("run", "--rm", debian.NAME, "bash", "-c", script).split()
     assert said[0].startswith("12.") and said[-1] == "sound"
     assert set(said[1:-1]) <= {"/var/lib/apt/lists:", "/var/cache/apt/archives:", "lock", "partial"}, said
+
+
+KEYRING = "http://archive.ubuntu.com/ubuntu/pool/main/u/ubuntu-keyring/ubuntu-keyring_2023.11.28.1_all.deb"
+KEYRING_SHA256 = "36de43b15853ccae0028e9a767613770c704833f82586f28eb262f0311adb8a8"
+
+
+def test_ubuntu_with_the_keys_of_its_archive(engine: Engine, tmp_path: Path) -> None:
+    """As docs/images.md says, where Ubuntu's mirror can be reached."""
+    try:
+        with urllib.request.urlopen(KEYRING, timeout=10) as answer:
+            package = answer.read(1 << 20)
+    except OSError as error:
+        pytest.skip(f"the mirror cannot be reached: {error}")
+    assert hashlib.sha256(package).hexdigest() == KEYRING_SHA256
+    (tmp_path / "keyring.deb").write_bytes(package)
+    subprocess.run(["dpkg-deb", "-x", str(tmp_path / "keyring.deb"), str(tmp_path / "out")], check=True)
+    keys = tmp_path / "out" / "usr" / "share" / "keyrings" / "ubuntu-archive-keyring.gpg"
+    debian.bootstrap(engine, f"--keyring={keys}", "--mirror=http://archive.ubuntu.com/ubuntu", name="ubuntu:24.04")
+    said = engine.out(
+        "run", "--rm", "--network=none", "ubuntu:24.04", "bash", "-c", ". /etc/os-release; echo $ID $VERSION_ID"
+    )
+    assert said == "ubuntu 24.04"
+    engine.docker("rmi", "ubuntu:24.04")
 
 
 def test_a_client_that_is_ended_leaves_nothing(engine: Engine, tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ DOCKYARD = str(Path(sys.executable).with_name("dockyard"))
 _NOT_HERE = ("the mirror cannot be reached", "is not installed", "needs root")
 
 
-def bootstrap(engine: Engine, *flags: str) -> str:
+def bootstrap(engine: Engine, *flags: str, name: str = NAME) -> str:
     """The id of a fresh image on the engine. Skips where it cannot be made, saying why."""
     environment = {**engine.environment(), "DOCKYARD_HOST": engine.url}
     done = subprocess.run(
-        [DOCKYARD, "image", "bootstrap", "-q", *flags, NAME], env=environment, capture_output=True, text=True,
+        [DOCKYARD, "image", "bootstrap", "-q", *flags, name], env=environment, capture_output=True, text=True,
         timeout=120, check=False,
     )  # fmt: skip
     if done.returncode != 0 and any(text in done.stderr for text in _NOT_HERE):

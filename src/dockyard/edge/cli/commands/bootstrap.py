@@ -106,8 +106,8 @@ def _check_host(distribution: str, has_keyring: bool) -> None:
     keyring, package = KEYRINGS[distribution]
     if not has_keyring and not os.path.exists(keyring):
         raise CliError(
-            f"the keys that {distribution}'s packages are signed with are not installed: apt-get install {package} "
-            "(or give --keyring)"
+            f"the keys that {distribution}'s packages are signed with are not installed: apt-get install {package}, or, "
+            f"where there is no such package, take {os.path.basename(keyring)} out of {distribution}'s and give --keyring"
         )
 
 
