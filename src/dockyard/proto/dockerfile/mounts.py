@@ -17,7 +17,7 @@ from dockyard.proto.units import parse_size
 TYPES: Final = ("bind", "cache", "secret", "ssh", "tmpfs")
 SHARING: Final = ("shared", "private", "locked")
 
-_NAMES: Final = {
+NAMES: Final = {
     "type": "type", "from": "from", "source": "source", "src": "source", "target": "target", "dst": "target",
     "destination": "target", "readonly": "readonly", "ro": "readonly", "readwrite": "readwrite", "rw": "readwrite",
     "required": "required", "size": "size", "id": "id", "sharing": "sharing", "mode": "mode", "uid": "uid",
@@ -71,9 +71,9 @@ def parse(text: str, expand: Callable[[str], str]) -> RunMount:
     for field in fields_of(text):
         key, equals, value = field.partition("=")
         key = key.lower()
-        name = _NAMES.get(key)
+        name = NAMES.get(key)
         if name is None:
-            raise Problem(f"unexpected key {_single(key)} in {_single(field)}{suggest(key, _NAMES)}", at=field)
+            raise Problem(f"unexpected key {_single(key)} in {_single(field)}{suggest(key, NAMES)}", at=field)
         if not equals and name not in _SWITCHES:
             raise Problem(f"invalid field {_single(field)} must be a key=value pair", at=field)
         given[name] = expand(value) if equals else "true"
