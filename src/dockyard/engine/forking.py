@@ -75,7 +75,8 @@ def _config(container: Container, given: Mapping[str, Any]) -> ContainerConfig:
 
 
 def _host(own: HostConfig, given: Mapping[str, Any]) -> HostConfig:
-    return replace(own, **{"container_id_file": "", **given})
+    derived = {"memory_swap": 0} if "memory" in given and own.memory_swap == 2 * own.memory else {}
+    return replace(own, **{"container_id_file": "", **derived, **given})
 
 
 def _networks(container: Container, overrides: Overrides) -> dict[str, EndpointSettings]:
