@@ -56,13 +56,12 @@ def _bootstrap(call: Call) -> None:
     epoch = _epoch(mirror, suite)
     target = (reference_of(call.text("tag")) if call.text("tag") else what).with_default_tag()
     command = [_PROGRAM, "--mode=root", "--format=tar", f"--variant={variant}", *_include(call)]
-    command += [f"--keyring={path}" for path in call.texts("keyring")]
     command += [f"--architectures={call.text('architecture')}"] if call.text("architecture") else []
     command += [suite, "-", *([mirror] if call.text("mirror") else [])]
     _end_in_order()
     with (
         tempfile.TemporaryDirectory(prefix="dockyard-bootstrap-") as place,
-        closing(_tar(command, place, epoch, quiet=call.on("quiet"))) as chunks,
+        closing(_tar(command, place, call.texts("keyring"), epoch, quiet=call.on("quiet"))) as chunks,
     ):
         query = {
             "fromSrc": "-",
@@ -106,8 +105,9 @@ def _check_host(distribution: str, has_keyring: bool) -> None:
     keyring, package = KEYRINGS[distribution]
     if not has_keyring and not os.path.exists(keyring):
         raise CliError(
-            f"the keys that {distribution}'s packages are signed with are not installed: apt-get install {package}, or, "
-            f"where there is no such package, take {os.path.basename(keyring)} out of {distribution}'s and give --keyring"
+            f"the keys that {distribution}'s packages are signed with are not installed: apt-get install {package}; "
+            f"where there is no such package, take {os.path.basename(keyring)} out of {distribution}'s own and give "
+            "--keyring"
         )
 
 
@@ -161,7 +161,23 @@ def _changes(distribution: str, suite: str, mirror: str) -> list[str]:
     return ['CMD ["bash"]', *(f'LABEL {prefix}{name}="{text}"' for name, text in labels.items())]
 
 
-def _tar(command: list[str], place: str, epoch: int, *, quiet: bool) -> Generator[bytes, None, None]:
+def _keyrings(paths: list[str], place: str) -> list[str]:
+    """Copies that apt's own user can read, wherever the files lie. CliError naming one that cannot be had."""
+    flags = []
+    for number, path in enumerate(paths):
+        copy = os.path.join(place, f"{number}-{os.path.basename(path)}")
+        try:
+            shutil.copyfile(path, copy)
+            os.chmod(copy, 0o644)
+        except OSError as error:
+            raise CliError(f"keyring {path}: {error.strerror}") from None
+        flags.append(f"--keyring={copy}")
+    return flags
+
+
+def _tar(
+    command: list[str], place: str, keyrings: list[str], epoch: int, *, quiet: bool
+) -> Generator[bytes, None, None]:
     """The tar while it is made. CliError with its last words if the program fails: the import then fails too."""
     environment = {
         "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin",
@@ -174,7 +190,7 @@ def _tar(command: list[str], place: str, epoch: int, *, quiet: bool) -> Generato
     with open(os.path.join(place, "log"), "w+b") as log:
         os.chmod(place, 0o711)  # apt fetches as a user of its own
         made = subprocess.Popen(
-            command,
+            [command[0], *_keyrings(keyrings, place), *command[1:]],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
