@@ -127,8 +127,6 @@ def _check(mount: RunMount, text: str) -> None:
             raise Problem("invalid secret mount. one of source, target required", at=text)
         if mount.env is not None and (not mount.env or "=" in mount.env):
             raise Problem(f"invalid name of a variable for a secret: {quoted(mount.env)}", at=text)
-    elif mount.type != "ssh" and not mount.target:
-        raise Problem(f"a mount of type {mount.type} needs a target", at=text)
     for value in (mount.target, mount.source, mount.id, mount.from_):
         if "\0" in value or "\n" in value:
             raise Problem("a control character in a mount", at=text)

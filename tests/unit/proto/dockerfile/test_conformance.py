@@ -157,6 +157,7 @@ CASES: dict[str, Case] = {
         lambda p: (mount(p).id, mount(p).target, mount(p).mode, mount(p).required, op(p, Exec).env[-1]),
         ("default", "/run/buildkit/ssh_agent.0", 0o666, True, "SSH_AUTH_SOCK=/run/buildkit/ssh_agent.0"),
     ),
+    "RUN --mount without target": Case("WORKDIR /w\nRUN --mount=type=bind c", lambda p: mount(p).target, "/w"),
     "RUN --mount variables": Case("ARG d=/x\nRUN --mount=type=tmpfs,target=$d/y c", lambda p: mount(p).target, "/x/y"),
     "RUN --network": Case("RUN --network=none c", lambda p: op(p, Exec).network, "none"),
     "RUN --network=host": Case(
