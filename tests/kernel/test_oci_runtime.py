@@ -72,6 +72,22 @@ def test_create_start_state_kill_delete(ours: OciRuntime, bundle: Bundle, tmp_pa
     assert "does not exist" in ours("state", identity, check=False).stderr
 
 
+def test_a_mapped_mount(ours: OciRuntime, bundle: Bundle, tmp_path: Path) -> None:
+    """uidMappings of a mount: what is 1234's on disk is 7's inside; a mapping without ranges is refused by name."""
+    source = tmp_path / "source"
+    source.mkdir()
+    os.chown(source, 1234, 1235)
+    entry: dict[str, Any] = {"destination": "/m", "type": "bind", "source": str(source), "options": ["rbind", "idmap"]}
+    entry["uidMappings"] = [{"containerID": 1234, "hostID": 7, "size": 1}, {"containerID": 0, "hostID": 0, "size": 1}]
+    entry["gidMappings"] = [{"containerID": 0, "hostID": 0, "size": 2000}]
+    bundle.config["mounts"].append(entry)
+    done = ours.run(bundle.sh("stat -c %u:%g /m; touch /m/new; stat -c %u:%g /m/new"))
+    assert done.stdout == "7:1235\n0:0\n"
+    assert (source / "new").stat().st_uid == 0
+    del entry["gidMappings"]
+    assert "a mapped mount needs both uidMappings and gidMappings" in ours.run(bundle, check=False).stderr
+
+
 def test_the_program_does_not_run_before_start(ours: OciRuntime, bundle: Bundle) -> None:
     identity = ours.create(bundle.sh("touch /ran; sleep 1000"))
     time.sleep(0.2)

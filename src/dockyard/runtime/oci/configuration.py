@@ -109,8 +109,6 @@ def check_process(process: dict[str, Any], field: str) -> None:
             raise OciError(f"{field}.rlimits[{index}].type: {limit.get('type')!r} is unknown")
     if process.get("apparmorProfile") and not os.path.isdir("/sys/kernel/security/apparmor"):
         raise OciError(f"{field}.apparmorProfile: AppArmor is not enabled on this host")
-    if process.get("apparmorProfile"):
-        raise OciError(f"{field}.apparmorProfile: not supported yet")
     for name, reason in _UNSUPPORTED_PROCESS:
         if process.get(name):
             raise OciError(f"{field}.{name}: {reason}")
@@ -122,10 +120,25 @@ def _check_mount(mount: Any, field: str) -> None:
     if not _get(mount, "destination", str, f"{field}.destination").startswith("/"):
         mount["destination"] = f"/{mount['destination']}"  # allowed by the specification for old bundles
     options = _get(mount, "options", list, f"{field}.options", optional=True)
-    if mount.get("uidMappings") or mount.get("gidMappings") or {"idmap", "ridmap"} & set(options):
-        raise OciError(f"{field}: mapped mounts are not supported")
+    _check_mappings(mount, options, field)
     if ({"bind", "rbind"} & set(options) or mount.get("type") == "bind") and not mount.get("source"):
         raise OciError(f"{field}.source: missing for a bind mount")
+
+
+def _check_mappings(mount: dict[str, Any], options: list[str], field: str) -> None:
+    """Mapped owners: of binds only, with mappings of their own (there is no user namespace to take them from)."""
+    given = [name for name in ("uidMappings", "gidMappings") if mount.get(name)]
+    if not given and not {"idmap", "ridmap"} & set(options):
+        return
+    if len(given) < 2:
+        raise OciError(f"{field}: a mapped mount needs both uidMappings and gidMappings")
+    if mount.get("type") != "bind" and not {"bind", "rbind"} & set(options):
+        raise OciError(f"{field}: only bind mounts can be mapped")
+    for name in given:
+        for index, each in enumerate(_get(mount, name, list, f"{field}.{name}")):
+            numbers = [each.get(key) if isinstance(each, dict) else None for key in ("containerID", "hostID", "size")]
+            if not all(isinstance(number, int) and 0 <= number < 2**32 for number in numbers):
+                raise OciError(f"{field}.{name}[{index}]: containerID, hostID and size are needed")
 
 
 def _check_linux(linux: dict[str, Any]) -> None:
