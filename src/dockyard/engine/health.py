@@ -99,7 +99,8 @@ class HealthChecks:
         if container.handle is not handle or container.removed or self._context.closing:
             return
         self._probes.pop(container.id, None)
-        self._enter(container, result)
+        if container.state is State.RUNNING:  # else it was paused in the middle: that says nothing
+            self._enter(container, result)
         if container.handle is handle:
             self._schedule(container, self._pause(container))
 

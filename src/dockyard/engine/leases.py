@@ -34,6 +34,9 @@ _AT_ONCE: Final = 16  # removals
 _PAUSE_FIRST, _PAUSE_LONGEST = 1.0, 60.0  # s between attempts
 
 
+Removed = dict[str, list[str]]  # name of the kind -> ids
+
+
 class Kind(NamedTuple):
     """One kind of things that leases have: the ids of those with a lease, and how one is taken away."""
 
@@ -54,7 +57,7 @@ class Lease:
         self.joining = 0  # things that are being made for it
         self.quiet = asyncio.Event()
         self.quiet.set()
-        self.first_pass: asyncio.Task[dict[str, list[str]]] | None = None
+        self.first_pass: asyncio.Task[Removed] | None = None
 
     @property
     def id(self) -> str:
@@ -161,7 +164,7 @@ class Leases:
             if not lease.joining:
                 lease.quiet.set()
 
-    async def end(self, lease_id: str) -> dict[str, list[str]]:
+    async def end(self, lease_id: str) -> Removed:
         """End it now. Kind -> what was removed; what could not be is tried again behind."""
         return await asyncio.shield(self._begin_end(self.get(lease_id)))
 
@@ -189,7 +192,7 @@ class Leases:
 
     # --- the end ---
 
-    def _begin_end(self, lease: Lease) -> asyncio.Task[dict[str, list[str]]]:
+    def _begin_end(self, lease: Lease) -> asyncio.Task[Removed]:
         if lease.first_pass is None:
             lease.row.ending = True
             self._disarm(lease)
@@ -207,7 +210,7 @@ class Leases:
 
         task.add_done_callback(reap)
 
-    async def _end(self, lease: Lease) -> dict[str, list[str]]:
+    async def _end(self, lease: Lease) -> Removed:
         await self._store.save(lease.row)
         await lease.quiet.wait()
         removed, left = await self._take_away(lease)
@@ -226,9 +229,9 @@ class Leases:
             _, left = await self._take_away(lease)
         await self._gone(lease)
 
-    async def _take_away(self, lease: Lease) -> tuple[dict[str, list[str]], bool]:
+    async def _take_away(self, lease: Lease) -> tuple[Removed, bool]:
         """One attempt: what was removed, and whether anything is left."""
-        removed: dict[str, list[str]] = {}
+        removed: Removed = {}
         left = False
         limit = asyncio.Semaphore(_AT_ONCE)
 
