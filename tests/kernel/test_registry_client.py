@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import os
@@ -873,6 +874,80 @@ def test_push_errors(tmp_path: Path) -> None:
         await client.push(name, credentials=Credentials("me", "secret"))
 
     run(tmp_path, work)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "expected"),
+    [
+        (413, "DENIED", "quota exceeded", "layer sha256:[0-9a-f]{64}: denied: quota exceeded"),
+        (400, "DIGEST_INVALID", "it is another", "layer sha256:[0-9a-f]{64}: digest invalid: it is another"),
+        (507, "UNAVAILABLE", "no space left", r"layer sha256:[0-9a-f]{64}: .* 507 \(unavailable: no space left\)"),
+        (429, "TOOMANYREQUESTS", "slower",
+         r"layer sha256:[0-9a-f]{64}: toomanyrequests: slower \(it asks to wait for 3600 seconds\)"),
+        (403, "DENIED", "not yours", "^denied: not yours$"),  # in Docker's words
+    ],
+)  # fmt: skip
+def test_what_a_registry_refuses_in_a_push_is_told(
+    tmp_path: Path, status: int, code: str, message: str, expected: str
+) -> None:
+    async def chunks(data: bytes) -> Any:
+        yield data
+
+    async def work(client: Client, registry: FakeRegistry) -> None:
+        name = f"{registry.host}/x"
+        await client.images.load(chunks(busybox.docker_archive([f"{name}:latest"], TARS[:1], {})))
+
+        async def refuse(request: web.Request) -> web.StreamResponse | None:
+            if request.method not in ("PATCH", "PUT"):
+                return None
+            await request.read()
+            return error(status, code, message, {"Retry-After": "3600"} if status == 429 else None)
+
+        registry.hooks.append(("/blobs/uploads/", refuse))
+        with pytest.raises(DockyardError, match=expected):
+            await client.push(name)
+        assert not registry.manifests
+        registry.hooks.clear()
+        await client.push(name)  # nothing is left that would be in the way
+
+    run(tmp_path, work)
+
+
+def test_a_push_from_a_full_disk(tmp_path: Path) -> None:
+    """It needs no room but for a row: it comes through or says that there is none, and the store works on."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(place)], check=True)
+    try:
+
+        async def chunks(data: bytes) -> Any:
+            yield data
+
+        async def work(client: Client, registry: FakeRegistry) -> None:
+            name = f"{registry.host}/x"
+            await client.images.load(chunks(busybox.docker_archive([f"{name}:latest"], TARS, {})))
+            with open(place / "filler", "wb", buffering=0) as filler:
+                with contextlib.suppress(OSError):
+                    while filler.write(bytes(1 << 20)):
+                        pass
+                while True:
+                    try:
+                        filler.write(b"x" * 4096)
+                    except OSError:
+                        break
+            try:
+                await client.push(name)
+            except DockyardError as error:
+                assert "full" in str(error) or "space" in str(error)
+            os.unlink(place / "filler")
+            told = await client.push(name)
+            assert told[-1].aux is not None and digest_of(registry.manifests["latest"][1]) == told[-1].aux["Digest"]
+            assert client.images.get(name).digests == [f"{name}@{told[-1].aux['Digest']}"]
+            assert client.left()["ingest"] == []
+
+        run(place, work)
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 # --- Debian's registry ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Protocol
 
-from dockyard.model.errors import InvalidArgument, NotFound
+from dockyard.model.errors import DockyardError, InvalidArgument, NotFound
 from dockyard.store.remote.errors import Temporary
 from dockyard.store.remote.repository import Begun, Repository
 from dockyard.store.remote.session import pause
@@ -69,9 +69,9 @@ class Upload:
         while True:
             try:
                 return await self._try()
-            except (InvalidArgument, NotFound):
+            except (InvalidArgument, NotFound) as error:
                 if not self._resumed:
-                    raise
+                    raise self._named(error) from None
                 self._forget()  # the parts do not fit together, or the registry has forgotten them
                 continue
             except Temporary as error:
@@ -80,11 +80,15 @@ class Upload:
                     attempt, mark = 0, self._at
                 delay = pause(error, attempt, limits.tries, limits.delay)
                 if delay is None:
-                    raise
+                    raise self._named(error) from None
                 attempt += 1
             if self._waiting is not None:
                 self._waiting(delay)
             await asyncio.sleep(delay)
+
+    def _named(self, error: DockyardError) -> DockyardError:
+        """What a registry says does not name the blob."""
+        return error if self._what in error.message else type(error)(f"{self._what}: {error.message}")
 
     def _forget(self) -> None:
         self._begun, self._at, self._broken, self._resumed = None, 0, False, False
