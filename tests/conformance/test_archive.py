@@ -168,6 +168,21 @@ def test_a_stopped_container_has_the_same_files(engine: Engine, api: Connection,
     assert inside(engine, "cat /vol/late /a/late") == "12"
 
 
+def test_a_volume_that_is_a_mount_is_there_while_it_is_looked_into(
+    engine: Engine, api: Connection, tmp_path: Path
+) -> None:
+    (tmp_path / "f").write_text("mounted")
+    options = ["-o", "type=none", "-o", "o=bind", "-o", f"device={tmp_path}"]
+    engine.docker("volume", "create", *options, "elsewhere")
+    engine.docker("create", "--name", "files", "-v", "elsewhere:/vol", "bb")
+    assert members(get(api, "/vol").body)["vol/f"].size == 7
+    assert put(api, "/vol", tar(("g", b"x"))).status == 200
+    assert (tmp_path / "g").read_text() == "x"
+    engine.docker("rm", "files")
+    engine.docker("volume", "rm", "elsewhere")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["f", "g"]
+
+
 @pytest.mark.dockyardd_only
 def test_a_tmpfs_is_seen_and_the_kernels_own_file_systems_are_not(engine: Engine, api: Connection) -> None:
     engine.docker("run", "-d", "--name", "files", "--tmpfs", "/t", "bb", "sh", "-c", "echo x > /t/f; exec sleep 1000")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, NamedTuple
@@ -60,9 +61,10 @@ class Files:
         """What lies at `path`. NotFound in Docker's words; InvalidArgument "not a directory"."""
         container = self._context.registry.get(ref)
         for attempt in range(_ATTEMPTS):
-            arguments = {"place": view(self._context, container), "path": path}
             try:
-                found = await self._context.runtime.call("dockyard.store.reading:look", arguments)
+                async with _mounted(self._context, container):
+                    arguments = {"place": view(self._context, container), "path": path}
+                    found = await self._context.runtime.call("dockyard.store.reading:look", arguments)
                 return PathStat(**found)
             except (Unavailable, NotFound) as error:
                 await self._again(error, container, attempt, path, ref)
@@ -131,18 +133,19 @@ class Files:
     ) -> AsyncIterator[tuple[bytes, AsyncIterator[bytes]]]:
         """The first bytes that a worker writes, and the others. The worker ends with the context."""
         for attempt in range(_ATTEMPTS):
-            arguments: dict[str, Any] = {"place": view(self._context, container)}
-            if path is not None:
-                arguments["path"] = path
-            call = self._context.runtime.call
-            async with aclosing(worker_output(call, f"dockyard.store.reading:{function}", arguments)) as chunks:
-                try:
-                    first = await anext(chunks)
-                except (Unavailable, NotFound) as error:
-                    await self._again(error, container, attempt, path or "/", ref)
-                    continue
-                yield first, chunks
-                return
+            async with _mounted(self._context, container):
+                arguments: dict[str, Any] = {"place": view(self._context, container)}
+                if path is not None:
+                    arguments["path"] = path
+                call = self._context.runtime.call
+                async with aclosing(worker_output(call, f"dockyard.store.reading:{function}", arguments)) as chunks:
+                    try:
+                        first = await anext(chunks)
+                    except (Unavailable, NotFound) as error:
+                        await self._again(error, container, attempt, path or "/", ref)
+                        continue
+                    yield first, chunks
+                    return
 
     async def extract(
         self, ref: str, path: str, chunks: AsyncIterator[bytes], *, keep_kinds: bool = False, own: bool = False
@@ -182,8 +185,10 @@ class Files:
         raise SystemFailure(f"container {container.id} starts and ends all the time")
 
     async def _unpack(self, container: Container, arguments: dict[str, Any], reading: int) -> None:
-        place = view(self._context, container, writable=True)
-        await self._context.runtime.call("dockyard.store.extracting:extract", {"place": place, **arguments}, [reading])
+        async with _mounted(self._context, container):
+            place = view(self._context, container, writable=True)
+            call = self._context.runtime.call
+            await call("dockyard.store.extracting:extract", {"place": place, **arguments}, [reading])
 
     async def changes(self, ref: str) -> list[Change]:
         """What it has made of its image's files, in the order of their paths."""
@@ -205,6 +210,23 @@ class Files:
         if container.handle is not None:  # its end has not been told yet
             await asyncio.wait({container.handle.exit}, timeout=5)
             await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def _mounted(context: Context, container: Container) -> AsyncIterator[None]:
+    """While somebody looks into a container that does not run: its volumes that are mounts (nfs, …) are mounted."""
+    user = f"files-{secrets.token_hex(8)}"
+    attached: list[str] = []
+    try:
+        for point in container.mounts if container.handle is None else ():
+            volume = context.volumes.find(point.name) if point.type == "volume" else None
+            if volume is not None and volume.is_mount:
+                attached.append(volume.name)
+                await context.volumes.attach(volume, user)
+        yield
+    finally:
+        for name in attached:
+            await context.volumes.detach(name, user)
 
 
 def view(context: Context, container: Container, *, writable: bool = False) -> dict[str, Any]:
