@@ -12,8 +12,6 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from msgspec import structs
-
 from dockyard.proto.dockerfile import healthchecks, lines, mounts
 from dockyard.proto.dockerfile.errors import DockerfileError, Problem, located, quoted, suggest
 from dockyard.proto.dockerfile.flags import LIST, SWITCH, TEXT, Flags
@@ -422,8 +420,3 @@ _READERS: Final[dict[str, Callable[[_Request], Instruction]]] = {
 }
 
 INSTRUCTIONS: Final = tuple(_READERS)
-
-
-def with_range(instruction: T, where: Range) -> T:
-    """The same instruction standing elsewhere."""
-    return structs.replace(instruction, range=where)

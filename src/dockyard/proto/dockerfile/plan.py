@@ -27,7 +27,7 @@ from dockyard.proto.dockerfile.checks import Checks, enforce, settings_of
 from dockyard.proto.dockerfile.errors import DockerfileError, Problem, located
 from dockyard.proto.dockerfile.evaluate import Evaluator
 from dockyard.proto.dockerfile.graph import Configs, Graph
-from dockyard.proto.dockerfile.instructions import Arg, Dockerfile, Run
+from dockyard.proto.dockerfile.instructions import Arg, Dockerfile
 from dockyard.proto.dockerfile.ops import BaseRef, Plan, Step
 from dockyard.proto.dockerignore import Ignore
 
@@ -133,16 +133,3 @@ def _declared(dockerfile: Dockerfile, graph: Graph, reachable: list[int]) -> set
     instructions = [one for index in reachable for one in graph.node(index).instructions]
     arguments = [one for one in instructions if isinstance(one, Arg)]
     return scope.declared([*dockerfile.global_args, *arguments])
-
-
-def secrets(dockerfile: Dockerfile) -> frozenset[str]:
-    """IDs of secrets that mounts name literally: what a client should offer. For `--call=outline` and messages."""
-    found = set()
-    for stage in dockerfile.stages:
-        for instruction in stage.instructions:
-            if isinstance(instruction, Run):
-                for text in instruction.mounts:
-                    fields = dict(field.partition("=")[::2] for field in text.split(","))
-                    if fields.get("type") == "secret" and "$" not in text:
-                        found.add(fields.get("id") or fields.get("source") or fields.get("target", "").rsplit("/")[-1])
-    return frozenset(found - {""})
