@@ -75,7 +75,7 @@ script() {
     chmod 755 /usr/bin/$1
 }
 script dockyard dockyard.edge.cli.main; script dockyardd dockyard.daemon; script dockyard-runtime dockyard.runtime.oci
-export PYTHONPATH=/data/project/src:/data/site-packages PYTHONDONTWRITEBYTECODE=1 DOCKYARD_TEST_VM=1 CI=$CI
+export PYTHONPATH=/data/project/src:/data/site-packages DOCKYARD_TEST_VM=1 CI=$CI
 echo "vm: $(uname -r), $(python3 --version), controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
 python3 -m pytest -p no:cacheprovider {arguments}
 echo "vm: pytest ended with $?"
@@ -147,7 +147,7 @@ def project(arguments: list[str]) -> Path:
         (tree / "bin").mkdir()
         shutil.copy(client, tree / "bin/docker")
     packages = Path(sys.prefix, f"lib/python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
-    skip = shutil.ignore_patterns(*LEFT_OUT, "__pycache__", "*__mypyc*", "_editable*", "*.pth")
+    skip = shutil.ignore_patterns(*LEFT_OUT, "*__mypyc*", "_editable*", "*.pth")
     shutil.copytree(packages, tree / "site-packages", ignore=skip)
     start = tree / "start"
     start.write_text(START.replace("{arguments}", shlex.join(arguments)).replace("$CI", os.environ.get("CI", "")))

@@ -25,6 +25,7 @@ from dockyard.engine.volumes import Volumes
 from dockyard.model.errors import InvalidArgument, SystemFailure
 from dockyard.proto.imagegc import Policy
 from dockyard.proto.registries import RegistryRules
+from dockyard.runtime import apparmor
 from dockyard.runtime.bundle import Bundler, Host
 from dockyard.runtime.client import Runtime
 from dockyard.store.builds.cache import BuildCache
@@ -152,7 +153,15 @@ def _bundler(settings: Configuration) -> Bundler:
             profile = Path(profile).read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidArgument(f"opening seccomp profile ({settings.seccomp_profile}) failed: {error}") from None
-    bundler = Bundler(Host.probe(), seccomp_profile=profile or "builtin", default_ulimits=settings.default_ulimits)
+    confined, warning = apparmor.load_default()
+    if warning:
+        log.warning("%s", warning)
+    bundler = Bundler(
+        Host.probe(),
+        seccomp_profile=profile or "builtin",
+        apparmor_profile=confined,
+        default_ulimits=settings.default_ulimits,
+    )
     bundler.warm()
     return bundler
 

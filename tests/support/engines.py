@@ -28,7 +28,7 @@ from tests.support.rawhttp import Connection, Response, unix_dialer
 if TYPE_CHECKING:
     import docker
 
-START_SECONDS = 30.0
+START_SECONDS = 120.0 if os.environ.get("DOCKYARD_TEST_VM") else 30.0
 STOP_SECONDS = 20.0
 
 

@@ -22,22 +22,25 @@ class Ground(NamedTuple):
     merged: str  # where the host sees it put together: the root of its first process, "" when there is none
     masked_paths: list[str] | None  # None: nothing is masked because it is privileged
     readonly_paths: list[str] | None
+    apparmor_profile: str = ""
 
 
 def ground(context: Context, container: Container) -> Ground:
     """See `Containers.ground`. Reads no disk."""
     masked, readonly = _paths(container)
+    confined = context.bundler.apparmor_profile(container.host)
     driver = context.snapshots.driver
     try:
         rootfs = context.snapshots.rootfs(container.id)
     except DockyardError:  # its writable layer got lost
         rootfs = {"type": ""}
     if rootfs["type"] != "overlay":
-        return Ground(driver, [], None, "", "", masked, readonly)
+        return Ground(driver, [], None, "", "", masked, readonly, confined)
     base = rootfs["base"]
     merged = f"/proc/{container.status.pid}/root" if container.running else ""
     lower = [f"{base}/{name}" for name in rootfs["lower"]]
-    return Ground(driver, lower, f"{base}/{rootfs['upper']}", f"{base}/{rootfs['work']}", merged, masked, readonly)
+    upper, work = f"{base}/{rootfs['upper']}", f"{base}/{rootfs['work']}"
+    return Ground(driver, lower, upper, work, merged, masked, readonly, confined)
 
 
 def _paths(container: Container) -> tuple[list[str] | None, list[str] | None]:

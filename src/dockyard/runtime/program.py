@@ -16,7 +16,7 @@ import signal
 import sys
 from typing import Any
 
-from dockyard.linux import abi, calls, capabilities, passwd, seccomp
+from dockyard.linux import abi, apparmor, calls, capabilities, passwd, seccomp
 
 NOT_FOUND, NOT_EXECUTABLE, FAILED = 127, 126, 128
 _DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -138,7 +138,9 @@ def enter_directory(path: str, uid: int, gid: int, create: bool) -> None:
 
 
 def drop_privileges(process: dict[str, Any], program: bytes | None, uid: int, gid: int, groups: list[int]) -> None:
-    """Bounding set, user and groups, capabilities, no_new_privs and seccomp, in the order that works."""
+    """AppArmor, bounding set, user and groups, capabilities, no_new_privs and seccomp, in the order that works."""
+    if profile := process.get("apparmorProfile"):
+        _confine(profile)
     caps = process.get("capabilities") or {}
     named = (process.get("user") or {}).get("username") is not None
     effective, permitted = caps.get("effective") or [], caps.get("permitted") or []
@@ -159,6 +161,14 @@ def drop_privileges(process: dict[str, Any], program: bytes | None, uid: int, gi
     capabilities.set_capabilities(effective, permitted, caps.get("inheritable") or [], caps.get("ambient") or [])
     if no_new_privileges and program:
         seccomp.load(program, flags)
+
+
+def _confine(profile: str) -> None:
+    try:
+        apparmor.change_on_exec(profile)
+    except OSError as error:
+        reason = f"apparmor failed to apply profile {profile}: {os.strerror(error.errno or 0).lower()}"
+        raise ProgramFailed(f"unable to apply apparmor profile: {reason}") from None
 
 
 def environment(process: dict[str, Any], home: bytes) -> dict[bytes, bytes]:

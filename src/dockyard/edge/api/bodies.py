@@ -47,7 +47,7 @@ def inspect_body(container: Container, version: Version, ground: Ground, sizes: 
         "Platform": container.spec.platform,
         "MountLabel": "",
         "ProcessLabel": "",
-        "AppArmorProfile": "",
+        "AppArmorProfile": ground.apparmor_profile,
         "ExecIDs": list(container.exec_ids) or None,
         "HostConfig": _host_config(container, ground),
         "GraphDriver": {"Name": ground.driver, "Data": _graph_data(ground)},

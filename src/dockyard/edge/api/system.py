@@ -133,6 +133,8 @@ def _host(system: System) -> dict[str, Any]:
     security = ["name=cgroupns"]
     if host.seccomp:
         security.insert(0, "name=seccomp,profile=builtin")
+    if host.apparmor:
+        security.insert(0, "name=apparmor")
     return {
         "KernelVersion": host.kernel,
         "OperatingSystem": host.operating_system,

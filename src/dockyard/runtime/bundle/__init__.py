@@ -237,6 +237,10 @@ class Bundler:
             process["apparmorProfile"] = apparmor
         return process
 
+    def apparmor_profile(self, host: HostConfig) -> str:
+        """The AppArmor profile that a container's processes run under; "" where there is none."""
+        return self._apparmor(host, security.parse_security_options(host.security_opt or ()))
+
     def _apparmor(self, host: HostConfig, options: SecurityOptions) -> str:
         if not self._host.apparmor:
             return ""

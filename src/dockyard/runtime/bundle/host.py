@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from dockyard.linux import calls, capabilities
+from dockyard.linux import apparmor, calls, capabilities
 
 _CGROUP2_MAGIC: Final = 0x63677270
 _UNPRIVILEGED_PORTS: Final = "net.ipv4.ip_unprivileged_port_start"
@@ -43,7 +43,7 @@ class Host(Struct, frozen=True):
             capabilities=capabilities.bounding(),
             thermal_paths=_thermal_paths(),
             net_sysctls={name: value for name, value in _NET_SYSCTLS.items() if _sysctl(name).exists()},
-            apparmor=_first_byte("/sys/module/apparmor/parameters/enabled") == "Y",
+            apparmor=apparmor.enabled(),
             seccomp=Path("/proc/sys/kernel/seccomp/actions_avail").exists(),
         )
 
@@ -63,10 +63,3 @@ def _thermal_paths() -> tuple[str, ...]:
 
 def _sysctl(name: str) -> Path:
     return Path("/proc/sys", *name.split("."))
-
-
-def _first_byte(path: str) -> str:
-    try:
-        return Path(path).read_text()[:1]
-    except OSError:
-        return ""
