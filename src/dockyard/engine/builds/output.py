@@ -11,28 +11,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from dockyard.engine.builds.ground import Session, Tree
 from dockyard.model.build import BuildResult
+from dockyard.model.oci import History, ImageConfig, RootFS
 from dockyard.proto import references
 from dockyard.proto.dockerfile.ops import Plan
 from dockyard.proto.times import format_rfc3339
-from dockyard.store.builds.cache import INTERNAL, Record
+from dockyard.store.builds.cache import INTERNAL, REGULAR, Record
 from dockyard.store.images import ImageRecord
+
+_SECOND: Final = 1_000_000_000  # ns
 
 
 async def make_image(session: Session, plan: Plan, trees: Mapping[int, Tree]) -> BuildResult:
     """Write the image and let its names stand for it."""
     services = session.ground.services
-    snapshots = session.ground.context.snapshots
-    chain = trees[plan.result].chain
-    layers = snapshots.chain(chain)[::-1]
-    diff_ids = tuple(layer.diff_id for layer in layers)
-    with_layer = {number for number in plan.layers if trees[number].made}
-    created = _created(session, plan, diff_ids, with_layer)
-    config = plan.image(diff_ids, with_layer, format_rfc3339(created))
+    chain, config, created = await _configured(session, plan, trees)
+    layers = session.ground.context.snapshots.chain(chain)
     names = [references.parse(tag).with_default_tag() for tag in session.options.tags]
     with services.making():
         image_id = await services.content.put(msgspec.json.encode(config, order="sorted"))
@@ -44,13 +44,63 @@ async def make_image(session: Session, plan: Plan, trees: Mapping[int, Tree]) ->
         else:
             record = ImageRecord(
                 image_id, config, chain, size=sum(layer.document.size for layer in layers),
-                created=plan.epoch * 1_000_000_000 if plan.epoch is not None else created,
+                created=plan.epoch * _SECOND if plan.epoch is not None else created,
                 tagged_at=services.clock() if names else 0,
             )  # fmt: skip
         await services.commit([(record, [name.complete for name in names])])
     for name in names:
         services.publish("tag", image_id, name.familiar)
     return BuildResult(image_id, names=tuple(name.familiar for name in names))
+
+
+async def _configured(session: Session, plan: Plan, trees: Mapping[int, Tree]) -> tuple[str | None, ImageConfig, int]:
+    """(the image's layers, its configuration, when it was made in ns)."""
+    chain, base = trees[plan.result].chain, trees[plan.base].chain
+    diff_ids = _diff_ids(session, chain)
+    with_layer = {number for number in plan.layers if trees[number].made}
+    created = _created(session, plan, diff_ids, with_layer)
+    shown = format_rfc3339(created)
+    config = plan.image(diff_ids, with_layer, shown)
+    if not session.options.squash or chain == base:
+        return chain, config, created
+    squashed = await _squash(session, chain, base)
+    config = plan.image(_diff_ids(session, base), set(), shown)  # its steps made no layers
+    merged = History(created=config.created, comment=f"merge {chain} to {base or 'scratch'}")
+    rootfs = RootFS(diff_ids=list(_diff_ids(session, squashed)))
+    history = [*(config.history or ()), *([merged] if squashed != base else ())]
+    return squashed, replace(config, rootfs=rootfs, history=history), created
+
+
+def _diff_ids(session: Session, chain: str | None) -> tuple[str, ...]:
+    return tuple(layer.diff_id for layer in session.ground.context.snapshots.chain(chain)[::-1])
+
+
+async def _squash(session: Session, chain: str | None, base: str | None) -> str | None:
+    """The chain of one layer on `base` that has what all of `chain`'s have."""
+    snapshots, cache = session.ground.context.snapshots, session.ground.cache
+    key = hashlib.sha256(f"squash\0{chain}\0{base}".encode()).hexdigest()
+    record = cache.find(key)
+    if record is None:
+        below = snapshots.trees(base)
+        layers = snapshots.trees(chain)
+        own = layers[: len(layers) - len(below)] if snapshots.overlays else layers
+        arguments = {"layers": list(own), "base": list(below), "whole": not snapshots.overlays}
+
+        async def work(place: dict[str, Any]) -> dict[str, Any]:
+            function = "dockyard.store.builds.squashing:squash"
+            result: dict[str, Any] = await session.ground.context.runtime.call(function, arguments | place)
+            return result
+
+        layer = await snapshots.make(work, base, session.lease, what="squashing")
+        found = layer.chain_id if layer is not None else base
+        size = layer.document.size if layer is not None else 0
+        record = cache.put(
+            Record("", REGULAR, "squashed layers", chain=found, made=layer is not None, size=size), [key]
+        )
+    session.hold(record)
+    if record.chain is not None:
+        session.lease.add(record.chain)
+    return record.chain
 
 
 def _created(session: Session, plan: Plan, diff_ids: tuple[str, ...], with_layer: set[int]) -> int:
