@@ -8,13 +8,14 @@ turns, so that what else the machine does falls on both. `--quick` does a tenth 
 from __future__ import annotations
 
 import argparse
+import gzip
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench import builds, registry, traces, work
+from bench import builds, files, registry, traces, work
 from bench.report import Row, table, write_json
 from tests.support import busybox, steps
 from tests.support.engines import Dockyardd, Engine, PeerDocker, docker_cli, why_no_dockyardd, why_no_peer
@@ -103,12 +104,51 @@ def memory(bench: Bench) -> None:
             helper.add(engine.name, traces.helper_memory(engine) / 1e6)
 
 
-def registries(bench: Bench) -> None:
+def archives(bench: Bench) -> bytes:
+    """Import, load and save of some 200 MB; returns the archive."""
+    data = work.import_tar()
+    title = f"import of a {len(data) / 1e6:.0f} MB tar, {work.IMPORT_FILES} files"
+    bench.few(bench.row(title, "s", goal=4), lambda engine: work.import_image(engine, data), 2, 1.0)
+    packed = registry.image()
+    plain, name = gzip.decompress(packed), f"{registry.HOST}/bench:1"
+    loads = bench.row(f"load of a {len(plain) / 1e6:.0f} MB archive, {registry.LAYERS} layers", "s", goal=4)
+    bench.few(loads, lambda engine: work.load_image(engine, plain, name), 3, 1.0)
+    zipped = bench.row("load of it gzipped", "s", goal=4)
+    bench.few(zipped, lambda engine: work.load_image(engine, packed, name), 2, 1.0)
+    saves = bench.row("save of it", "s", goal=2)
+    bench.few(saves, lambda engine: work.save_image(engine, plain, name), 3, 1.0)
+    return packed
+
+
+def copies(bench: Bench, apis: dict[str, Connection]) -> None:
+    """Files out of a container and into it, images and copies made of it."""
+    boxes = {engine.name: steps.started(apis[engine.name], "sleep", "100000") for engine in bench.engines}
+
+    def of(engine: Engine) -> tuple[Connection, str]:
+        return apis[engine.name], boxes[engine.name]
+
+    few, data = max(2, round(6 * bench.share)), files.tree()
+    row = bench.row("fork of an untouched container (dockerd: commit, create)", "ms", goal=5, limit=20)
+    bench.few(row, lambda engine: files.fork(engine, *of(engine)), 3 * few, 1000)
+    row = bench.row("cp of /etc/passwd out", "ms", goal=2)
+    bench.few(row, lambda engine: files.get(*of(engine), "/etc/passwd", 1024), 3 * few, 1000)
+    row = bench.row(f"cp of {len(data) / 1e6:.0f} MB in, {files.FILES} files", "s", goal=2)
+    bench.few(row, lambda engine: files.put(*of(engine), data), few, 1.0)
+    row = bench.row("cp of them out", "s", goal=2)
+    bench.few(row, lambda engine: files.get(*of(engine), "/tmp/tree", files.BYTES), few, 1.0)
+    row = bench.row("commit of them", "s", goal=2)
+    bench.few(row, lambda engine: files.commit(*of(engine)), few, 1.0)
+    row = bench.row("fork of them (dockerd: commit, create)", "s", goal=2)
+    bench.few(row, lambda engine: files.fork(engine, *of(engine)), few, 1.0)
+    for engine in bench.engines:
+        steps.remove(*of(engine))
+
+
+def registries(bench: Bench, archive: bytes) -> None:
     """Push of an image that is new to the registry, then pulls of it, cold each time."""
     if missing := registry.why_not():
         print(f"bench: without push and pull: {missing}", flush=True)
         return
-    archive = registry.image()
     pushes = bench.row("push of a 200 MB image, 5 layers, to docker-registry", "s", goal=2)
     pulls = bench.row("pull of it, cold", "s", goal=4)
     with ExitStack() as stack:
@@ -117,6 +157,8 @@ def registries(bench: Bench) -> None:
         # A registry that has a blob under any name is not sent it again by mounts: one push, the first, is cold.
         bench.few(pushes, lambda engine: registry.push(engine, archive, "first"), 1, 1.0)
         bench.few(pulls, lambda engine: registry.pull(engine, "first"), max(2, round(4 * bench.share)), 1.0)
+        memory = bench.row("   … the most memory meanwhile, PSS of daemon and workers", "MB", limit=150)
+        bench.few(memory, lambda engine: _peak_of_pull(engine), 1, 1e-6)
 
 
 def building(bench: Bench) -> None:
@@ -147,6 +189,12 @@ def _built(engine: Engine, root: Path, cached: bool, buildkit: bool) -> float:
     return seconds
 
 
+def _peak_of_pull(engine: Engine) -> float:
+    with traces.Peak(engine) as peak:
+        registry.pull(engine, "first")
+    return peak.bytes
+
+
 def client(bench: Bench) -> None:
     """Ours against Docker's own client, both asking the first engine."""
     ours = Path(sys.executable).with_name("dockyard")
@@ -166,10 +214,8 @@ def everything(bench: Bench) -> None:
     execs(bench, apis)
     bench.few(bench.row("40 runs on the bridge, 8 at a time", "s", goal=12), work.burst, 3, 1.0)
     bench.few(bench.row("200 × _ping on one connection", "ms"), lambda engine: work.pings(apis[engine.name]), 5, 1000.0)
-    data = work.import_tar()
-    title = f"import of a {len(data) / 1e6:.0f} MB tar, {work.IMPORT_FILES} files"
-    bench.few(bench.row(title, "s", goal=4), lambda engine: work.import_image(engine, data), 2, 1.0)
-    registries(bench)
+    copies(bench, apis)
+    registries(bench, archives(bench))
     building(bench)
     client(bench)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,41 @@ def daemon_pss(engine: Engine) -> dict[str, int]:
         except (OSError, KeyError):
             continue
     return weights
+
+
+class Peak:
+    """The most memory (proportional, bytes) that an engine and all it started had while in `with`; looked at often."""
+
+    def __init__(self, engine: Engine, interval: float = 0.02) -> None:
+        self._engine = engine
+        self._interval = interval
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="peak")
+        self.bytes = 0
+
+    def __enter__(self) -> Peak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(self._interval):
+            self.bytes = max(self.bytes, sum(_pss(pid) for pid in everything_of(self._engine.pid)))
+
+
+def everything_of(pid: int) -> list[int]:
+    """The process, and all below it."""
+    return [pid, *leaks.children(pid)]
+
+
+def _pss(pid: int) -> int:
+    try:
+        return smaps(pid)["Pss"]
+    except (OSError, KeyError):
+        return 0  # it has ended
 
 
 def parent(pid: int) -> int:

@@ -104,6 +104,31 @@ def import_image(engine: Engine, data: bytes) -> float:
     return seconds
 
 
+def load_image(engine: Engine, archive: bytes, name: str) -> float:
+    """Load an archive and forget its image; only the load is timed."""
+    with engine.api(300) as api:
+        begun = time.perf_counter()
+        answer = api.request("POST", "/images/load", raw=archive)
+        seconds = time.perf_counter() - begun
+        if b"Loaded image" not in steps.expect(answer, 200).body:
+            raise AssertionError(answer.body)
+        steps.expect(api.delete(f"/images/{name}", force=True), 200)
+    return seconds
+
+
+def save_image(engine: Engine, archive: bytes, name: str) -> float:
+    """Load an archive, save its image, forget it; only the save is timed."""
+    with engine.api(300) as api:
+        steps.expect(api.request("POST", "/images/load", raw=archive), 200)
+        begun = time.perf_counter()
+        saved = steps.expect(api.get(f"/images/{name}/get"), 200).body
+        seconds = time.perf_counter() - begun
+        if len(saved) < 100_000_000:
+            raise AssertionError(f"an archive of {len(saved)} bytes")
+        steps.expect(api.delete(f"/images/{name}", force=True), 200)
+    return seconds
+
+
 def client_version(engine: Engine, program: str) -> float:
     """`PROGRAM version` as a user runs it."""
     begun = time.perf_counter()
