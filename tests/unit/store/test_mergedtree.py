@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="whiteouts need root")
 
 
 def layer(place: Path, *entries: str) -> str:
-    """A layer's directory: "a/b" a file, "a/" a directory, "a->b" a link, "!a" a whiteout, "a/*" an opaque directory."""
+    """A layer: "a/b" a file, "a/" a directory, "a->b" a link, "!a" a whiteout, "a/*" an opaque directory."""
     place.mkdir()
     for entry in entries:
         if entry.startswith("!"):
