@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench import builds, files, registry, traces, work
+from bench import builds, files, registry, registry_server, traces, volumes, work
 from bench.report import Row, table, write_json
 from tests.support import busybox, steps
 from tests.support.engines import Dockyardd, Engine, PeerDocker, docker_cli, why_no_dockyardd, why_no_peer
@@ -89,6 +89,15 @@ def execs(bench: Bench, apis: dict[str, Connection]) -> None:
         steps.remove(apis[engine.name], boxes[engine.name])
 
 
+def new_volumes(bench: Bench, apis: dict[str, Connection]) -> None:
+    archive = volumes.archive()
+    for engine in bench.engines:
+        steps.expect(apis[engine.name].request("POST", "/images/load", raw=archive), 200)
+    for title, target in (("empty", "/root"), (f"filled with {volumes.FILES} files of the image", "/data")):
+        row = bench.row(f"create+start+wait+remove with a new volume, {title}", "ms", goal=5)
+        bench.few(row, lambda engine, at=target: volumes.run(apis[engine.name], at), 6, 1000.0)
+
+
 def memory(bench: Bench) -> None:
     idle = bench.row("daemon, zygote, spares idle, PSS", "MB", limit=60)
     with bench.told(idle.title):
@@ -159,6 +168,8 @@ def registries(bench: Bench, archive: bytes) -> None:
         bench.few(pulls, lambda engine: registry.pull(engine, "first"), max(2, round(4 * bench.share)), 1.0)
         memory = bench.row("   … the most memory meanwhile, PSS of daemon and workers", "MB", limit=150)
         bench.few(memory, lambda engine: _peak_of_pull(engine), 1, 1e-6)
+    with bench.told("our registry beside docker-registry"):
+        bench.rows += registry_server.measured(quick=bench.share < 1)
 
 
 def building(bench: Bench) -> None:
@@ -215,6 +226,7 @@ def everything(bench: Bench) -> None:
     bench.few(bench.row("40 runs on the bridge, 8 at a time", "s", goal=12), work.burst, 3, 1.0)
     bench.few(bench.row("200 × _ping on one connection", "ms"), lambda engine: work.pings(apis[engine.name]), 5, 1000.0)
     copies(bench, apis)
+    new_volumes(bench, apis)
     registries(bench, archives(bench))
     building(bench)
     client(bench)

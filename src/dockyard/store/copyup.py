@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from dockyard.model.errors import SystemFailure
 from dockyard.store.copytree import Copier, copy_attributes
 from dockyard.store.mergedtree import MergedTree
+from dockyard.store.trees import remove_tree
 
 STAGED: Final = ".dockyard-staged"
 COMPLETE: Final = ".dockyard-complete"
@@ -69,7 +69,7 @@ def fill(*, fds: Sequence[int], layers: list[str], path: str, place: str, data: 
             return {"filled": True}
         os.rename(staged, os.path.join(place, COMPLETE))
     except OSError as error:
-        shutil.rmtree(staged, ignore_errors=True)
+        _remove(place, STAGED)
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return {"filled": False}  # somebody was quicker
         raise SystemFailure(f"copying the image's {path} into a volume: {error.strerror}") from error
@@ -82,9 +82,19 @@ def recover(place: str, data: str) -> None:
     complete = os.path.join(place, COMPLETE)
     if os.path.isdir(complete):
         _move(complete, data)
-    staged = os.path.join(place, STAGED)
-    if os.path.lexists(staged):
-        shutil.rmtree(staged, ignore_errors=True)
+        _remove(place, COMPLETE)
+    if os.path.lexists(os.path.join(place, STAGED)):
+        _remove(place, STAGED)
+
+
+def _remove(place: str, name: str) -> None:
+    parent = os.open(place, _DIRECTORY)
+    try:
+        remove_tree(parent, name)
+    except OSError:
+        pass  # it is tried again by the next who looks
+    finally:
+        os.close(parent)
 
 
 def _move(complete: str, data: str) -> None:
@@ -99,7 +109,6 @@ def _move(complete: str, data: str) -> None:
     finally:
         os.close(source)
         os.close(target)
-    shutil.rmtree(complete, ignore_errors=True)
 
 
 def _stage(layers: list[str], path: str, staged: str) -> None:
