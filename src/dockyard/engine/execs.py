@@ -229,7 +229,8 @@ class Execs:
             console_size=useful_size(size),
         )
         process = self._context.bundler.exec_process(around, wanted)
-        return ExecSpec(id=instance.id, process=process, open_stdin=config.attach_stdin)
+        own_cgroups = container.host.cgroupns_mode != "host"
+        return ExecSpec(id=instance.id, process=process, open_stdin=config.attach_stdin, own_cgroups=own_cgroups)
 
     def _running(self, container: Container, instance: Exec, handle: ExecHandle) -> None:
         instance.running, instance.pid = True, handle.pid

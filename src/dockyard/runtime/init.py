@@ -161,6 +161,8 @@ def _exec(job: Job) -> None:
         job.cgroup.join(job.part)
     job.step = "joining namespaces"
     process.setns(job.pidfd, _EXEC_NAMESPACES)
+    if job.part and job.unshare_cgroup:
+        process.unshare(abi.CLONE_NEWCGROUP)  # it sees its part as the root, where the container's limits are mounted
     slave = _open_terminal(job) if job.terminal else -1
     uid, gid, groups, home = program.resolve_user(spec)
     program.enter_directory(spec.get("cwd") or "/", uid, gid, create=False)

@@ -73,6 +73,7 @@ class ExecSpec(TypedDict):
     id: str
     process: dict[str, Any]
     open_stdin: bool
+    own_cgroups: NotRequired[bool]  # the container has a cgroup namespace of its own
 
 
 class ExitRecord(TypedDict):

@@ -345,11 +345,8 @@ class Monitor:
         return {"pids": cgroup.pids() if cgroup else [self._pid]}
 
     def _exec(self, message: dict[str, Any], fds: list[int], connection: socket.socket) -> dict[str, Any]:
-        """Descriptors: the spec in a memfd (for the child to read), then the client's stream if there is one.
-
-        Without a time-out a part of the group is only made on v1, where it changes nothing for the process."""
-        timeout = message.get("timeout") or 0.0
-        cgroup = self._cgroup() if version() == 1 or timeout else None
+        """Descriptors: the spec in a memfd (for the child to read), then the client's stream if there is one."""
+        cgroup, timeout = self._cgroup(), message.get("timeout") or 0.0
         name = f"exec-{message['id'][:12]}" if cgroup is not None else ""
         part = cgroup.part(name) if cgroup is not None else ""
         stream = socket.socket(fileno=fds[1]) if len(fds) > 1 else None

@@ -336,7 +336,7 @@ def spawn_sealed_exec(
         program = channel.unseal(seccomp) if seccomp >= 0 else None  # also for a privileged exec, as in Docker
         group = open_cgroup(cgroup) if cgroup else None
         made = _exec_job(wanted["process"], init_pidfd, group, stdio, program, 0, sync)
-        made.part = part
+        made.part, made.unshare_cgroup = part, wanted.get("own_cgroups", False)
         return made
 
     return _clone_exec(job, None)
