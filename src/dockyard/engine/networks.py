@@ -235,6 +235,10 @@ class Networks:
             problems = []
             if wanted is not None and (wanted.ipv4_address or wanted.ipv6_address):
                 problems.append("user specified IP address is supported on user defined networks only")
+            if wanted is not None and wanted.link_local_ips:
+                problems.append("link-local addresses are not supported")
+            if endpoint.driver_opts:
+                problems.append("driver options of an endpoint are not supported")
             if endpoint.aliases:
                 problems.append("network-scoped alias is supported only for containers in user defined networks")
             if problems:

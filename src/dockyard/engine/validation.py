@@ -112,6 +112,8 @@ def _check_modes(host: HostConfig, runtimes: Collection[str]) -> None:
         raise _refuse(f"invalid UTS mode: {host.uts_mode}")
     if host.cgroupns_mode not in ("", "private", "host"):
         raise _refuse(f"invalid cgroup namespace mode: {host.cgroupns_mode}")
+    if host.cgroup:
+        raise _refuse(f"invalid cgroup ({host.cgroup}): a control group of another container is not supported")
     if host.userns_mode not in ("", "host"):
         raise _refuse(f"invalid user namespace mode: {host.userns_mode}")
     if host.isolation not in ("", "default"):

@@ -99,8 +99,15 @@ def _host_config(container: Container, ground: Ground) -> Any:
     body: Any = wire.outgoing(container.host)
     body.masked_paths, body.readonly_paths = ground.masked_paths, ground.readonly_paths
     body.console_size = body.console_size or [0, 0]  # never null in Docker
+    body.links = [_link(link, container.name) for link in body.links] if body.links else body.links
     body.restart_policy.on_unhealthy = body.restart_policy.on_unhealthy or UNSET  # ours: shown where it says something
     return body
+
+
+def _link(link: str, name: str) -> str:
+    """`other:alias` → `/other:/name/alias`."""
+    other, _, alias = link.partition(":")
+    return f"/{other.lstrip('/')}:/{name}/{(alias or other).rpartition('/')[2]}"
 
 
 def _state(status: Status) -> dict[str, Any]:

@@ -1,0 +1,138 @@
+"""Fields of a container's settings that no other module is about: each works, or is refused by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import steps
+from tests.support.engines import Engine
+from tests.support.rawhttp import Connection
+
+
+def create(api: Connection, endpoint: Any = None, **host: Any) -> Any:
+    body = {"Image": steps.IMAGE, "Cmd": ["true"], "HostConfig": host}
+    if endpoint is not None:
+        body["NetworkingConfig"] = {"EndpointsConfig": {"bridge": endpoint}}
+    return api.post("/containers/create", body)
+
+
+def test_domainname(api: Connection) -> None:
+    out = steps.run(api, "cat", "/etc/hosts", "/proc/sys/kernel/domainname", Hostname="h", Domainname="d.example")[1]
+    assert "h.d.example h" in out and out.rstrip().endswith("d.example")
+
+
+def test_network_disabled(api: Connection) -> None:
+    assert steps.run(api, "ls", "/sys/class/net", NetworkDisabled=True)[1].split() == ["lo"]
+
+
+def test_what_is_attached_is_only_remembered(api: Connection) -> None:
+    container = steps.create(api, "true", AttachStderr=True, AttachStdout=False)
+    config = steps.inspect(api, container)["Config"]
+    assert (config["AttachStderr"], config["AttachStdout"]) == (True, False)
+
+
+def test_links_give_names(engine: Engine, api: Connection) -> None:
+    other = steps.sleeper(api, name="linked")
+    address = steps.inspect(api, other)["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
+    assert f"{address}" in steps.run(api, "cat", "/etc/hosts", host={"Links": ["linked:alias"]})[1]
+    shown = steps.inspect(api, steps.create(api, "true", name="linker", host={"Links": ["linked:alias"]}))
+    assert shown["HostConfig"]["Links"] == ["/linked:/linker/alias"]
+
+
+@pytest.mark.api("1.43")
+def test_annotations_reach_the_runtime(engine: Engine, api: Connection) -> None:
+    container = steps.create(api, "true", host={"Annotations": {"com.example.a": "b"}})
+    assert steps.inspect(api, container)["HostConfig"]["Annotations"] == {"com.example.a": "b"}
+
+
+def test_an_id_file_is_the_clients(api: Connection) -> None:
+    container = steps.create(api, "true", host={"ContainerIDFile": "/nowhere/x"})
+    assert steps.inspect(api, container)["HostConfig"]["ContainerIDFile"] == "/nowhere/x"
+    assert not Path("/nowhere").exists()
+
+
+def test_the_hosts_user_namespace(api: Connection) -> None:
+    mine = os.readlink("/proc/self/ns/user")
+    assert steps.sh(api, "readlink /proc/self/ns/user", host={"UsernsMode": "host"}).strip() == mine
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ({"DeviceRequests": [{"Driver": "nosuch", "Count": -1}]}, 'could not select device driver "nosuch"'),
+        ({"Isolation": "hyperv"}, "nvalid isolation"),
+        ({"CgroupnsMode": "nosuch"}, "nvalid cgroup namespace mode"),
+        ({"IpcMode": "nosuch"}, "nvalid IPC mode: nosuch"),
+        ({"CapAdd": ["nosuch"]}, "CAP_NOSUCH"),
+        ({"CapDrop": ["nosuch"]}, "CAP_NOSUCH"),
+        ({"Runtime": "nosuch"}, "nosuch"),
+        ({"SecurityOpt": ["nosuch=1"]}, 'nvalid --security-opt 2: "nosuch=1"'),
+        ({"NetworkMode": "host", "Links": ["a:b"]}, "host type networking can't be used with links"),
+        ({"Sysctls": {"kernel.nosuch": "1"}}, "kernel.nosuch"),
+        ({"ExtraHosts": ["nosuch"]}, "nosuch"),
+        ({"GroupAdd": ["nosuch"]}, "nosuch"),
+        ({"AutoRemove": True, "RestartPolicy": {"Name": "always"}}, "with restart policy"),
+        ({"RestartPolicy": {"Name": "nosuch"}}, "nvalid restart policy"),
+        ({"PortBindings": {"nosuch": []}}, "nosuch"),
+        ({"Devices": [{"PathOnHost": "/dev/nosuch", "PathInContainer": "/x"}]}, "/dev/nosuch"),
+        ({"DeviceCgroupRules": ["nosuch"]}, "nvalid device cgroup rule"),
+        ({"ShmSize": -1}, "SHM size can not be less than 0"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be(api: Connection, host: dict[str, Any], said: str) -> None:
+    answer = create(api, **host)
+    if answer.status == 201:  # some are found at the start
+        answer = api.post(f"/containers/{answer.json()['Id']}/start")
+    assert answer.status in (400, 409, 500) and said in answer.message, (answer.status, answer.message)
+
+
+@pytest.mark.dockyardd_only("Docker takes these without a word, or says so later and in other words")
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ({"UsernsMode": "nosuch"}, "nvalid user namespace mode"),
+        ({"PidMode": "nosuch"}, "nvalid PID mode"),
+        ({"UTSMode": "nosuch"}, "nvalid UTS mode: nosuch"),
+        ({"Dns": ["nosuch"]}, "nosuch"),
+        ({"Ulimits": [{"Name": "nosuch", "Soft": 1, "Hard": 1}]}, "nosuch"),
+        ({"LogConfig": {"Type": "nosuch"}}, "no log driver named 'nosuch' is registered"),
+        ({"CpuCount": 2}, "CpuCount"),
+        ({"CpuPercent": 2}, "CpuPercent"),
+        ({"IOMaximumIOps": 2}, "IOMaximumIOps"),
+        ({"IOMaximumBandwidth": 2}, "IOMaximumBandwidth"),
+        ({"Cgroup": "container:x"}, "cgroup"),
+        ({"CpuRealtimePeriod": -5}, "real-time"),
+        ({"BlkioWeightDevice": [{"Path": "/dev/zero", "Weight": 5}]}, "Range of blkio weight is from 10 to 1000"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_has_no_effect_here_is_refused(api: Connection, host: dict[str, Any], said: str) -> None:
+    answer = create(api, **host)
+    assert answer.status in (400, 501) and said in answer.message, (answer.status, answer.message)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "said"),
+    [
+        ({"Aliases": ["a"]}, "network-scoped alias"),
+        ({"IPAMConfig": {"IPv4Address": "10.1.2.3"}}, "user specified IP address is supported on user defined"),
+        ({"IPAMConfig": {"IPv6Address": "fd00::9"}}, "user specified IP address is supported on user defined"),
+    ],
+)
+def test_endpoint_settings_that_the_default_network_has_not(api: Connection, endpoint: Any, said: str) -> None:
+    answer = create(api, endpoint)
+    if answer.status == 201:
+        answer = api.post(f"/containers/{answer.json()['Id']}/start")
+    assert answer.status in (400, 500, 501) and said in answer.message, (answer.status, answer.message)
+
+
+@pytest.mark.dockyardd_only("Docker takes these without a word")
+@pytest.mark.parametrize("endpoint", [{"IPAMConfig": {"LinkLocalIPs": ["169.254.9.9"]}}, {"DriverOpts": {"a": "b"}}])
+def test_endpoint_settings_that_have_no_effect_are_refused(api: Connection, endpoint: Any) -> None:
+    answer = create(api, endpoint)
+    assert answer.status == 400 and "not supported" in answer.message, (answer.status, answer.message)
