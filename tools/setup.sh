@@ -33,6 +33,7 @@ if [ "$goal" != run ]; then
     have dockerd || need docker.io
     have runc || need runc
     have mkfs.btrfs || need btrfs-progs
+    have mkfs.xfs || need xfsprogs
     have docker-registry || need docker-registry
     have mmdebstrap || need mmdebstrap
 fi

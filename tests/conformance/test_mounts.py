@@ -15,6 +15,7 @@ from typing import Any
 import docker
 import pytest
 
+from tests.conformance.conftest import load_images
 from tests.support import busybox, steps
 from tests.support.engines import Dockyardd, Engine
 from tests.support.leaks import mounts
@@ -531,6 +532,27 @@ def test_a_daemon_killed_while_a_volume_is_filled(request: pytest.FixtureRequest
             assert engine.out("run", "--rm", "-v", f"{name}:/data", "many", "sh", "-c", "ls /data | wc -l") == "400"
             assert {entry.name for entry in place.iterdir()} == {"_data"}
     assert cut, "never in the middle: the test tests nothing"
+
+
+def test_a_mounted_volume_outlives_the_daemon_but_not_its_containers(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--engine") == "dockerd":
+        pytest.skip("kills dockyardd")
+    with Dockyardd(bridge="dyv0", subnet="10.231.14.0/24") as engine:
+        load_images(engine)
+        engine.docker("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "quick")
+        for name in ("one", "two"):
+            engine.docker("run", "-d", "--name", name, "-v", "quick:/x", "bb", "sleep", "100")
+        engine.docker("exec", "one", "touch", "/x/kept")
+        engine.kill()
+        engine.start()
+        engine.docker("rm", "-f", "one")
+        assert engine.out("run", "--rm", "-v", "quick:/x", "bb", "ls", "/x") == "kept" and below(engine)
+        pid = int(engine.out("inspect", "-f", "{{.State.Pid}}", "two"))
+        engine.kill()
+        os.kill(pid, 9)
+        engine.start()
+        assert not below(engine), "whose last container has ended meanwhile"
+        assert engine.out("run", "--rm", "-v", "quick:/x", "bb", "ls", "/x") == ""
 
 
 @pytest.mark.dockyardd_only("API 1.48")
