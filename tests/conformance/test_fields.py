@@ -136,3 +136,19 @@ def test_endpoint_settings_that_the_default_network_has_not(api: Connection, end
 def test_endpoint_settings_that_have_no_effect_are_refused(api: Connection, endpoint: Any) -> None:
     answer = create(api, endpoint)
     assert answer.status == 400 and "not supported" in answer.message, (answer.status, answer.message)
+
+
+def test_fields_that_are_only_kept(api: Connection) -> None:
+    body = {"Image": steps.IMAGE, "Cmd": ["true"], "ArgsEscaped": True, "Shell": ["/bin/ash", "-c"]}
+    body["NetworkingConfig"] = {"EndpointsConfig": {"bridge": {"GwPriority": 7}}}
+    container = api.post("/containers/create", body).json()["Id"]
+    assert steps.inspect(api, container)["Config"].get("Shell") == ["/bin/ash", "-c"]
+
+
+@pytest.mark.dockyardd_only("20.10 says it in other words")
+def test_real_time_works_or_is_refused(api: Connection) -> None:
+    answer = create(api, CpuRealtimePeriod=100000, CpuRealtimeRuntime=1000)
+    if Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists():
+        assert answer.status == 201
+    else:
+        assert (answer.status, answer.message) == (400, "kernel does not support CPU real-time scheduler")
