@@ -64,6 +64,7 @@ class Api:
         self._asked = environment.get("DOCKYARD_API_VERSION") or environment.get("DOCKER_API_VERSION") or ""
         self._version = self._asked.removeprefix("v")
         self._kept: Connection | None = None
+        self.server = ""  # how the daemon calls itself, once it has been asked for its version
 
     @property
     def version(self) -> str:
@@ -79,6 +80,7 @@ class Api:
                     raise api_error(response)
             response.read()
             self._kept = None if _closes(response) else connection
+            self.server = response.headers.get("server", "")
             theirs = response.headers.get("api-version") or API_OLDEST
             self._version = min(theirs, API_NEWEST, key=version_key)
         return self._version

@@ -7,10 +7,9 @@ Sources: docs.docker.com "docker login" ("Credential stores", "Credential helper
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import subprocess
+from binascii import a2b_base64, b2a_base64
 
 from dockyard.edge.cli.errors import CliError
 from dockyard.proto.references import DEFAULT_DOMAIN
@@ -47,6 +46,14 @@ def server_key(server: str) -> str:
     return HUB if host in _HUB_NAMES else host
 
 
+def _encoded(text: str) -> str:
+    return b2a_base64(text.encode(), newline=False).decode()
+
+
+def _urlsafe(data: bytes) -> str:
+    return b2a_base64(data, newline=False).decode().replace("+", "-").replace("/", "_")
+
+
 def _host(server: str) -> str:
     return server.partition("://")[2].partition("/")[0] if "://" in server else server.partition("/")[0]
 
@@ -68,7 +75,7 @@ class Credentials:
 
     def header(self, server: str) -> dict[str, str]:
         """`X-Registry-Auth` for a registry. Always there: some daemons want it even if it is empty."""
-        return {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(self.get(server)).encode()).decode()}
+        return {"X-Registry-Auth": _urlsafe(json.dumps(self.get(server)).encode())}
 
     def everything(self) -> dict[str, dict[str, str]]:
         """Every registry's credentials, for a build, which may pull from any of them: key → AuthConfig.
@@ -135,9 +142,9 @@ class Credentials:
             auths[key] = {}
         else:
             text = f"{found.get('username', '')}:{found.get('password', '')}"
-            auths[key] = {"auth": base64.b64encode(text.encode()).decode()}
+            auths[key] = {"auth": _encoded(text)}
             if found.get("identitytoken"):
-                auths[key] = {"auth": base64.b64encode(f"{found.get('username', '')}:".encode()).decode()}
+                auths[key] = {"auth": _encoded(f"{found.get('username', '')}:")}
                 auths[key]["identitytoken"] = found["identitytoken"]
         self._write()
         return not helper
@@ -174,7 +181,7 @@ class Credentials:
         found = {name: str(entry[name]) for name in ("identitytoken", "registrytoken") if entry.get(name)}
         if entry.get("auth"):
             try:
-                user, colon, password = base64.b64decode(str(entry["auth"])).decode().partition(":")
+                user, colon, password = a2b_base64(str(entry["auth"])).decode().partition(":")
             except ValueError:
                 raise CliError(f"{self.path}: the credentials of {key} cannot be read: not base64") from None
             if not colon:
@@ -231,6 +238,8 @@ class Credentials:
     def _run(self, helper: str, action: str, text: str) -> str | None:
         """A helper's output; None if it knows nothing of this registry. Secrets go through pipes only."""
         program = f"docker-credential-{helper}"
+        import subprocess
+
         if "/" in helper:
             raise CliError(f"{self.path}: invalid credential helper {helper!r}")
         try:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def check(call: Call, source: Source) -> int:
     """1 if there is anything to complain about. Of a directory only the Dockerfile is sent."""
     if source.text is not None:
-        source = source._replace(dockerfile="", body=Packer("", extra={DOCKERFILE: source.text}))
+        source.dockerfile, source.body = "", Packer("", extra={DOCKERFILE: source.text})
     found = session.run(call, source, {}, [], check=True).warnings
     say(report(found, source))
     return FAILED if found else 0

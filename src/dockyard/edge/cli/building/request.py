@@ -7,14 +7,17 @@ SOURCE_DATE_EPOCH), reading secrets. Does not own: the flags' table (`commands.b
 from __future__ import annotations
 
 import os
+from binascii import b2a_base64
 
 from dockyard.edge.cli.call import Call
 from dockyard.edge.cli.errors import CliError
-from dockyard.proto import buildspec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from dockyard.edge.cli.credentials import Credentials
+    from dockyard.proto.buildspec import Secret
 
 SECRETS = "X-Build-Secrets"
 _MAX_SECRET = 500 * 1024  # bytes, as in BuildKit
@@ -104,19 +107,28 @@ def _host(text: str) -> str:
 
 
 def pairs(call: Call, key: str) -> dict[str, str]:
-    found = [buildspec.pair(text, f"--{key}") for text in call.texts(key)]
-    return {name: value or "" for name, value in found}
+    return {name: value or "" for name, value in (_pair(text, key) for text in call.texts(key))}
+
+
+def _pair(text: str, key: str) -> tuple[str, str | None]:
+    from dockyard.proto.buildspec import pair
+
+    return pair(text, f"--{key}")
+
+
+def _credentials(call: Call) -> Credentials:
+    from dockyard.edge.cli.credentials import Credentials, folder
+
+    return Credentials(folder(call.options, os.environ), os.environ)
 
 
 def arguments(call: Call, environment: dict[str, str]) -> dict[str, str]:
     """Build arguments. One without a value takes the environment's, or is not given at all."""
-    from dockyard.edge.cli.commands.registries import credentials
-
-    found: dict[str, str] = credentials(call).proxies(call.api.host.text)
+    found: dict[str, str] = _credentials(call).proxies(call.api.host.text)
     if _EPOCH in environment:
         found[_EPOCH] = environment[_EPOCH]
     for text in call.texts("build-arg"):
-        name, value = buildspec.pair(text, "--build-arg")
+        name, value = _pair(text, "build-arg")
         if value is None:
             value = environment.get(name)
         if value is not None:
@@ -126,21 +138,22 @@ def arguments(call: Call, environment: dict[str, str]) -> dict[str, str]:
 
 def headers(call: Call, ours: bool) -> dict[str, str]:
     """Credentials of every registry that the client knows, and the secrets: neither ever stands in a URL."""
-    from dockyard.edge.cli.commands.registries import credentials
-
-    found = {"Content-Type": "application/x-tar", "X-Registry-Config": _encoded(credentials(call).everything())}
-    given = [buildspec.secret(text) for text in call.texts("secret")]
-    secrets = {each.id: _secret(each) for each in given}
+    found = {"Content-Type": "application/x-tar", "X-Registry-Config": _encoded(_credentials(call).everything())}
+    secrets = _secrets(call) if call.texts("secret") else {}
     if secrets and not ours:
         raise CliError("the daemon is no Dockyard: it takes no secrets for a build")
     if secrets:
-        from base64 import b64encode
-
-        found[SECRETS] = _encoded({name: b64encode(value).decode() for name, value in secrets.items()})
+        found[SECRETS] = _encoded({name: b2a_base64(value, newline=False).decode() for name, value in secrets.items()})
     return found
 
 
-def _secret(secret: buildspec.Secret) -> bytes:
+def _secrets(call: Call) -> dict[str, bytes]:
+    from dockyard.proto.buildspec import secret
+
+    return {each.id: _secret(each) for each in map(secret, call.texts("secret"))}
+
+
+def _secret(secret: Secret) -> bytes:
     variable = secret.variable or (secret.id if not secret.source and secret.id in os.environ else "")
     if variable:
         if variable not in os.environ:
@@ -160,6 +173,6 @@ def _secret(secret: buildspec.Secret) -> bytes:
 
 def _encoded(value: Any) -> str:
     import json
-    from base64 import urlsafe_b64encode
 
-    return urlsafe_b64encode(json.dumps(value).encode()).decode()
+    text = b2a_base64(json.dumps(value).encode(), newline=False).decode()
+    return text.replace("+", "-").replace("/", "_")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MODES = ("auto", "plain", "tty", "rawjson", "quiet", "none")
 _CONTEXT = "client:context"
 _ERR = 2
+_TIMES = ("started", "completed")
 
 
 class Result:
@@ -63,7 +64,7 @@ class Display:
     def feed(self, document: dict[str, Any]) -> None:
         change = self.trace.feed(document)
         if self.mode == "rawjson":
-            _write(json.dumps(document) + "\n")
+            _write(json.dumps(_with_texts(document)) + "\n")
         elif self.mode == "plain":
             _write(self._plain.show(change))
 
@@ -76,6 +77,20 @@ class Display:
     def warn(self) -> None:
         if self.mode in ("plain", "tty"):
             _write(plain.warnings(self.trace.warnings))
+
+
+def _with_texts(document: dict[str, Any]) -> dict[str, Any]:
+    """The client's own steps have times as numbers; a trace has texts."""
+    from dockyard.proto.times import format_rfc3339
+
+    vertexes = [
+        {
+            key: format_rfc3339(value) if isinstance(value, int) and key in _TIMES else value
+            for key, value in each.items()
+        }
+        for each in document.get("vertexes") or ()
+    ]
+    return {**document, "vertexes": vertexes} if vertexes else document
 
 
 def _write(text: str) -> None:
@@ -126,7 +141,7 @@ def _agents(call: Call, check: bool) -> Agents | None:
 def _told(body: Iterable[bytes], display: Display) -> Iterator[bytes]:
     """The context's pieces, with a step of its own that tells how far it is."""
     begun = time.time_ns()
-    vertex = {"digest": _CONTEXT, "name": "[internal] send build context", "started": _stamp(begun)}
+    vertex = {"digest": _CONTEXT, "name": "[internal] send build context", "started": begun}
     display.feed({"vertexes": [vertex]})
     sent = 0
     try:
@@ -135,20 +150,14 @@ def _told(body: Iterable[bytes], display: Display) -> Iterator[bytes]:
             sent += len(piece)
             display.feed({"statuses": [_counter(sent, False)]})
     except CliError as error:
-        display.feed({"vertexes": [vertex | {"completed": _stamp(time.time_ns()), "error": error.message}]})
+        display.feed({"vertexes": [vertex | {"completed": time.time_ns(), "error": error.message}]})
         raise
-    display.feed({"statuses": [_counter(sent, True)], "vertexes": [vertex | {"completed": _stamp(time.time_ns())}]})
+    display.feed({"statuses": [_counter(sent, True)], "vertexes": [vertex | {"completed": time.time_ns()}]})
 
 
 def _counter(sent: int, done: bool) -> dict[str, Any]:
     status: dict[str, Any] = {"id": "context", "vertex": _CONTEXT, "name": "transferring context:", "current": sent}
     return status | ({"completed": True} if done else {"total": sent})
-
-
-def _stamp(now: int) -> str:
-    from dockyard.proto.times import format_rfc3339
-
-    return format_rfc3339(now)
 
 
 def _take(message: dict[str, Any], display: Display, result: Result, source: Source) -> None:

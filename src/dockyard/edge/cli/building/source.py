@@ -10,16 +10,15 @@ an amended `.dockerignore` hides from COPY: every Docker engine understands that
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from dockyard.edge.cli.building.packing import Packer
 from dockyard.edge.cli.errors import CliError
-from dockyard.proto import buildcontext
-from dockyard.proto.dockerignore import Ignore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from dockyard.proto.dockerignore import Ignore
 
 IGNORE = ".dockerignore"
 DOCKERFILE = "Dockerfile"
@@ -28,34 +27,50 @@ _HEAD = 512
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 
 
-class Source(NamedTuple):
+class Source:
     """`remote`: what the daemon fetches, "" if the body is the context. `body`: the tar, where there is one.
 
     `dockerfile`: its path in the context, "" for the usual one. `text`: the Dockerfile, where the client has it, and
     `name` what messages call it. `root`: the directory, "" if it is none; `outside`: a Dockerfile that lies elsewhere.
     """
 
-    remote: str = ""
-    body: Iterable[bytes] | None = None
-    dockerfile: str = ""
-    text: bytes | None = None
-    name: str = DOCKERFILE
-    root: str = ""
-    outside: str = ""
-    rules: Ignore | None = None
+    __slots__ = ("body", "dockerfile", "name", "outside", "remote", "root", "rules", "text")
+
+    def __init__(
+        self,
+        remote: str = "",
+        body: Iterable[bytes] | None = None,
+        dockerfile: str = "",
+        text: bytes | None = None,
+        name: str = DOCKERFILE,
+        root: str = "",
+        outside: str = "",
+        rules: Ignore | None = None,
+    ) -> None:
+        self.remote, self.body = remote, body
+        self.dockerfile, self.text, self.name = dockerfile, text, name
+        self.root, self.outside, self.rules = root, outside, rules
 
 
 def find(argument: str, file: str) -> Source:
     """The context as the command line names it. CliError naming what is missing."""
-    context = buildcontext.parse(argument)
-    if context.kind == "stdin":
+    if argument == "-":
         return _stdin(file)
-    if context.kind == "directory":
+    if _is_directory(argument):
         return _directory(argument, file)
     if file == "-":
         text = _all_of_stdin()
         return Source(argument, [text], text=text, name="stdin")
     return Source(argument, dockerfile=file)
+
+
+def _is_directory(argument: str) -> bool:
+    """Only for what is not there need the forms of URLs be known."""
+    if os.path.isdir(argument):
+        return True
+    from dockyard.proto.buildcontext import parse
+
+    return parse(argument).kind == "directory"
 
 
 def _stdin(file: str) -> Source:
@@ -155,8 +170,14 @@ def _rules(root: str, dockerfile: str) -> tuple[Ignore | None, bool]:
     """The ignore rules, and whether they are the Dockerfile's own (`NAME.dockerignore` beside it)."""
     for path, own in ((dockerfile + IGNORE, True), (os.path.join(root, IGNORE), False)):
         if (text := _optional(path)) is not None:
-            return Ignore.parse(text.decode("utf-8", "surrogateescape")), own
+            return _ignore(text), own
     return None, False
+
+
+def _ignore(text: bytes) -> Ignore:
+    from dockyard.proto.dockerignore import Ignore
+
+    return Ignore.parse(text.decode("utf-8", "surrogateescape"))
 
 
 def _optional(path: str) -> bytes | None:
@@ -176,7 +197,7 @@ def _with_foreign(root: str, text: bytes, name: str, path: str) -> Source:
     hidden = f".dockerfile.{hashlib.sha256(text).hexdigest()[:20]}"
     own = _optional(path + IGNORE) if path else None
     theirs = own if own is not None else _optional(os.path.join(root, IGNORE))
-    rules = Ignore.parse(theirs.decode("utf-8", "surrogateescape")) if theirs is not None else None
+    rules = _ignore(theirs) if theirs is not None else None
     amended = (theirs or b"").rstrip(b"\n") + b"\n" + hidden.encode() + b"\n"
     if theirs is None or own is not None:
         amended += IGNORE.encode() + b"\n"

@@ -6,9 +6,7 @@ Does not own: how it is shown (`plain`, `live`), where the messages come from. P
 
 from __future__ import annotations
 
-from base64 import b64decode
-
-from dockyard.proto.times import parse_rfc3339
+from binascii import a2b_base64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +100,7 @@ class Trace:
         for log in document.get("logs") or ():
             step = self._step(log["vertex"])
             at = (_time(log.get("timestamp")) - step.started) / _SECOND if step.started else 0.0
-            change.lines += [(step, max(at, 0.0), line) for line in step.feed(b64decode(log["data"]))]
+            change.lines += [(step, max(at, 0.0), line) for line in step.feed(a2b_base64(log["data"]))]
         for step in change.steps:
             if step.over:
                 took = step.seconds(step.completed)
@@ -141,5 +139,17 @@ class Trace:
         return step, counter
 
 
-def _time(text: str | None) -> int:
-    return parse_rfc3339(text) if text else 0
+def _time(moment: str | int | None) -> int:
+    """`2026-01-01T00:00:00.5Z`, or ns already. Written here because the modules that know time zones take 10 ms to
+    import, and the daemon's times are UTC."""
+    if not isinstance(moment, str):
+        return moment or 0
+    day, _, clock = moment.rstrip("Z").partition("T")
+    seconds, _, fraction = clock.partition(".")
+    year, month, date = map(int, day.split("-"))
+    hours, minutes, rest = map(int, seconds.split(":"))
+    before = year - (month <= 2)  # the year begins in March, so that the leap day is its last
+    days = (
+        before * 365 + before // 4 - before // 100 + before // 400 + (153 * ((month + 9) % 12) + 2) // 5 + date - 719469
+    )
+    return ((days * 24 + hours) * 60 + minutes) * 60 * _SECOND + rest * _SECOND + int(fraction[:9].ljust(9, "0") or 0)

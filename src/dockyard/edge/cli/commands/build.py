@@ -8,11 +8,8 @@ from dockyard.edge.cli.building import session
 from dockyard.edge.cli.building.packing import Packer
 from dockyard.edge.cli.building.source import Source, find
 from dockyard.edge.cli.call import Body, Call, complain, say
-from dockyard.edge.cli.container_flags import ULIMIT
 from dockyard.edge.cli.errors import CliError
-from dockyard.edge.cli.flags import BYTES, INT, Flag, flag, many, value
-from dockyard.model.errors import DockyardError
-from dockyard.proto import buildspec
+from dockyard.edge.cli.flags import BYTES, INT, Flag, Kind, flag, many, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,8 +22,14 @@ _FETCHED = ("docker", "local", "oci", "tar")  # outputs that come to the client
 def _build(call: Call) -> int:
     try:
         return _dispatch(call)
-    except DockyardError as error:  # what reads the little languages of flags and files says what is wrong with them
-        raise CliError(error.message) from None
+    except CliError:
+        raise
+    except Exception as error:
+        from dockyard.model.errors import DockyardError
+
+        if isinstance(error, DockyardError):  # what reads the little languages of flags and files says what is wrong
+            raise CliError(error.message) from None
+        raise
 
 
 def _dispatch(call: Call) -> int:
@@ -60,15 +63,18 @@ def _check_flags(call: Call) -> None:
 
 def is_dockyard(call: Call) -> bool:
     """Whether the daemon has the additions of docs/build.md."""
-    name = (call.api.get("/version").get("Platform") or {}).get("Name") or ""
-    return str(name).startswith("Dockyard")
+    if call.api.version and call.api.server:
+        return call.api.server.startswith("Dockyard")
+    return str((call.api.get("/version").get("Platform") or {}).get("Name")).startswith("Dockyard")
 
 
 def _named(call: Call) -> dict[str, str | Source]:
     """`--build-context`: a directory becomes a source, whatever else is said to the daemon as it is."""
     found: dict[str, str | Source] = {}
     for text in call.texts("build-context"):
-        name, target = buildspec.named_context(text)
+        from dockyard.proto.buildspec import named_context
+
+        name, target = named_context(text)
         if "://" in target or target.startswith("git@"):
             found[name] = target
             continue
@@ -92,7 +98,11 @@ def _context_of(root: str) -> Source:
 
 
 def _outputs(call: Call) -> list[tuple[str, dict[str, str]]]:
-    found = [buildspec.output(text) for text in call.texts("output")]
+    found: list[tuple[str, dict[str, str]]] = []
+    for text in call.texts("output"):
+        from dockyard.proto.buildspec import output
+
+        found.append(output(text))
     if call.on("push"):
         found.append(("image", {"push": "true"}))
     return [(kind, fields) for kind, fields in found if kind != "docker" or fields.get("dest")]  # else: in the store
@@ -101,7 +111,7 @@ def _outputs(call: Call) -> list[tuple[str, dict[str, str]]]:
 def _once(call: Call, source: Source, named: dict[str, str | Source]) -> session.Result:
     outputs = _outputs(call)
     if call.on("compress") and source.body is not None:
-        source = source._replace(body=_compressed(source.body))
+        source.body = _compressed(source.body)
     if not is_dockyard(call):
         if named or outputs:
             raise CliError("the daemon is no Dockyard: it takes neither named contexts nor outputs")
@@ -158,6 +168,12 @@ def _watch(call: Call, argument: str) -> int:
             wait([], [])
 
 
+def _ulimit(text: str) -> object:
+    from dockyard.edge.cli.container_flags import ULIMIT
+
+    return ULIMIT.convert(text)
+
+
 FLAGS: tuple[Flag, ...] = (
     many("--add-host", 'Add a custom host-to-IP mapping ("host:ip")'),
     many("--allow", "Allow extra privileged entitlement (network.host, security.insecure)"),
@@ -212,7 +228,7 @@ FLAGS: tuple[Flag, ...] = (
     many("--ssh", 'SSH agent socket or keys to expose to the build ("default|<id>[=<socket>|<key>[,<key>]]")'),
     many("-t --tag", 'Image identifier ("[registry/]repository[:tag]")'),
     value("--target", "Set the target build stage to build"),
-    many("--ulimit", "Ulimit options", ULIMIT),
+    many("--ulimit", "Ulimit options", Kind("ulimit", _ulimit)),
     flag("-w --watch", "Build again whenever something of the context changes"),
 )  # fmt: skip
 build = Body(_build, FLAGS)
