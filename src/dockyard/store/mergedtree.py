@@ -13,31 +13,15 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import NamedTuple
 
 from dockyard.store.layertree import OPAQUE_XATTR
+from dockyard.store.treeview import Found, TreeView
 
-MAX_LINKS: Final = 40
+__all__ = ["Found", "MergedTree"]
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _KEPT = 256  # directories whose descriptors are kept
-
-
-class Found(NamedTuple):
-    """What is at a path. `layer`: index of the layer that has it (for a directory: the topmost that does).
-    `path`: where it really is, relative to the root, no symbolic link on the way (but perhaps itself)."""
-
-    path: bytes
-    status: os.stat_result
-    layer: int
-
-    @property
-    def is_directory(self) -> bool:
-        return stat.S_ISDIR(self.status.st_mode)
-
-    @property
-    def is_symlink(self) -> bool:
-        return stat.S_ISLNK(self.status.st_mode)
 
 
 class _Part(NamedTuple):
@@ -45,7 +29,7 @@ class _Part(NamedTuple):
     fd: int
 
 
-class MergedTree:
+class MergedTree(TreeView):
     """`layers`: directories, topmost first; none: an empty root. Use in `with`. OSError as the calls give them."""
 
     def __init__(self, layers: Sequence[str | bytes]) -> None:
@@ -62,58 +46,12 @@ class MergedTree:
                 break
         self._directories[b""] = parts
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         for parts in self._directories.values():
             _close(parts)
         self._directories.clear()
 
     # --- asking ----------------------------------------------------------------------------------------------------
-
-    def resolve(self, path: bytes, *, follow: bool = True) -> bytes:
-        """Where `path` leads from the root, symbolic links followed (the last too if `follow`); what of it does not
-        exist stays as it is. `..` at the root stays there. OSError ELOOP."""
-        waiting = [part for part in path.split(b"/") if part not in (b"", b".")][::-1]
-        at: list[bytes] = []
-        links = 0
-        while waiting:
-            name = waiting.pop()
-            if name == b"..":
-                if at:
-                    at.pop()
-                continue
-            found = self._entry(b"/".join(at), name)
-            if found is not None and found.is_symlink and (waiting or follow):
-                links += 1
-                if links > MAX_LINKS:
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-                target = self.read_link(found)
-                if target.startswith(b"/"):
-                    at = []
-                waiting += [part for part in target.split(b"/") if part not in (b"", b".")][::-1]
-                continue
-            at.append(name)
-        return b"/".join(at)
-
-    def lookup(self, path: bytes, *, follow: bool = False) -> Found | None:
-        """What is at `path`; links on the way are followed, the last only if `follow`. None: nothing (a circle of
-        links leads nowhere, and nothing has a name that cannot be)."""
-        if b"\0" in path:
-            return None
-        try:
-            real = self.resolve(path, follow=follow)
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
-                return None
-            raise
-        if not real:
-            return self.root()
-        head, _, name = real.rpartition(b"/")
-        return self._entry(head, name)
 
     def root(self) -> Found | None:
         parts = self._directories[b""]
@@ -160,13 +98,15 @@ class MergedTree:
         """The topmost layer has got a directory at the real `path`: what is known of it no longer holds."""
         _close(self._directories.pop(path, ()))
 
-    def read(self, path: bytes, limit: int = 1 << 20) -> bytes | None:
-        """The content of a small regular file; None if there is none, or it is longer than `limit`."""
-        found = self.lookup(path, follow=True)
-        if found is None or not stat.S_ISREG(found.status.st_mode) or found.status.st_size > limit:
-            return None
-        with os.fdopen(self.open(found), "rb") as file:
-            return file.read(limit)
+    def link_source(self, found: Found) -> tuple[int, bytes] | None:
+        return self._place(found)
+
+    def xattrs(self, found: Found) -> dict[bytes, bytes]:
+        fd = self.open(found)
+        try:
+            return {os.fsencode(key): os.getxattr(fd, key) for key in os.listxattr(fd)}
+        finally:
+            os.close(fd)
 
     # --- directories -----------------------------------------------------------------------------------------------
 
