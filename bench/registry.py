@@ -5,6 +5,7 @@ Owns: starting and ending the registry, the image that is pulled, one timed pull
 
 from __future__ import annotations
 
+import argparse
 import base64
 import gzip
 import hashlib
@@ -13,15 +14,17 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from bench.report import Row, table
 from tests.support import steps
-from tests.support.engines import Engine
+from tests.support.engines import Dockyardd, Engine, PeerDocker
 
 HOST = "127.0.0.1:5067"
 LAYERS, FILES, BYTES = 5, 1300, 40_000_000  # of each layer
@@ -112,3 +115,31 @@ def pull(engine: Engine, name: str) -> float:
             raise AssertionError(answer.body[-500:])
         steps.expect(api.delete(f"/images/{HOST}/{name}:1", force=True), 200)
     return seconds
+
+
+def main() -> int:
+    """`python -m bench.registry [--engine NAME] [--times N]`: only these rows, with both engines in turns."""
+    parser = argparse.ArgumentParser(prog="python -m bench.registry", description=main.__doc__)
+    parser.add_argument("--engine", choices=("both", "dockyardd", "dockerd"), default="both")
+    parser.add_argument("--times", type=int, default=3)
+    options = parser.parse_args()
+    if missing := why_not():
+        print(f"bench: {missing}")
+        return 1
+    kinds: list[type[Engine]] = [Dockyardd, PeerDocker]
+    archive = image()
+    rows = [Row("push of a 200 MB image, 5 layers", "s", goal=2), Row("pull of it, cold", "s", goal=4)]
+    with ExitStack() as stack:
+        engines = [stack.enter_context(kind()) for kind in kinds if options.engine in ("both", kind.name)]
+        for turn in range(options.times):
+            for engine in engines:
+                with registry(engine):  # a new one each time: a push is cold only once
+                    rows[0].add(engine.name, push(engine, archive, f"turn{turn}"))
+                    rows[1].add(engine.name, pull(engine, f"turn{turn}"))
+                    time.sleep(2)  # what is deleted behind must not cost the other one
+    print(f"\n{table(rows)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,7 +12,6 @@ A container can nest directories deeper than any recursion limit or limit of ope
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable
 
 from dockyard.linux import btrfs
@@ -59,7 +58,7 @@ def _empty(at: int, name: str, top: int, depth: int, waiting: list[str], should_
                 if not should_stop():
                     _rmdir(child, fd)
             else:
-                fresh = f"deep-{secrets.token_hex(8)}"
+                fresh = f"deep-{os.urandom(8).hex()}"
                 os.rename(child, fresh, src_dir_fd=fd, dst_dir_fd=top)
                 waiting.append(fresh)
     finally:
