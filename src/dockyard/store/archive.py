@@ -10,8 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import queue
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 from dockyard.model.errors import InvalidArgument, SystemFailure
 from dockyard.proto import tarformat as fmt
@@ -25,6 +28,7 @@ from dockyard.store.recipe import rebuild
 from dockyard.store.unpack import free_space_of
 
 _MAX_MEMBERS = 200_000
+_PIECE = 1 << 18  # bytes that are written at a time
 _MAX_LINKS = 16  # symbolic links from member to member
 
 
@@ -190,20 +194,59 @@ def _write_blob(path: str, size: int, out: Callable[[memoryview], None]) -> None
 
 
 def _write_layer(layer: dict[str, Any], out: Callable[[memoryview], None]) -> None:
-    hasher = hashlib.sha256()
-    left = layer["size"]
-
-    def tee(view: memoryview) -> None:
-        nonlocal left
-        left -= len(view)
-        if left < 0:
-            raise StreamError(f"layer {layer['digest']} has changed in the store")
-        hasher.update(view)
-        out(view)
-
-    rebuild(layer["recipe"], layer["tree"], tee)
-    if left or f"sha256:{hasher.hexdigest()}" != layer["digest"]:
+    with _Behind(out) as behind:
+        rebuild(layer["recipe"], layer["tree"], behind.write)
+    if behind.size != layer["size"] or f"sha256:{behind.hash.hexdigest()}" != layer["digest"]:
         raise StreamError(f"layer {layer['digest']} has changed in the store")
+
+
+class _Behind:
+    """A thread that hashes and writes what it is given, in pieces of some size, while more is read. Use in `with`; its
+    error is raised at the end, or by `write`."""
+
+    def __init__(self, out: Callable[[memoryview], None]) -> None:
+        self._out = out
+        self._parts: list[bytes] = []
+        self._waiting = 0
+        self._queue: queue.Queue[bytes | None] = queue.Queue(4)
+        self._thread = threading.Thread(target=self._run, name="write", daemon=True)
+        self._error: BaseException | None = None
+        self.hash = hashlib.sha256()
+        self.size = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._queue.put(b"".join(self._parts))
+        self._queue.put(None)
+        self._thread.join()
+        if error is None and self._error is not None:
+            raise self._error
+
+    def write(self, view: memoryview) -> None:
+        self._parts.append(bytes(view))
+        self._waiting += len(view)
+        if self._waiting >= _PIECE:
+            if self._error is not None:
+                raise self._error
+            self._queue.put(b"".join(self._parts))
+            self._parts, self._waiting = [], 0
+
+    def _run(self) -> None:
+        while (piece := self._queue.get()) is not None:
+            if self._error is not None:
+                continue
+            try:
+                self.hash.update(piece)
+                self.size += len(piece)
+                self._out(memoryview(piece))
+            except BaseException as error:  # raised by the others
+                self._error = error
 
 
 def _link_target(entry: Entry) -> str:
