@@ -47,8 +47,9 @@ class BodyLender(RequestHandler):
                 self._messages[-1] = (message._replace(should_close=True), payload)
                 return
             data = data[end:]
-        if data:
-            super().data_received(data)
+            if not data:
+                return
+        super().data_received(data)  # also of nothing: that is how aiohttp goes on with what it had put aside
 
     def _end_of_head(self, data: bytes) -> int:
         """Where the body of a wanted request begins in `data`; 0: it is none."""
