@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from dockyard.registry.arriving import Arriving
+from dockyard.registry.errors import RegistryError
+from dockyard.registry.upstream import Upstream
 from tests.unit.registry.conftest import make_bucket
 from tests.unit.registry.support import OCI_MANIFEST, Registry, digest_of, image
 from tests.unit.registry.test_access import basic, htpasswd
@@ -258,3 +261,21 @@ def test_webhooks_are_retried_until_they_are_taken(tmp_path: Path, stub: Stub) -
     assert (target["repository"], target["tag"], target["digest"]) == ("a/b", "v1", digest)
     assert stub.requests[0][2]["x-key"] == "k"
     assert list((tmp_path / "r" / "data" / "notifications").rglob("*-*")) == []
+
+
+def test_s39_upstream_leads_nobody_inside() -> None:
+    """A registry elsewhere must not redirect the cache to addresses of this network; one inside may."""
+
+    async def main() -> None:
+        upstream = Upstream("https://192.0.2.1", "", "", [])
+        try:
+            upstream._inward = False
+            for inside in ("http://127.0.0.1/x", "http://10.1.2.3/x", "http://169.254.169.254/latest", "http://[::1]/"):
+                with pytest.raises(RegistryError, match="redirects to the internal address"):
+                    await upstream._check_address(URL(inside))
+            upstream._inward = True
+            await upstream._check_address(URL("http://10.1.2.3/x"))
+        finally:
+            await upstream.close()
+
+    asyncio.run(main())
