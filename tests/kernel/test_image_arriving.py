@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
+from dockyard.linux import mounts
+from dockyard.model import oci
 from dockyard.model.errors import InvalidArgument, SystemFailure
 from dockyard.store import ahead
 from tests.kernel.test_images import EMPTY, LAYERS, Store, archive, chunks, run, whole
 from tests.support import busybox
+from tests.support.platforms import Layout
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 BIG = busybox.layer_tar({"big": os.urandom(3_000_000)})
@@ -147,5 +150,60 @@ def test_what_a_killed_daemon_left_is_swept(tmp_path: Path) -> None:
         (store.layout.ingest / ("ab" * 13)).write_bytes(b"half a blob")
         await store.reopen()
         assert store.left() == EMPTY
+
+    run(tmp_path, work)
+
+
+@pytest.mark.parametrize("driver", ["overlay", "vfs"])
+def test_a_disk_that_fills_up_underway(tmp_path: Path, driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel says so, not a look at what is free."""
+    for module in ("dockyard.store.ahead", "dockyard.store.unpack"):
+        monkeypatch.setattr(f"{module}.free_space", lambda root: 1 << 40)
+    monkeypatch.setattr("dockyard.store.archive.free_space_of", lambda fd: 1 << 40)
+    big = busybox.layer_tar({f"n{number}": os.urandom(1 << 20) for number in range(24)})
+    place = tmp_path / "small"
+    place.mkdir()
+    mounts.mount("tmpfs", str(place), "tmpfs", 0, "size=20m,mode=711")
+
+    async def work(store: Store) -> None:
+        for attempt in (
+            lambda: store.images.load(chunks(packed([("a:1", [LAYERS[0], big])]))),
+            lambda: store.images.load(chunks(busybox.oci_archive("a:1", [big], {}, True))),
+            lambda: store.images.import_(chunks(big), repository="a"),
+        ):
+            with pytest.raises(SystemFailure, match=r"archive to (load|import): .*No space left on device"):
+                await attempt()
+            store.layout.drain()
+            assert store.left() == EMPTY
+        await store.images.load(chunks(archive()))
+
+    try:
+        run(place, work, driver)
+    finally:
+        mounts.umount(str(place))
+
+
+def test_empty_and_foreign_layers(tmp_path: Path) -> None:
+    """A tar of nothing, twice; a layer that its manifest says is to be had elsewhere."""
+    layout = Layout()
+    nothing = bytes(1024)
+    layers = [LAYERS[0], nothing, nothing, LAYERS[1]]
+    config = layout.blob(busybox.image_config(layers, {}), oci.OCI_CONFIG)
+    kinds = ["application/vnd.oci.image.layer.nondistributable.v1.tar", *[oci.OCI_LAYER] * 3]
+    found = [layout.blob(layer, kind) for layer, kind in zip(layers, kinds, strict=True)]
+    found[0]["urls"] = ["https://elsewhere.example/layer"]
+    manifest = layout.document({"config": config, "layers": found}, oci.OCI_MANIFEST)
+    layout.named(manifest, "odd:1")
+
+    async def work(store: Store) -> None:
+        await store.images.load(chunks(layout.archive()))
+        image = store.images.get("odd:1")
+        assert [layer.document.size for layer in store.snapshots.chain(image.chain_id)][1:3] == [0, 0]
+        saved = await whole(store.images.save(["odd:1"]))
+        assert manifest["digest"].encode() in saved and b"https://elsewhere.example/layer" in saved
+        await store.images.remove("odd:1")
+        assert store.left() == EMPTY
+        await store.images.load(chunks(saved))
+        assert store.images.get("odd:1").record.manifest == manifest["digest"]
 
     run(tmp_path, work)
