@@ -125,27 +125,6 @@ def test_keys_that_the_engine_sees_are_an_event(engine: Engine, api: Connection)
     assert told(engine, since) == ["attach"]
 
 
-@pytest.mark.dockyardd_only("dockerd serves them")
-@pytest.mark.parametrize(
-    ("command", "endpoint"),
-    [
-        (["stats", "--no-stream", "box"], "GET /containers/{id}/stats"),
-        (["update", "--memory", "64m", "box"], "POST /containers/{id}/update"),
-        (["cp", "box:/etc/hosts", "-"], "/containers/{id}/archive"),
-        (["diff", "box"], "GET /containers/{id}/changes"),
-        (["export", "box"], "GET /containers/{id}/export"),
-        (["commit", "box"], "POST /commit"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_what_is_not_served_yet_says_so(engine: Engine, api: Connection, command: list[str], endpoint: str) -> None:
-    steps.started(api, "sleep", "1000", name="box")
-    done = engine.docker(*command, check=False)
-    assert done.returncode != 0
-    text = (done.stdout + done.stderr).decode()
-    assert endpoint in text and "not served by this engine yet" in text
-
-
 @pytest.mark.dockyardd_only("it looks into the daemon")
 def test_s51_clients_that_vanish_leave_nothing(engine: Dockyardd, api: Connection) -> None:
     talker = steps.started(api, "sh", "-c", "while :; do echo line; sleep 0.02; done", OpenStdin=True)
