@@ -124,7 +124,7 @@ def archives(bench: Bench) -> bytes:
     bench.few(loads, lambda engine: work.load_image(engine, plain, name), 3, 1.0)
     zipped = bench.row("load of it gzipped", "s", goal=4)
     bench.few(zipped, lambda engine: work.load_image(engine, packed, name), 2, 1.0)
-    saves = bench.row("save of it", "s")
+    saves = bench.row("save of it", "s", goal=2)
     bench.few(saves, lambda engine: work.save_image(engine, plain, name), 3, 1.0)
     return packed
 
@@ -139,7 +139,7 @@ def copies(bench: Bench, apis: dict[str, Connection]) -> None:
     few, data = max(2, round(6 * bench.share)), files.tree()
     row = bench.row("fork of an untouched container (dockerd: commit, create)", "ms", goal=5, limit=20)
     bench.few(row, lambda engine: files.fork(engine, *of(engine)), 3 * few, 1000)
-    row = bench.row("cp of /etc/passwd out", "ms")
+    row = bench.row("cp of /etc/passwd out", "ms", goal=2)
     bench.few(row, lambda engine: files.get(*of(engine), "/etc/passwd", 1024), 3 * few, 1000)
     row = bench.row(f"cp of {len(data) / 1e6:.0f} MB in, {files.FILES} files", "s")
     bench.few(row, lambda engine: files.put(*of(engine), data), few, 1.0)
@@ -158,7 +158,7 @@ def registries(bench: Bench, archive: bytes) -> None:
     if missing := registry.why_not():
         print(f"bench: without push and pull: {missing}", flush=True)
         return
-    pushes = bench.row("push of a 200 MB image, 5 layers, to docker-registry", "s")
+    pushes = bench.row("push of a 200 MB image, 5 layers, to docker-registry", "s", goal=2)
     pulls = bench.row("pull of it, cold", "s", goal=4)
     with ExitStack() as stack:
         for engine in bench.engines:

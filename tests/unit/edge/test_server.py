@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -101,6 +102,21 @@ def test_bodies(server: Any) -> None:
         400, "invalid JSON: field HostConfig.Memory: expected integer, got string",
     )  # fmt: skip
     assert len(server.containers.created) == 1
+
+
+def test_a_long_body_that_is_read_slowly_comes_to_its_end(start_server: Any) -> None:
+    """Its last bytes may arrive while reading is paused."""
+
+    async def count(call: Call) -> web.StreamResponse:
+        size = 0
+        await asyncio.sleep(0.05)
+        async for chunk in call.chunks():
+            size += len(chunk)
+        return call.json(size)
+
+    server = start_server(extra=[Route("PUT", "/count", count)])
+    for size in range(500_000, 1_100_000, 50_000):
+        assert json.loads(server.request("PUT /count HTTP/1.1", bytes(size))[2]) == size
 
 
 def test_s48_chunked_body_is_read_whole(server: Any) -> None:
