@@ -70,10 +70,12 @@ def fresh_ground() -> Iterator[Ground]:
             for container in engine.containers.list(all=True):
                 await engine.containers.remove(container.id, force=True, volumes=True)
 
-    asyncio.run(clear())
-    left = ground.left()
-    for root in (ground.data, ground.run):
-        shutil.rmtree(root, ignore_errors=True)
+    try:
+        asyncio.run(clear())
+        left = ground.left()
+    finally:
+        for root in (ground.data, ground.run):
+            shutil.rmtree(root, ignore_errors=True)
     assert not left, left
 
 
