@@ -306,6 +306,8 @@ async def load(call: Call) -> web.StreamResponse:
 
 def _loaded(image: LoadedImage) -> list[str]:
     """What a client is told of an image that was loaded."""
+    if image.part:
+        return []
     texts = [
         f"The image {name} already exists, renaming the old one with ID {former} to empty string"
         for name, former in image.displaced

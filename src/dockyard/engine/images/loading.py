@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from dockyard.engine.images.arriving import Arrival, Progress
 from dockyard.engine.images.reading import WHAT, Found, Index, Source, find_images
 from dockyard.engine.images.services import Services
+from dockyard.engine.images.variants import is_subordinate
 from dockyard.model import oci
 from dockyard.model.errors import InvalidArgument
 from dockyard.model.oci import Descriptor, ImageConfig, Platform
@@ -29,11 +30,13 @@ from dockyard.store.snapshots import Layer, Lease
 
 
 class LoadedImage(NamedTuple):
-    """An image that an archive held. `displaced`: (familiar name, id of the image that lost it)."""
+    """An image that an archive held. `displaced`: (familiar name, id of the image that lost it). `part`: another
+    platform of one that has the name."""
 
     id: str
     names: list[str]
     displaced: list[tuple[str, str]]
+    part: bool = False
 
 
 async def load_images(
@@ -60,7 +63,9 @@ async def load_images(
     for (record, names), lost in zip(records, displaced, strict=True):
         familiar = [references.from_complete(name).familiar for name in names]
         services.publish("load", record.id, familiar[0] if familiar else record.id)
-        loaded.append(LoadedImage(record.id, familiar, lost))
+        image = services.catalogue.by_id(record.id)
+        part = image is not None and is_subordinate(services, image)
+        loaded.append(LoadedImage(record.id, familiar, lost, part))
     return loaded
 
 
