@@ -194,7 +194,16 @@ def boot(vmlinuz: Path, initial: Path, root: Path, data: Path) -> int:
 
 def main() -> int:
     os.chdir(Path(__file__).parent.parent)
-    arguments = sys.argv[1:] or ["tests", "-m", "vm", "-q", "--color=no", "--durations=10", "--engine=dockyardd", "--timeout=600"]
+    arguments = sys.argv[1:] or [
+        "tests",
+        "-m",
+        "vm",
+        "-q",
+        "--color=no",
+        "--durations=10",
+        "--engine=dockyardd",
+        "--timeout=600",
+    ]
     CACHE.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     vmlinuz, modules = kernel()

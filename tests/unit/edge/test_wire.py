@@ -21,7 +21,7 @@ from tests.unit.edge.conftest import make_container
 
 HostConfig, ContainerConfig = model.HostConfig, model.ContainerConfig
 
-# Our struct -> the definition that has its fields. Fields that the description has forgotten or had before, and ours (docs/extensions.md):
+# Our struct -> the definition that has its fields. Fields that the description has forgotten or had before, and ours:
 DEFINITIONS = {
     model.HealthConfig: ("HealthConfig", ()),
     ContainerConfig: ("ContainerConfig", ()),
