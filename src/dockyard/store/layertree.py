@@ -59,7 +59,7 @@ class LayerTree:
         self._root_path = os.readlink(f"/proc/self/fd/{root}".encode())
         self._displaced = displaced
         self._overlay = overlay
-        self._umask = _umask()
+        self._umask = umask()
         self._kept = min(_KEPT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._parents: dict[bytes, int] = {}
         self._real: dict[bytes, bytes] = {}
@@ -353,7 +353,7 @@ def allowed_xattr(name: bytes) -> bool:
     return name in (b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default")
 
 
-def _umask() -> int:
+def umask() -> int:
     """The process's umask, read without changing it (other threads create files meanwhile)."""
     with open("/proc/self/status", "rb") as status:
         for line in status:

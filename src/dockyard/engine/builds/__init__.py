@@ -207,6 +207,9 @@ class Builds:
             session.contexts[name] = await asyncio.to_thread(sources.open_context, layout, context_id)
         if request.remote and "" not in ids:
             session.contexts[""] = await fetching.remote(session, request.remote)
+        for tree in session.contexts.values():
+            if tree.spool is not None:
+                stack.callback(tree.spool.dispose)
         if "" in session.contexts:
             session.contexts[""] = await sources.without_ignored(
                 session, session.contexts[""], whole=bool(request.remote)

@@ -62,7 +62,7 @@ async def _make(session: Session, mount: ExecMount, identity: str, content: Tree
     os.mkdir(directory, 0o755)
     try:
         if content is not None:
-            arguments = {"layers": list(content.layers), "path": mount.source, "target": str(directory)}
+            arguments = {"source": content.source(), "path": mount.source, "target": str(directory)}
             await work.call(ground, "dockyard.store.builds.binds:fill", arguments, small=False)
         os.chown(directory, mount.uid, mount.gid)
         os.chmod(directory, 0o755 if mount.mode is None else mount.mode)

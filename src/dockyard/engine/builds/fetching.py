@@ -23,9 +23,9 @@ from dockyard.model.errors import InvalidArgument
 from dockyard.proto import buildcontext
 from dockyard.proto.buildcontext import GitSource
 from dockyard.proto.dockerfile.ops import FetchGit, FetchUrl, Vertex
-from dockyard.store.builds import context as contexts
 from dockyard.store.builds import gitfetch
 from dockyard.store.builds.cache import SOURCE_GIT, SOURCE_HTTP, Record
+from dockyard.store.builds.spool import SpoolTree
 from dockyard.store.remote.download import Download, download, free_bytes
 from dockyard.store.spooling import temporary_file
 
@@ -39,11 +39,11 @@ async def url(session: Session, op: FetchUrl, vertex: Vertex, name: str) -> Tree
     async with session.locks.of(f"fetch\0{key}"):
         known = None if vertex.ignore_cache else ground.cache.find(key)
         if known is not None and op.checksum and known.digest == op.checksum:
-            return _file_tree(session, known, op.name, cached=True)
+            return _file_tree(session, known, cached=True)
         record = await _fetched(session, op, key, known, lambda now, total: _tell(session, name, now, total))
     if op.checksum and record.digest != op.checksum:
         raise InvalidArgument(f"digest mismatch {record.digest}: {op.checksum} for {buildcontext.public(op.url)}")
-    return _file_tree(session, record, op.name, cached=record is known)
+    return _file_tree(session, record, cached=record is known)
 
 
 def _tell(session: Session, name: str, current: int, total: int) -> None:
@@ -95,12 +95,9 @@ def _record(op: FetchUrl, found: Download, directory: str) -> Record:
     )  # fmt: skip
 
 
-def _file_tree(session: Session, record: Record, name: str, *, cached: bool) -> Tree:
+def _file_tree(session: Session, record: Record, *, cached: bool) -> Tree:
     root = session.ground.context.layout.build_mount(record.directory) / _TREE
-    digest = record.digest.partition(":")[2]
-    return Tree(
-        (str(root),), is_rootfs=False, identity=record.digest, contents={name: digest}, record=record, cached=cached
-    )
+    return Tree((str(root),), is_rootfs=False, identity=record.digest, record=record, cached=cached)
 
 
 # --- git ------------------------------------------------------------------------------------------------------------
@@ -173,17 +170,13 @@ async def remote(session: Session, address: str) -> Tree:
     directory = layout.build_context(context_id)
     os.mkdir(directory, 0o700)
     session.stack.callback(layout.discard, directory)
-    os.mkdir(directory / _TREE, 0o755)
     with temporary_file(layout) as fd:
         found = await download(session.ground.transfers.transport, asked.url, fd, limit=free_bytes(str(directory)))
-        arguments = {
-            "root": str(directory / _TREE), "index": str(directory / "index"), "offset": 0, "length": found.size,
-        }  # fmt: skip
+        arguments = {"directory": str(directory), "offset": 0, "length": found.size}
         await session.ground.context.runtime.call("dockyard.store.builds.context:receive", arguments, [fd])
-    return context_tree(directory)
+    return await asyncio.to_thread(context_tree, directory)
 
 
 def context_tree(directory: Path) -> Tree:
-    """What `store.builds.context.receive` has made below `directory`. OSError."""
-    contents = contexts.read_index(str(directory / "index"))
-    return Tree((str(directory / _TREE),), is_rootfs=False, identity=directory.name, contents=contents)
+    """What `store.builds.context.receive` has made in `directory`. OSError."""
+    return Tree(is_rootfs=False, identity=directory.name, spool=SpoolTree.load(str(directory)))

@@ -7,15 +7,18 @@ result of a step). Does not own: any step.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dockyard.engine.builds.cachemounts import Locks
 from dockyard.engine.builds.request import BuildRequest
 from dockyard.model.build import BuildEvent, BuildOptions
+from dockyard.store.builds.spool import SpoolTree
+from dockyard.store.mergedtree import MergedTree
 from dockyard.store.snapshots import Lease
+from dockyard.store.treeview import TreeView
 
 if TYPE_CHECKING:
     from dockyard.engine.context import Context
@@ -43,18 +46,26 @@ class Tree:
     """What a step gives to others: a file system, as layers or as one directory.
 
     `layers`: directories, topmost first, as `MergedTree` wants them. `chain`: what they are called in the store, for
-    file systems; `identity`: of a context, what its content is called. `contents`: digests of a context's files.
+    file systems; `identity`: of other trees, what their content is called. `spool`: a context, which has no layers.
     """
 
     layers: tuple[str, ...] = ()
     chain: str | None = None
     is_rootfs: bool = True
     identity: str = ""
-    contents: Mapping[str, str] | None = None
+    spool: SpoolTree | None = None
     record: Record | None = None
     made: bool = False  # the step made a layer
     cached: bool = False
     created: int = 0  # ns; of the step that made it, 0: of no step
+
+    def source(self) -> dict[str, Any]:
+        """As worker functions take it (`store.builds.selecting.open_source`)."""
+        return {"spool": self.spool} if self.spool is not None else {"trees": list(self.layers)}
+
+    def open(self) -> TreeView:
+        """To be looked at; use in `with`."""
+        return self.spool if self.spool is not None else MergedTree(self.layers)
 
 
 @dataclass(slots=True)
@@ -72,6 +83,7 @@ class Session:
     contexts: dict[str, Tree] = field(default_factory=dict)  # by name, "" is the main one
     images: dict[tuple[str, str], str] = field(default_factory=dict)  # (ref, platform) -> image id
     dockerfile: bytes | None = None  # its text, where it is no longer in the context
+    directories: dict[str, Tree] = field(default_factory=dict)  # contexts that have become directories, to be mounted
     epoch: int | None = None  # SOURCE_DATE_EPOCH, once the Dockerfile is read
     fresh: bool = False  # a step was carried out: not everything came from the cache
 

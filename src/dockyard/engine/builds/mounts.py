@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from dockyard.engine.builds import cachemounts, sshagent, work
+from dockyard.engine.builds import cachemounts, sources, sshagent, work
 from dockyard.engine.builds.ground import Session, Tree
 from dockyard.model.errors import InvalidArgument
 from dockyard.proto.dockerfile.ops import Exec, ExecMount
@@ -70,10 +70,8 @@ async def plan(
 
 
 async def _bind(making: _Making, mount: ExecMount) -> list[dict[str, Any]]:
-    tree = making.inputs[mount.input or 0]
+    tree = await sources.as_directory(making.session, making.inputs[mount.input or 0])
     place = await asyncio.to_thread(locate, tree.layers, mount.source)
-    if not tree.layers:
-        raise InvalidArgument(f"RUN --mount=type=bind,target={mount.target}: there is nothing to mount")
     if mount.read_only and len(place.layers) <= 1:
         directory = tree.layers[place.layers[0]]
         return [_bound(mount.target, directory, place.path, read_only=True)]
@@ -82,7 +80,7 @@ async def _bind(making: _Making, mount: ExecMount) -> list[dict[str, Any]]:
     target = making.session.ground.context.snapshots.scratch(making.container_id) / making.next_name("bind")
     if place.is_directory:
         os.mkdir(target, 0o755)
-    arguments = {"layers": list(tree.layers), "path": mount.source, "target": str(target)}
+    arguments = {"source": tree.source(), "path": mount.source, "target": str(target)}
     await work.call(making.session.ground, "dockyard.store.builds.binds:fill", arguments, small=False)
     return [_bound(mount.target, str(target), "", read_only=mount.read_only)]
 

@@ -24,7 +24,6 @@ from dockyard.proto.dockerfile.ops import BaseRef, FetchGit, FetchUrl, SourceCon
 from dockyard.proto.dockerignore import Ignore
 from dockyard.store import inline
 from dockyard.store.layout import Layout
-from dockyard.store.mergedtree import MergedTree
 from dockyard.store.spooling import feed
 
 if TYPE_CHECKING:
@@ -89,9 +88,7 @@ async def receive(ground: Ground, chunks: AsyncIterator[bytes], epoch: int | Non
     directory = ground.context.layout.build_context(context_id)
     os.mkdir(directory, 0o700)
     try:
-        os.mkdir(directory / "tree", 0o755)
-        arguments = {"root": str(directory / "tree"), "index": str(directory / "index"), "epoch": epoch}
-        await _take_in(ground, chunks, arguments)
+        await _take_in(ground, chunks, {"directory": str(directory), "epoch": epoch})
     except BaseException:
         ground.context.layout.discard(directory)
         raise
@@ -151,23 +148,23 @@ async def without_ignored(session: Session, tree: Tree, *, whole: bool) -> Tree:
     ignore = Ignore.parse(text)
     if session.request.dockerfile_text is None:
         session.dockerfile = await asyncio.to_thread(read_dockerfile, tree, name)
-    if not whole:
-        for path in (name, ".dockerignore"):
-            if ignore.excluded(path.strip("/")):
-                await asyncio.to_thread(_unlink, tree, path)
+    if tree.spool is not None:
+        spool = tree.spool
+        unwanted = {path.strip("/") for path in (name, ".dockerignore") if ignore.excluded(path.strip("/"))}
+        if whole:
+            await asyncio.to_thread(spool.excluding, ignore)
+        elif unwanted:
+            await asyncio.to_thread(spool.keep, lambda path: path not in unwanted)
         return tree
-    if tree.contents is None:  # a checkout is kept for other builds: this one gets a copy
-        tree = await _copied(session, tree)
+    tree = await _copied(session, tree)  # a checkout is kept for other builds: this one gets a copy
     arguments = {"root": tree.layers[0], "patterns": text}
-    await work.call(
-        session.ground, "dockyard.store.builds.context:exclude", arguments, small=work.is_small([tree.layers[0]])
-    )
+    await work.call(session.ground, "dockyard.store.builds.context:exclude", arguments, small=False)
     return tree
 
 
 def _ignore_file(tree: Tree, dockerfile: str) -> str:
     """The Dockerfile's own ignore file, or the context's."""
-    with MergedTree(tree.layers) as merged:
+    with tree.open() as merged:
         for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
             found = merged.read(os.fsencode(name))
             if found is not None:
@@ -175,12 +172,15 @@ def _ignore_file(tree: Tree, dockerfile: str) -> str:
     return ""
 
 
-def _unlink(tree: Tree, path: str) -> None:
-    with MergedTree(tree.layers) as merged:
-        found = merged.lookup(os.fsencode(path))
-        if found is not None and not found.is_directory:
-            directory, name = merged.place(found)
-            os.unlink(name, dir_fd=directory)
+async def as_directory(session: Session, tree: Tree) -> Tree:
+    """A tree that can be mounted: a context's files are made now, once a build."""
+    if tree.spool is None:
+        return tree
+    async with session.locks.of(f"directory\0{tree.identity}"):
+        made = session.directories.get(tree.identity)
+        if made is None:
+            made = session.directories[tree.identity] = await _copied(session, tree)
+        return made
 
 
 async def _copied(session: Session, tree: Tree) -> Tree:
@@ -189,7 +189,7 @@ async def _copied(session: Session, tree: Tree) -> Tree:
     os.mkdir(directory, 0o700)
     session.stack.callback(layout.discard, directory)
     os.mkdir(directory / "tree", 0o755)
-    arguments = {"layers": list(tree.layers), "path": "/", "target": str(directory / "tree")}
+    arguments = {"source": tree.source(), "path": "/", "target": str(directory / "tree")}
     await work.call(session.ground, "dockyard.store.builds.binds:fill", arguments, small=False)
     identity = f"{tree.identity} ignored"
     return Tree((str(directory / "tree"),), is_rootfs=False, identity=identity, record=tree.record)
@@ -199,7 +199,7 @@ def read_dockerfile(context: Tree | None, name: str) -> bytes:
     """The Dockerfile of a context, links followed within it. InvalidArgument if it is not there, or too large."""
     shown = name or "Dockerfile"
     if context is not None:
-        with MergedTree(context.layers) as tree:
+        with context.open() as tree:
             found = tree.lookup(os.fsencode(shown), follow=True)
             if found is None and shown == "Dockerfile":
                 found = tree.lookup(b"dockerfile", follow=True)
@@ -217,6 +217,8 @@ async def context(session: Session, op: SourceContext) -> Tree:
     named = session.options.contexts.get(op.name)
     if tree is None and named is not None and named.kind in ("git", "http"):
         tree = session.contexts[op.name] = await fetching.remote(session, named.value)
+        if tree.spool is not None:
+            session.stack.callback(tree.spool.dispose)
     if tree is None:
         raise InvalidArgument(f"build context {op.name!r} was not sent" if op.name else "no build context was sent")
     return tree

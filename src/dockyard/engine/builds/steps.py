@@ -160,13 +160,11 @@ async def _exec(session: Session, vertex: Vertex, op: Exec, name: str, inputs: l
 
 async def _mounted(tree: Tree, mount: ExecMount) -> bytes:
     """What the key says of something that is mounted. BuildFailed if a context has no such file."""
-    if tree.contents is None:
+    if tree.spool is None:
         return keys.of_tree(tree)
-    source = {"trees": list(tree.layers), "path": mount.source, "pattern": False}
+    source = {**tree.source(), "path": mount.source, "pattern": False}
     try:
-        return await asyncio.to_thread(
-            selecting.digest_sources, sources=[source], excludes=(), parents=False, contents=[tree.contents]
-        )
+        return await asyncio.to_thread(selecting.digest_sources, sources=[source], excludes=(), parents=False)
     except NotFound as error:
         raise BuildFailed(f"failed to calculate checksum of the build context: {error}") from error
 
@@ -204,7 +202,7 @@ async def _copy(session: Session, vertex: Vertex, op: CopyOp, name: str, inputs:
         record = session.ground.cache.find(quick)
         if record is not None:
             return of_record(session, record, cached=True)
-    files = await _digest(session, op, described, inputs, vertex)
+    files = await _digest(session, op, described, vertex)
     wanted.append(keys.copy_key(op, base, files, epoch))
 
     async def make(inner: Session, emit: Emit) -> Layer | None:
@@ -218,20 +216,17 @@ def _described(source: CopySource, inputs: list[Tree]) -> dict[str, Any]:
         return {"name": source.document.name, "content": source.document.content, "mode": source.document.mode}
     assert source.input is not None
     return {
-        "trees": list(inputs[source.input].layers), "path": source.path, "pattern": source.pattern,
+        **inputs[source.input].source(), "path": source.path, "pattern": source.pattern,
         "pivot": source.pivot, "unpack": source.unpack or "",
     }  # fmt: skip
 
 
-async def _digest(
-    session: Session, op: CopyOp, described: list[dict[str, Any]], inputs: list[Tree], vertex: Vertex
-) -> bytes:
+async def _digest(session: Session, op: CopyOp, described: list[dict[str, Any]], vertex: Vertex) -> bytes:
     """Digest of exactly what is copied. BuildFailed, in Docker's words, for a source that is not there."""
     arguments: dict[str, Any] = {"sources": described, "excludes": list(op.excludes), "parents": op.parents}
-    known = [inputs[s.input].contents if s.input is not None else None for s in op.sources]
     try:
-        if all(contents is not None for contents, s in zip(known, op.sources, strict=True) if s.document is None):
-            return await asyncio.to_thread(selecting.digest_sources, **arguments, contents=known)
+        if all("spool" in source or "content" in source for source in described):
+            return await asyncio.to_thread(selecting.digest_sources, **arguments)  # the digests are known
         result = await work.call(
             session.ground, "dockyard.store.builds.selecting:digest", arguments, small=_is_small(described)
         )
@@ -249,7 +244,7 @@ def _missing(error: NotFound, vertex: Vertex) -> BuildFailed:
 
 
 def _is_small(described: list[dict[str, Any]]) -> bool:
-    return work.is_small([tree for source in described for tree in source.get("trees", ())])
+    return all(work.is_small_source(source) for source in described)
 
 
 async def _copied(

@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from dockyard.store import inline
+from dockyard.store.builds.spool import SpoolTree
 
 if TYPE_CHECKING:
     from dockyard.engine.builds.ground import Ground
@@ -40,7 +41,27 @@ def is_small(paths: list[str], entries: int = SMALL_ENTRIES, size: int = SMALL_B
 
 
 async def call(ground: Ground, function: str, arguments: dict[str, Any], *, small: bool) -> Any:
-    """Run a worker function where it belongs."""
+    """Run a worker function where it belongs. A context's spool among the arguments is told to a worker by its
+    directory."""
     if small:
         return await inline.call(function, arguments)
-    return await ground.context.runtime.call(function, arguments)
+    return await ground.context.runtime.call(function, _for_worker(arguments))
+
+
+def _for_worker(value: Any) -> Any:
+    if isinstance(value, SpoolTree):
+        value.save()
+        return value.directory
+    if isinstance(value, dict):
+        return {key: _for_worker(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_for_worker(inner) for inner in value]
+    return value
+
+
+def is_small_source(source: dict[str, Any]) -> bool:
+    """Whether the tree of a source (`Tree.source`) is small."""
+    spool = source.get("spool")
+    if isinstance(spool, SpoolTree):
+        return spool.is_small(SMALL_ENTRIES, SMALL_BYTES)
+    return is_small(source.get("trees") or [])

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from dockyard.model.errors import NotFound, SystemFailure
 from dockyard.proto.tarread import show
 from dockyard.store.builds.copying import Writer
-from dockyard.store.builds.selecting import walk
+from dockyard.store.builds.selecting import open_source, walk
 from dockyard.store.mergedtree import MergedTree
 
 
@@ -39,12 +39,13 @@ def locate(layers: Sequence[str], path: str) -> Place:
         return Place(True, real, tuple(tree.parts(found.path)))
 
 
-def fill(*, fds: Sequence[int], layers: Sequence[str], path: str, target: str) -> dict[str, Any]:
-    """Worker: copy what is at `path` of a tree into `target`: a directory's contents into the empty directory, or a
-    file to that name. Nothing is linked, so that it may be written to. NotFound; SystemFailure naming the file."""
+def fill(*, fds: Sequence[int], source: dict[str, Any], path: str, target: str) -> dict[str, Any]:
+    """Worker: copy what is at `path` of a tree (`selecting.open_source`) into `target`: a directory's contents into the
+    empty directory, or a file to that name. Nothing is linked, so that it may be written to. NotFound; SystemFailure
+    naming the file."""
     at = path
     try:
-        with MergedTree(layers) as tree:
+        with open_source(source) as tree:
             found = tree.lookup(os.fsencode(path), follow=True)
             if found is None:
                 raise NotFound(f'"{path}": not found')

@@ -23,11 +23,13 @@ from dockyard.model.errors import InvalidArgument, SystemFailure
 from dockyard.proto.dockerfile import modes
 from dockyard.proto.tarread import show
 from dockyard.store.builds import unarchive
-from dockyard.store.builds.selecting import Excluder, Source, choose, matching, pivoted, walk
+from dockyard.store.builds.selecting import Excluder, Source, choose, matching, open_source, pivoted, walk
+from dockyard.store.bytestream import write_all
 from dockyard.store.commit import seal
 from dockyard.store.copytree import copy_content
-from dockyard.store.layertree import allowed_xattr
-from dockyard.store.mergedtree import Found, MergedTree
+from dockyard.store.layertree import allowed_xattr, umask
+from dockyard.store.mergedtree import MergedTree
+from dockyard.store.treeview import Found, TreeView
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -140,6 +142,7 @@ class Writer:
         self._root = os.open(root, _DIRECTORY)
         self._open: dict[bytes, int] = {b"": self._root}
         self._times: dict[bytes, int] = {}
+        self._umask = umask()
         self._linked: set[tuple[int, int]] = set()
         beneath = MergedTree(view.layers[1:])
         with beneath:
@@ -234,26 +237,24 @@ class Writer:
             os.unlink(name, dir_fd=parent)
         return parent, name
 
-    def file(self, path: bytes, tree: MergedTree, found: Found) -> None:
+    def file(self, path: bytes, tree: TreeView, found: Found) -> None:
         """A copy (or link) of a regular file, link, FIFO or device."""
         parent, name = self.place(path)
-        source, source_name = tree.place(found)
         status = found.status
         mode = stat.S_IMODE(status.st_mode)
         wanted = self.changed(mode)
         owner = (status.st_uid, status.st_gid) if self.keep_owners else self.owner
         if stat.S_ISREG(status.st_mode):
             same = self._may_link and wanted == mode and (status.st_uid, status.st_gid) == owner
-            if same and self._link(status, source, source_name, parent, name):
-                return
-            self._copy_file(source, source_name, status, wanted, owner, parent, name)
+            if not (same and self._link(tree, found, parent, name)):
+                self._copy_file(tree, found, wanted, owner, parent, name)
             return
         if stat.S_ISLNK(status.st_mode):
-            os.symlink(os.readlink(source_name, dir_fd=source), name, dir_fd=parent)
+            os.symlink(tree.read_link(found), name, dir_fd=parent)
         elif stat.S_ISSOCK(status.st_mode):
             return
         else:
-            os.mknod(name, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev, dir_fd=parent)
+            os.mknod(name, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev or 0, dir_fd=parent)
             os.chmod(name, wanted, dir_fd=parent)
         os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
         moment = self.clamped(status.st_mtime_ns)
@@ -272,12 +273,14 @@ class Writer:
         finally:
             os.close(fd)
 
-    def _link(self, status: os.stat_result, source: int, source_name: bytes, parent: int, name: bytes) -> bool:
+    def _link(self, tree: TreeView, found: Found, parent: int, name: bytes) -> bool:
+        source = tree.link_source(found)
+        status = found.status
         identity = (status.st_dev, status.st_ino)
-        if identity in self._linked or self.clamped(status.st_mtime_ns) != status.st_mtime_ns:
+        if source is None or identity in self._linked or self.clamped(status.st_mtime_ns) != status.st_mtime_ns:
             return False  # twice in one layer it would become a hard link of the image's
         try:
-            os.link(source_name, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+            os.link(source[1], name, src_dir_fd=source[0], dst_dir_fd=parent, follow_symlinks=False)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM):
                 raise
@@ -286,40 +289,44 @@ class Writer:
         return True
 
     def _copy_file(
-        self,
-        source: int,
-        source_name: bytes,
-        status: os.stat_result,
-        mode: int,
-        owner: tuple[int, int],
-        parent: int,
-        name: bytes,
+        self, tree: TreeView, found: Found, mode: int, owner: tuple[int, int], parent: int, name: bytes
     ) -> None:
-        original = os.open(source_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
+        copied = os.open(name, _CREATE, mode & 0o777, dir_fd=parent)
         try:
-            copied = os.open(name, _CREATE, 0o600, dir_fd=parent)
-            try:
-                copy_content(original, copied)
+            content = tree.content(found)
+            if content is None:
+                self._copy_content(tree, found, copied)
+            elif content:
+                write_all(copied)(memoryview(content))
+            if owner != (0, 0):
                 os.fchown(copied, *owner)
+            if mode & (0o7000 | self._umask):
                 os.fchmod(copied, mode)
-                for key in os.listxattr(original):
-                    if allowed_xattr(os.fsencode(key)):
-                        os.setxattr(copied, key, os.getxattr(original, key))
-                moment = self.clamped(status.st_mtime_ns)
-                os.utime(copied, ns=(moment, moment))
-            finally:
-                os.close(copied)
+            for key, value in tree.xattrs(found).items():
+                if allowed_xattr(key):
+                    os.setxattr(copied, key, value)
+            moment = self.clamped(found.status.st_mtime_ns)
+            os.utime(copied, ns=(moment, moment))
+        finally:
+            os.close(copied)
+
+    @staticmethod
+    def _copy_content(tree: TreeView, found: Found, target: int) -> None:
+        original = tree.open(found)
+        try:
+            copy_content(original, target)
         finally:
             os.close(original)
 
     def _copy_xattrs(self, found: Found, fd: int) -> None:
-        opened = self.view.open(found)
-        try:
-            for key in os.listxattr(opened):
-                if allowed_xattr(os.fsencode(key)):
-                    os.setxattr(fd, key, os.getxattr(opened, key))
-        finally:
-            os.close(opened)
+        for key, value in self.view.xattrs(found).items():
+            if allowed_xattr(key):
+                os.setxattr(fd, key, value)
+
+    def free_space(self) -> int:
+        """Bytes that the layer may still take of its file system."""
+        state = os.fstatvfs(self._root)
+        return max(state.f_bavail * state.f_frsize - (64 << 20), 0)
 
     def where(self, path: bytes) -> tuple[int, bytes]:
         """(descriptor of the directory, name) of something that the layer has."""
@@ -356,7 +363,7 @@ class _Placer:
             self._make_parents(path)
             self._writer.document(path, source["content"].encode("utf-8", "surrogateescape"), source["mode"])
             return
-        with MergedTree(source["trees"]) as tree:
+        with open_source(source) as tree:
             if self._parents:
                 self._with_parents(tree, source)
                 return
@@ -374,7 +381,7 @@ class _Placer:
     def _make_parents(self, path: bytes) -> None:
         self._writer.make_directories(path.rpartition(b"/")[0])
 
-    def _one(self, tree: MergedTree, source: Source) -> None:
+    def _one(self, tree: TreeView, source: Source) -> None:
         if source.found.is_directory:
             existing = self._view.lookup(self._dest)
             if existing is not None and not existing.is_directory:
@@ -389,7 +396,7 @@ class _Placer:
         self._make_parents(path)
         self._writer.file(path, tree, source.found)
 
-    def _tree(self, tree: MergedTree, top: Found, dest: bytes) -> None:
+    def _tree(self, tree: TreeView, top: Found, dest: bytes) -> None:
         for entry in walk(tree, top, self._excluded):
             if not entry.path:
                 continue
@@ -401,7 +408,7 @@ class _Placer:
 
     # --- with --parents --------------------------------------------------------------------------------------------
 
-    def _with_parents(self, tree: MergedTree, source: dict[str, Any]) -> None:
+    def _with_parents(self, tree: TreeView, source: dict[str, Any]) -> None:
         """Everything below the pivot that the pattern matches, with the directories above it."""
         top, pattern = pivoted(tree, source)
         if not pattern:
@@ -427,7 +434,7 @@ class _Placer:
                 else:
                     self._writer.file(path_, tree, entry.found)
 
-    def _make_like(self, tree: MergedTree, top: Found, inside: bytes) -> None:
+    def _make_like(self, tree: TreeView, top: Found, inside: bytes) -> None:
         """The directories above `inside`, as the source has them."""
         done = b""
         for name in inside.split(b"/")[:-1]:

@@ -12,19 +12,30 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from dockyard.model.errors import NotFound, SystemFailure
 from dockyard.proto.dockerignore import Ignore, matcher
+from dockyard.store.builds.spool import SpoolTree
 from dockyard.store.bytestream import CHUNK
 from dockyard.store.layertree import allowed_xattr
-from dockyard.store.mergedtree import Found, MergedTree
+from dockyard.store.mergedtree import MergedTree
+from dockyard.store.treeview import Found, TreeView
 
 
 def has_wildcards(pattern: str) -> bool:
     """Whether anything in it stands for more than itself (a backslash does, too)."""
     return any(character in pattern for character in "*?[\\")
+
+
+def open_source(source: dict[str, Any]) -> TreeView:
+    """The tree that a source is chosen from: {"trees": directories, topmost first}, or {"spool": a context (in a
+    worker: its directory)}."""
+    spool = source.get("spool")
+    if spool is not None:
+        return spool if isinstance(spool, SpoolTree) else SpoolTree.load(spool)
+    return MergedTree(source["trees"])
 
 
 class Source(NamedTuple):
@@ -51,7 +62,7 @@ class Excluder:
         return self._ignore is not None and bool(path) and self._ignore.excluded(os.fsdecode(path))
 
 
-def choose(tree: MergedTree, path: str, *, pattern: bool) -> list[Source]:
+def choose(tree: TreeView, path: str, *, pattern: bool) -> list[Source]:
     """What `path` means. NotFound, naming it, if that is nothing (a wildcard may mean nothing: BuildKit)."""
     if not (pattern and has_wildcards(path)):
         found = tree.lookup(os.fsencode(path), follow=True)
@@ -61,7 +72,7 @@ def choose(tree: MergedTree, path: str, *, pattern: bool) -> list[Source]:
     return list(_expanded(tree, path))
 
 
-def _expanded(tree: MergedTree, path: str) -> Iterator[Source]:
+def _expanded(tree: TreeView, path: str) -> Iterator[Source]:
     parts = [part for part in path.split("/") if part]
     fixed = 0
     while not has_wildcards(parts[fixed]):
@@ -88,7 +99,7 @@ def _expanded(tree: MergedTree, path: str) -> Iterator[Source]:
         waiting += reversed(deeper)
 
 
-def walk(tree: MergedTree, top: Found, excluded: Callable[[bytes], bool]) -> Iterator[Entry]:
+def walk(tree: TreeView, top: Found, excluded: Callable[[bytes], bool]) -> Iterator[Entry]:
     """`top` and everything in it, directories before what they have, in the order of names."""
     waiting = [Entry(b"", top)]
     while waiting:
@@ -107,7 +118,7 @@ def walk(tree: MergedTree, top: Found, excluded: Callable[[bytes], bool]) -> Ite
         waiting += reversed(inner)
 
 
-def matching(tree: MergedTree, top: Found, pattern: str, *, pattern_allowed: bool) -> list[tuple[bytes, Found]]:
+def matching(tree: TreeView, top: Found, pattern: str, *, pattern_allowed: bool) -> list[tuple[bytes, Found]]:
     """(path below `top`, what is there) of everything that `pattern` (`**` too) matches, but not what lies in it.
     NotFound if a path without wildcards means nothing."""
     if not pattern_allowed or not has_wildcards(pattern):
@@ -128,17 +139,15 @@ def matching(tree: MergedTree, top: Found, pattern: str, *, pattern_allowed: boo
 
 
 def digest_entries(
-    tree: MergedTree,
+    tree: TreeView,
     entries: Iterator[Entry],
     hasher: hashlib._Hash,
-    contents: Mapping[str, str] | None,
     *,
     top: bool = False,
 ) -> None:
     """Put everything about the entries that a copy depends on into `hasher`: names, kinds, modes, contents; no times.
 
-    `contents`: digests (hex) of regular files by path, where they are known. `top`: the first entry's own mode counts
-    even if it is a directory (whose contents, but not itself, are copied).
+    `top`: the first entry's own mode counts even if it is a directory (whose contents, but not itself, are copied).
     """
     for number, (path, found) in enumerate(entries):
         mode = found.status.st_mode
@@ -148,8 +157,7 @@ def digest_entries(
         head = b"%s\0%o\0%d:%d\0" % (path, mode, found.status.st_uid, found.status.st_gid)
         hasher.update(head)
         if stat.S_ISREG(mode):
-            known = contents.get(os.fsdecode(found.path)) if contents is not None else None
-            hasher.update(bytes.fromhex(known) if known else file_digest(tree, found))
+            hasher.update(tree.digest(found) or file_digest(tree, found))
         elif stat.S_ISLNK(mode):
             hasher.update(tree.read_link(found) + b"\0")
         elif stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
@@ -161,23 +169,22 @@ def digest_sources(
     sources: Sequence[dict[str, Any]],
     excludes: Sequence[str],
     parents: bool,
-    contents: Sequence[Mapping[str, str] | None],
 ) -> bytes:
     """Digest of exactly what these sources of a COPY mean (see `store.builds.copying.copy`). NotFound naming one."""
     hasher = hashlib.sha256()
     excluder = Excluder(excludes)
-    for source, known in zip(sources, contents, strict=True):
+    for source in sources:
         if "content" in source:
             continue  # it is part of the instruction
-        with MergedTree(source["trees"]) as tree:
+        with open_source(source) as tree:
             if parents:
-                _digest_parents(tree, source, excluder, hasher, known)
+                _digest_parents(tree, source, excluder, hasher)
                 continue
             for found, name in choose(tree, source["path"], pattern=source["pattern"]):
                 if found.path and excluder(name):
                     continue
                 hasher.update(b"source\0" + (b"" if found.is_directory else name) + b"\0")
-                digest_entries(tree, walk(tree, found, excluder), hasher, known)
+                digest_entries(tree, walk(tree, found, excluder), hasher)
     return hasher.digest()
 
 
@@ -186,13 +193,13 @@ def digest(
 ) -> dict[str, Any]:
     """Worker: {"digest"} of `digest_sources` in hex, every file read. SystemFailure naming the cause."""
     try:
-        found = digest_sources(sources=sources, excludes=excludes, parents=parents, contents=[None] * len(sources))
+        found = digest_sources(sources=sources, excludes=excludes, parents=parents)
     except OSError as error:
         raise SystemFailure(f"reading what is to be copied: {error.strerror}") from error
     return {"digest": found.hex()}
 
 
-def pivoted(tree: MergedTree, source: dict[str, Any]) -> tuple[Found, str]:
+def pivoted(tree: TreeView, source: dict[str, Any]) -> tuple[Found, str]:
     """With --parents: (the directory of which nothing is recreated, the pattern below it). NotFound."""
     parts = [part for part in source["path"].split("/") if part]
     pivot = source.get("pivot", 0)
@@ -202,25 +209,19 @@ def pivoted(tree: MergedTree, source: dict[str, Any]) -> tuple[Found, str]:
     return top, "/".join(parts[pivot:])
 
 
-def _digest_parents(
-    tree: MergedTree,
-    source: dict[str, Any],
-    excluder: Excluder,
-    hasher: hashlib._Hash,
-    known: Mapping[str, str] | None,
-) -> None:
+def _digest_parents(tree: TreeView, source: dict[str, Any], excluder: Excluder, hasher: hashlib._Hash) -> None:
     top, pattern = pivoted(tree, source)
     if not pattern:
-        digest_entries(tree, walk(tree, top, excluder), hasher, known)
+        digest_entries(tree, walk(tree, top, excluder), hasher)
         return
     for inside, found in matching(tree, top, pattern, pattern_allowed=source["pattern"]):
         if not excluder(inside):
             hasher.update(b"source\0" + inside + b"\0")
             below = walk(tree, found, lambda path, inside=inside: excluder(inside + b"/" + path))  # type: ignore[misc]
-            digest_entries(tree, below, hasher, known, top=True)
+            digest_entries(tree, below, hasher, top=True)
 
 
-def file_digest(tree: MergedTree, found: Found) -> bytes:
+def file_digest(tree: TreeView, found: Found) -> bytes:
     """sha256 of a file's content and of the attributes that are part of it."""
     hasher = hashlib.sha256()
     fd = tree.open(found)

@@ -19,15 +19,13 @@ from dockyard.proto.tarformat import Entry, TarError
 from dockyard.proto.tarread import ByteStream, StreamError, TarReader, show
 from dockyard.store.bytestream import Source, write_all
 from dockyard.store.layertree import allowed_xattr, clean
-from dockyard.store.mergedtree import Found, MergedTree
+from dockyard.store.treeview import Found, TreeView
 
 if TYPE_CHECKING:
     from dockyard.store.builds.copying import Writer
 
-_LIMIT = 1 << 40
 
-
-def unpack(tree: MergedTree, found: Found, writer: Writer, dest: bytes) -> bool:
+def unpack(tree: TreeView, found: Found, writer: Writer, dest: bytes) -> bool:
     """Unpack the file into the directory `dest` of `writer`; False if it is no archive. InvalidArgument if it begins
     like one and is damaged, naming the entry."""
     if not stat.S_ISREG(found.status.st_mode) or found.status.st_size == 0:
@@ -36,18 +34,13 @@ def unpack(tree: MergedTree, found: Found, writer: Writer, dest: bytes) -> bool:
     try:
         if not _is_archive(fd, found.status.st_size):
             return False
-        with Source(fd, offset=0, length=found.status.st_size, limit=_free(fd), hash_out=False) as source:
+        with Source(fd, offset=0, length=found.status.st_size, limit=writer.free_space(), hash_out=False) as source:
             _Unarchiver(writer, dest).run(TarReader(ByteStream(iter(source))))
     except (TarError, StreamError) as error:
         raise InvalidArgument(f"archive {show(found.path)}: {error}") from error
     finally:
         os.close(fd)
     return True
-
-
-def _free(fd: int) -> int:
-    state = os.fstatvfs(fd)
-    return min(state.f_bavail * state.f_frsize, _LIMIT)
 
 
 def _is_archive(fd: int, size: int) -> bool:
