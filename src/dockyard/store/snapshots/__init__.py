@@ -375,6 +375,8 @@ class Snapshots:
             await self._ready.prepare(container_id, chain, self.chain(chain), copy_of)
             if size:
                 await asyncio.to_thread(self._ready.limit, container_id, size)
+            if copy_of is not None:
+                await self._ready.fill(container_id, copy_of)
         except BaseException as error:
             self.remove(container_id)
             if isinstance(error, OSError):

@@ -43,6 +43,9 @@ class Btrfs:
             source = self.directories.container(copy_of) / "fs"
         await asyncio.to_thread(_subvolume, Path(place) / "fs", source)
 
+    async def fill(self, container_id: str, copy_of: str) -> None:
+        """Its subvolume is a snapshot of the other's from the beginning."""
+
     def rootfs(self, container_id: str, lower: list[Layer]) -> dict[str, Any]:
         return {"type": "directory", "path": str(self.directories.container(container_id) / "fs")}
 

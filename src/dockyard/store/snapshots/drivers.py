@@ -32,7 +32,10 @@ class Driver(Protocol):
     async def prepare(
         self, container_id: str, chain_id: str | None, lower: list[Layer], copy_of: str | None = None
     ) -> None:
-        """A container's writable tree: an empty one, or one like that of the container `copy_of`."""
+        """A container's writable tree. `copy_of`: `fill` is going to be asked for a copy of that container's."""
+
+    async def fill(self, container_id: str, copy_of: str) -> None:
+        """What the container `copy_of` has written comes into the tree just prepared."""
 
     def rootfs(self, container_id: str, lower: list[Layer]) -> dict[str, Any]: ...
 
@@ -62,11 +65,12 @@ class Overlay:
     async def prepare(
         self, container_id: str, chain_id: str | None, lower: list[Layer], copy_of: str | None = None
     ) -> None:
-        target = self.directories.make_container(container_id, chain_id, lower[0].document if lower else None)
-        if copy_of is not None:
-            source = self.directories.container(copy_of) / "fs"
-            arguments = {"source": str(source), "target": str(target), "marks": True}
-            await self._call("dockyard.store.copytree:copy", arguments)
+        self.directories.make_container(container_id, chain_id, lower[0].document if lower else None)
+
+    async def fill(self, container_id: str, copy_of: str) -> None:
+        source, target = (self.directories.container(each) / "fs" for each in (copy_of, container_id))
+        arguments = {"source": str(source), "target": str(target), "marks": True}
+        await self._call("dockyard.store.copytree:copy", arguments)
 
     def rootfs(self, container_id: str, lower: list[Layer]) -> dict[str, Any]:
         short = container_id[:SHORT]
@@ -110,10 +114,12 @@ class Vfs:
         self, container_id: str, chain_id: str | None, lower: list[Layer], copy_of: str | None = None
     ) -> None:
         target = self.directories.make_container(container_id, chain_id, lower[0].document if lower else None)
-        if copy_of is not None:
-            await self._copy(self.directories.container(copy_of) / "fs", target)
-        elif lower:
+        if lower and copy_of is None:
             await self._copy(self.directories.tree(lower[0].directory), target)
+
+    async def fill(self, container_id: str, copy_of: str) -> None:
+        source, target = (self.directories.container(each) / "fs" for each in (copy_of, container_id))
+        await self._copy(source, target)
 
     def rootfs(self, container_id: str, lower: list[Layer]) -> dict[str, Any]:
         return {"type": "directory", "path": str(self.directories.container(container_id) / "fs")}
