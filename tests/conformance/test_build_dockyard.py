@@ -36,12 +36,14 @@ class Cli:
         self.engine = engine
         self.environment = engine.cli_environment()
 
-    def run(self, *words: str, input: bytes | None = None, **more: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, input: bytes | None = None, timeout: float = 60, **more: Any
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [DOCKYARD, *words],
             env=self.environment | more,
             capture_output=True,
-            timeout=60,
+            timeout=timeout,
             check=False,
             input=input or b"",
         )
