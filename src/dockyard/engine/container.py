@@ -44,12 +44,13 @@ class Container:
 
     __slots__ = (
         "_waiters", "cleaner", "desired", "directory", "dirty", "exec_ids", "handle", "hold", "id", "lock", "name",
-        "over", "pause_before_restart", "pending", "removed", "restarting", "run_directory", "spec", "status",
-        "watcher", "written",
+        "over", "pause_before_restart", "pending", "removed", "restarting", "run_directory", "spec", "spool",
+        "status", "watcher", "written",
     )  # fmt: skip
 
-    def __init__(self, row: ContainerRow, directory: Path, run_directory: Path) -> None:
-        """`directory`: its files on disk; `run_directory`: its run-time state while it runs."""
+    def __init__(self, row: ContainerRow, directory: Path, run_directory: Path, spool: Path | None = None) -> None:
+        """`directory`: its files on disk; `run_directory`: its run-time state while it runs; `spool`: where its log
+        waits for the shipper, if its driver sends it away."""
         self.id = row.id
         self.name = row.name  # without the slash
         self.spec: ContainerSpec = row.spec
@@ -57,6 +58,7 @@ class Container:
         self.desired: Desired = row.desired
         self.directory = str(directory)
         self.run_directory = str(run_directory)
+        self.spool = str(spool or directory)
         self.lock = asyncio.Lock()  # held by whoever changes the container; never by readers
         self.handle: ContainerHandle | None = None
         self.watcher: asyncio.Task[None] | None = None  # ends once the exit has been dealt with
@@ -136,8 +138,16 @@ class Container:
 
     @property
     def log_path(self) -> str:
-        """The json-file log; "" when its driver keeps none."""
+        """The json-file log, as clients are told; "" for another driver."""
         return f"{self.directory}/{self.id}-json.log" if self.spec.log_driver == "json-file" else ""
+
+    @property
+    def journal_path(self) -> str:
+        """Where its monitor writes what it prints, whatever the driver; "" for none."""
+        driver = self.spec.log_driver
+        if driver in ("json-file", "none"):
+            return self.log_path
+        return f"{self.directory if driver == 'local' else self.spool}/{self.id}-local.log"
 
     @property
     def hostname_path(self) -> str:

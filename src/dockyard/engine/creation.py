@@ -325,7 +325,9 @@ async def _make(
     """Volumes, directory, writable layer, row; undone in reverse if one fails."""
     async with container_volumes.Making(context) as volumes:
         row = await _prepare(context, container_id, name, spec, volumes, copy_of)
-        container = Container(row, context.layout.container(container_id), context.layout.run_container(container_id))
+        layout = context.layout
+        places = layout.container(container_id), layout.run_container(container_id), layout.spool(container_id)
+        container = Container(row, *places)
         volumes.done()
         context.registry.add(container)
     return container

@@ -7,7 +7,6 @@ Does not own: the order of a start and its undoing (`starting`).
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,10 +18,9 @@ from msgspec import Struct
 from dockyard.engine import container_volumes, etcfiles
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
-from dockyard.engine.validation import log_limits
+from dockyard.engine.logspec import log_spec
 from dockyard.model.container import EndpointSettings, PortBinding
 from dockyard.model.errors import Conflict, InvalidArgument, NotFound, SystemFailure
-from dockyard.model.journal import LogSpec
 from dockyard.model.lifecycle import State
 from dockyard.model.mounts import MountPoint
 from dockyard.runtime.bundle import BundleInput, BundleMount, from_mount_point
@@ -227,7 +225,7 @@ def launch(context: Context, container: Container, config: dict[str, Any], netwo
             "stdin_once": settings.stdin_once,
             "console_size": console_size(container.host.console_size),
         },
-        log=_log_spec(container),
+        log=log_spec(container),
         network=dict(network) if network is not None else None,
         state_dir=container.run_directory,
     )
@@ -236,44 +234,3 @@ def launch(context: Context, container: Container, config: dict[str, Any], netwo
 def console_size(size: list[int] | None) -> list[int] | None:
     """[height, width], or None where a client gave none or zeros."""
     return size if size and len(size) == 2 and all(size) else None
-
-
-def _log_spec(container: Container) -> LogSpec | None:
-    if container.spec.log_driver != "json-file":
-        return None
-    options = container.spec.log_options
-    max_size, max_file = log_limits(options)
-    attrs = log_attributes(container)
-    return LogSpec(driver="json-file", path=container.log_path, max_size=max_size, max_file=max_file, attrs=attrs)
-
-
-def log_attributes(container: Container) -> dict[str, str]:
-    """The `attrs` of every log record: labels and variables that the log options name, and the tag."""
-    options = container.spec.log_options
-    environment = dict(v.partition("=")[::2] for v in container.config.env or () if "=" in v)
-    attributes = {}
-    for source, names, pattern in (
-        (container.labels, options.get("labels", ""), options.get("labels-regex", "")),
-        (environment, options.get("env", ""), options.get("env-regex", "")),
-    ):
-        wanted = {name for name in names.split(",") if name}
-        for name, value in source.items():
-            if name in wanted or (pattern and re.search(pattern, name)):
-                attributes[name] = value
-    if tag := options.get("tag", ""):
-        attributes["tag"] = _tag(tag, container)
-    return attributes
-
-
-def _tag(template: str, container: Container) -> str:
-    """The fields of a log tag: {{.ID}}, {{.FullID}}, {{.Name}}, {{.ImageID}}, {{.ImageFullID}}, {{.ImageName}}."""
-    fields = {
-        "ID": container.id[:12],
-        "FullID": container.id,
-        "Name": container.name,
-        "ImageID": container.image_id.removeprefix("sha256:")[:12],
-        "ImageFullID": container.image_id,
-        "ImageName": container.image_ref,
-        "DaemonName": "dockyard",
-    }
-    return re.sub(r"\{\{\s*\.(\w+)\s*\}\}", lambda match: fields.get(match[1], ""), template)

@@ -16,6 +16,7 @@ from msgspec import Struct
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
 from dockyard.model.errors import InvalidArgument, NotServed
+from dockyard.proto import logdrivers
 from dockyard.store.journal.reader import follow_log, read_log
 from dockyard.store.journal.records import Query
 
@@ -54,7 +55,7 @@ class Logs:
         container = self._context.registry.get(ref)
         if not (request.stdout or request.stderr):
             raise InvalidArgument("Bad parameters: you must choose at least one stream")
-        if not container.log_path:
+        if not logdrivers.readable(container.spec.log_driver, container.spec.log_options):
             raise NotServed("configured logging driver does not support reading")
         query = Query(
             stdout=request.stdout,
@@ -67,7 +68,7 @@ class Logs:
         )
         tty = container.config.tty
         if not request.follow:
-            return LogStream(tty, read_log(container.log_path, query, raw=tty))
+            return LogStream(tty, read_log(container.journal_path, query, raw=tty))
         return LogStream(tty, self._follow(container, query))
 
     async def _follow(self, container: Container, query: Query) -> AsyncGenerator[bytes, None]:
@@ -77,12 +78,12 @@ class Logs:
         raw = container.config.tty
         try:
             if ended is None:
-                source = read_log(container.log_path, query, raw=raw)
+                source = read_log(container.journal_path, query, raw=raw)
             else:
                 if query.until is not None:
                     left = max(0, query.until - self._context.clock()) / 1e9
                     timer = asyncio.get_running_loop().call_later(left, ended.cancel)
-                source = follow_log(container.log_path, query, self._context.watcher, ended, raw=raw)
+                source = follow_log(container.journal_path, query, self._context.watcher, ended, raw=raw)
             async with aclosing(source):
                 async for chunk in source:
                     yield chunk

@@ -43,7 +43,9 @@ _AT_ONCE: Final = 32
 async def restore(context: Context) -> None:
     """Read every container and bring rows and reality together. Call once, before anything else is asked."""
     for row in await context.store.all():
-        container = Container(row, context.layout.container(row.id), context.layout.run_container(row.id))
+        layout = context.layout
+        places = layout.container(row.id), layout.run_container(row.id), layout.spool(row.id)
+        container = Container(row, *places)
         context.registry.add(container)
     found = await _adopt_all(context)
     await context.networks.restore([container for container in context.registry if container.handle is not None])

@@ -1,8 +1,8 @@
 """What is wrong with a container's settings before anything is made.
 
 Owns: the rules between settings, with Docker's texts. Pure but for the number of CPUs, which is an argument.
-Does not own: mounts (`model.mounts`), security options, capabilities and ulimits (`runtime.bundle`), limits
-(`resources`), names.
+Does not own: logs (`proto.logdrivers`), mounts (`model.mounts`), security options, capabilities and ulimits
+(`runtime.bundle`), limits (`resources`), names.
 """
 
 from __future__ import annotations
@@ -17,16 +17,11 @@ from dockyard.engine.signals import parse_signal
 from dockyard.model.container import ContainerConfig, HealthConfig, HostConfig
 from dockyard.model.errors import InvalidArgument
 from dockyard.model.health import TEST_KINDS
+from dockyard.proto import logdrivers
 
 MILLISECOND: Final = 1_000_000  # ns
 _PORT: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?\Z")
 _HOST_PORT: Final = re.compile(r"([0-9]{0,5})(?:-([0-9]{1,5}))?\Z")
-LOG_OPTIONS: Final = {
-    "json-file": frozenset({"max-size", "max-file", "labels", "labels-regex", "env", "env-regex", "tag", "compress"}),
-    "none": frozenset[str](),
-}
-_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKmMgGtT]?)[iI]?[bB]?\Z")
-_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def validate(config: ContainerConfig, host: HostConfig, *, cpus: int, runtimes: Collection[str]) -> list[str]:
@@ -38,7 +33,7 @@ def validate(config: ContainerConfig, host: HostConfig, *, cpus: int, runtimes: 
     _check_restart(host)
     _check_ports(config, host)
     resources.check(host, cpus=cpus)
-    _check_log(host)
+    logdrivers.check(host.log_config.type or "json-file", host.log_config.config or {})
     return _warnings(config, host)
 
 
@@ -224,47 +219,10 @@ def _check_ports(config: ContainerConfig, host: HostConfig) -> None:
                 _check_address(binding.host_ip.strip("[]"), f"invalid IP address: {binding.host_ip}")
 
 
-def _check_log(host: HostConfig) -> None:
-    driver = host.log_config.type
-    if driver and driver not in LOG_OPTIONS:
-        raise _refuse(f"logger: no log driver named '{driver}' is registered")
-    options = host.log_config.config or {}
-    for name in options:
-        if name not in LOG_OPTIONS[driver or "json-file"]:
-            raise _refuse(f"unknown log opt '{name}' for {driver or 'json-file'} log driver")
-    log_limits(options)
-    for name in ("labels-regex", "env-regex"):
-        try:
-            re.compile(options.get(name, ""))
-        except re.error as error:
-            raise _refuse(f"invalid {name} log option: {error}") from None
-
-
-def log_limits(options: dict[str, str]) -> tuple[int, int]:
-    """(max_size in bytes, 0: unlimited; max_file) of json-file options. Raises InvalidArgument."""
-    text = options.get("max-size", "")
-    max_size = 0
-    if text and text != "-1":
-        match = _SIZE.match(text)
-        if not match or float(match[1]) <= 0:
-            raise _refuse(f"invalid size: '{text}'")
-        max_size = int(float(match[1]) * _UNITS[match[2].lower()])
-    text = options.get("max-file", "1")
-    if not text.isdigit() or int(text) < 1:
-        raise _refuse("max-file cannot be less than 1")
-    if "max-file" in options and not max_size and int(text) > 1:
-        raise _refuse("max-file option can only be used together with max-size")
-    if options.get("compress", "false").lower() in ("true", "1") and (int(text) == 1 or not max_size):
-        raise _refuse("compress cannot be true when max-file is less than 2 or max-size is not set")
-    return max_size, int(text)
-
-
 def _warnings(config: ContainerConfig, host: HostConfig) -> list[str]:
     warnings = []
     if host.network_mode == "host" and (host.port_bindings or host.publish_all_ports):
         warnings.append("Published ports are discarded when using host network mode")
     if host.network_mode == "none" and (host.port_bindings or host.publish_all_ports):
         warnings.append("Published ports are discarded when the container has no network")
-    if host.log_config.config and host.log_config.config.get("compress", "").lower() in ("true", "1"):
-        warnings.append("Rotated log files are not compressed")
     return warnings

@@ -66,6 +66,16 @@ def clone(flags: int = 0, cgroup: int = -1) -> tuple[int, int]:
     return (pid, pidfd.value) if pid else (0, -1)
 
 
+def close_others(*keep: int) -> None:
+    """Close every descriptor of this process but `keep`: for children that live on by themselves."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in keep:
+            try:
+                os.close(int(name))
+            except OSError:
+                pass  # the directory's own
+
+
 def unshare(flags: int) -> None:
     if libc.unshare(flags) < 0:
         raise failure("unshare", hex(flags))

@@ -170,6 +170,8 @@ class ContainerHandle:
                 self._exec_ended(event["id"], exit_record(event))
             elif event["event"] == "exit":
                 return exit_record(event)
+            elif event["event"] == "log":
+                log.warning("container %s: %s", self.id, event["text"])
         return await asyncio.to_thread(leftovers.take_over, self._state_dir)
 
     def _exec_ended(self, identity: str, record: ExitRecord) -> None:
@@ -253,9 +255,9 @@ class ContainerHandle:
             self._execs[spec["id"]] = handle
         return handle
 
-    async def pause(self) -> None:
-        """Freeze every process. Returns when they stand still."""
-        await self.link.request("freeze", frozen=True)
+    async def pause(self, *, held: bool = False) -> None:
+        """Freeze every process. Returns when they stand still. `held`: they go on if this daemon ends."""
+        await self.link.request("freeze", frozen=True, held=held)
         self.frozen = True
 
     async def resume(self) -> None:

@@ -19,9 +19,10 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from dockyard.linux import abi, calls, process, pty
@@ -30,7 +31,8 @@ from dockyard.runtime import channel, network, setup, spawn
 from dockyard.runtime.cgroups import Cgroup, kill_part, open_cgroup, version
 from dockyard.runtime.setup import Made
 from dockyard.runtime.streams import Streams
-from dockyard.store.journal.writer import LogWriter
+from dockyard.store.journal.buffered import BufferedLog
+from dockyard.store.journal.writer import Host, LogWriter
 
 _NAME = b"dockyard-mon"
 _LINGER = 30.0  # s; how long a client may take to fetch the rest of the output of a container that has ended
@@ -54,7 +56,7 @@ class _Process:
         self.streams = streams
 
 
-class Monitor:
+class Monitor(Host):
     """The monitor of one container."""
 
     def __init__(self, made: Made, fds: list[int], seccomp: int, rules: SharedElements | None) -> None:
@@ -75,12 +77,14 @@ class Monitor:
         self._pidfd = os.pidfd_open(made.pid)  # our child, not reaped: nobody else can have this number
         self._connections: dict[int, socket.socket] = {}
         self._execs: dict[str, _Process] = {}
-        self._log = LogWriter(made.log) if made.log is not None else None  # type: ignore[arg-type]
+        self._inside = False  # children are born in the container's pid namespace
+        self._log = _make_log(made.log, self)
         self._streams = Streams(self, time.time_ns, self._log, stdin_once=made.stdin_once)
         self._lingering: list[Streams] = []  # of processes that have ended, with clients that still fetch
         self._ended = False
         self._deadline = 0.0
         self._frozen = False
+        self._holder: socket.socket | None = None  # whose end ends the frost, too
         self._parts_left = ""  # where parts of the group lie that still held processes when theirs had ended
 
     # the loop -------------------------------------------------------------------------------------------------------
@@ -147,8 +151,38 @@ class Monitor:
         if made.own_pids:
             try:
                 spawn.enter_pid_namespace(self._pidfd)
+                self._inside = True
             except ProcessLookupError:
                 pass  # it has ended already: there will be no exec
+
+    # for the log ----------------------------------------------------------------------------------------------------
+
+    def clone(self) -> tuple[int, int]:
+        """A child of ours that the container cannot see, nor trace."""
+        if not self._inside:
+            return process.clone()
+        own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            process.setns(own, abi.CLONE_NEWPID)
+        finally:
+            os.close(own)
+        pid = 1
+        try:
+            pid, pidfd = process.clone()
+        finally:
+            if pid:
+                try:
+                    spawn.enter_pid_namespace(self._pidfd)
+                except OSError:
+                    pass  # the container has just ended: no exec gets as far as to need it
+        return pid, pidfd
+
+    def log_trouble(self, text: str) -> None:
+        """The log cannot be written, or can be again: for the daemon's log, or our own when there is no daemon."""
+        for connection in list(self._connections.values()):
+            self._tell(connection, {"event": "log", "text": text})
+        if not self._connections:
+            print(text, file=sys.stderr, flush=True)
 
     # the end --------------------------------------------------------------------------------------------------------
 
@@ -215,6 +249,8 @@ class Monitor:
     def _reap(self) -> None:
         """Strangers that were handed to this subreaper; exec'd processes are reaped by their own pidfds."""
         ours = {exec_process.pid for exec_process in self._execs.values()}
+        if self._log is not None:
+            ours.add(self._log.child)
         while True:
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -243,6 +279,19 @@ class Monitor:
             self.unwatch(fd)
             self._connections.pop(fd, None)
             connection.close()
+        if connection is self._holder:
+            self._holder = None
+            self._thaw()
+
+    def _thaw(self) -> None:
+        """Who froze the container for a moment has gone without a word."""
+        cgroup = self._cgroup()
+        if cgroup is not None and self._frozen:
+            try:
+                cgroup.freeze(False)
+                self._frozen = False
+            except OSError:
+                pass  # it has ended
 
     def _tell(self, connection: socket.socket, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         if connection.fileno() < 0:
@@ -332,12 +381,13 @@ class Monitor:
         pty.set_size(terminal, message["height"], message["width"])
         return {}
 
-    def _freeze(self, message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
+    def _freeze(self, message: dict[str, Any], _fds: list[int], connection: socket.socket) -> dict[str, Any]:
         cgroup = self._cgroup()
         if cgroup is None:
             return {"error": "the container has no control group"}
         cgroup.freeze(message["frozen"])
         self._frozen = message["frozen"]
+        self._holder = connection if message.get("held") else None
         return {}
 
     def _pids(self, _message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
@@ -411,6 +461,12 @@ class Monitor:
                 continue
             except OSError:
                 self._parts_left = above
+
+
+def _make_log(spec: Mapping[str, Any] | None, host: Host) -> LogWriter | BufferedLog | None:
+    if spec is None:
+        return None
+    return (BufferedLog if spec.get("buffer") else LogWriter)(spec, host)  # type: ignore[arg-type]
 
 
 _Handler = Callable[[Monitor, dict[str, Any], list[int], socket.socket], dict[str, Any]]

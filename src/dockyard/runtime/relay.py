@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from dockyard.linux import abi, calls
+from dockyard.linux import abi, calls, process
 from dockyard.runtime import channel
 
 SOCKET = "relay.sock"
@@ -62,11 +62,7 @@ def _become_relay(listener: socket.socket, home: int) -> NoReturn:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for standard in (0, 1, 2):
             os.dup2(null, standard)
-        keep = {0, 1, 2, listener.fileno(), home}
-        for name in os.listdir("/proc/self/fd"):
-            if int(name) not in keep:
-                with contextlib.suppress(OSError):
-                    os.close(int(name))
+        process.close_others(0, 1, 2, listener.fileno(), home)
         Relay(listener, home).run()
         code = 0
     finally:

@@ -101,6 +101,14 @@ class Layout:
         """A container's durable files: log, hostname, hosts, resolv.conf. Not made here."""
         return self.containers / _component(container_id)
 
+    @property
+    def spools(self) -> Path:
+        """Logs on their way to receivers elsewhere, also of containers that are gone."""
+        return self.data_root / "shipping"
+
+    def spool(self, container_id: str) -> Path:
+        return self.spools / _component(container_id)
+
     def volume(self, name: str) -> Path:
         """A local volume's directory. Not made here."""
         return self.volumes / _component(name)

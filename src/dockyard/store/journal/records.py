@@ -56,9 +56,9 @@ class Encoder:
         self._query = query
         self._raw = raw
         self._wanted = {name for name, on in (("stdout", query.stdout), ("stderr", query.stderr)) if on}
-        self._since = None if query.since is None else _sortable(format_time(query.since))
-        self._until = None if query.until is None else _sortable(format_time(query.until))
-        self._plain = not (query.timestamps or query.details) and self._since is None and self._until is None
+        self.since = None if query.since is None else sortable(format_time(query.since))
+        self._until = None if query.until is None else sortable(format_time(query.until))
+        self._plain = not (query.timestamps or query.details) and self.since is None and self._until is None
         self._decode = _decoder(_Line) if self._plain else _decoder(_FullLine)
         self.finished = False
 
@@ -84,11 +84,11 @@ class Encoder:
     def _select(self, lines: Iterable[_FullLine]) -> list[_FullLine]:
         chosen = []
         for line in lines:
-            moment = _sortable(line.time)
+            moment = sortable(line.time)
             if self._until is not None and moment > self._until:
                 self.finished = True
                 break
-            if line.stream in self._wanted and (self._since is None or moment >= self._since):
+            if line.stream in self._wanted and (self.since is None or moment >= self.since):
                 chosen.append(line)
         return chosen
 
@@ -122,7 +122,7 @@ def _decode_one(decoder: msgspec.json.Decoder[R], record: bytes) -> R | None:
         return None
 
 
-def _sortable(moment: str) -> str:
+def sortable(moment: str) -> str:
     """Without the Z, times of different precision compare as text ("…00" < "…00.25" < "…00.5")."""
     return moment[:-1]
 

@@ -4,18 +4,24 @@ Owns: cutting two byte streams into records, their encoding, and rotation of the
 `{"log":"text\\n","stream":"stdout","attrs":{…},"time":"2026-01-01T00:00:00.5Z"}`; `attrs` only when there are some.
 A line longer than 16 KiB becomes several records, all but the last without the newline; an unterminated rest is kept
 until its newline, 16 KiB or the end. Bytes that are not UTF-8 become U+FFFD.
-Does not own: reading (`reader`), nor which process holds the pipe.
+Does not own: reading (`reader`), the compressed form (`packing`), nor which process holds the pipe.
 
 Runs in every container's monitor, so: standard library only, one write(2) a chunk, nothing kept but the two rests.
-A log that cannot be written (full disk) never stops the container: the chunk is dropped and counted.
+A log that cannot be written (full disk) never stops the container: the chunk is dropped and counted, and the log goes
+on when there is room.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import time
+from collections.abc import Callable
 from json.encoder import encode_basestring as quote  # the C encoder where there is one
 from typing import TYPE_CHECKING, Literal
+
+from dockyard.linux import process
+from dockyard.store.journal.packing import Packer
 
 if TYPE_CHECKING:
     from dockyard.model.journal import LogSpec
@@ -31,16 +37,41 @@ def format_time(now_ns: int) -> str:
     return f"{text}.{fraction:09d}".rstrip("0") + "Z" if fraction else text + "Z"
 
 
+class Host:
+    """What a log needs of the process it is in. This one cannot wait for children: compression is settled at the next
+    rotation."""
+
+    def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        """Call back when `fd` is ready."""
+
+    def unwatch(self, fd: int) -> None:
+        """No longer."""
+
+    def clone(self) -> tuple[int, int]:
+        """As `process.clone`, outside every container."""
+        return process.clone()
+
+    def log_trouble(self, text: str) -> None:
+        """The log cannot be written, or can be again: told once each time."""
+
+
 class LogWriter:
     """The log of one container. Not thread-safe. Never raises for a file it cannot write: see `dropped`."""
 
-    __slots__ = ("_attrs", "_fd", "_max_file", "_max_size", "_partial_since", "_path", "_rest", "_size", "dropped")
+    __slots__ = (
+        "_attrs", "_compress", "_fd", "_host", "_max_file", "_max_size", "_packer", "_partial_since", "_path", "_rest",
+        "_size", "_unsaid", "dropped",
+    )  # fmt: skip
 
-    def __init__(self, spec: LogSpec) -> None:
+    def __init__(self, spec: LogSpec, host: Host | None = None) -> None:
         """Open `spec["path"]` for appending (0640). Driver "none" keeps nothing.
 
         `spec["max_size"]`: rotate before the first record that would begin at or after this many bytes (0: never), as
-        Docker counts; `spec["max_file"]`: how many files to keep, the current one included (`path`, `path.1`, …)."""
+        Docker counts; `spec["max_file"]`: how many files to keep, the current one included (`path`, `path.1`, …);
+        `spec["compress"]`: rotated ones are compressed by a child (`path.1.gz`, …)."""
+        self._host = host or Host()
+        self._compress = bool(spec.get("compress"))
+        self._packer: Packer | None = None
         self._path = spec["path"] if spec["driver"] != "none" else ""
         self._max_size = spec["max_size"]
         self._max_file = max(1, spec["max_file"])
@@ -50,9 +81,16 @@ class LogWriter:
         self._fd = -1
         self._size = 0
         self.dropped = 0  # bytes of records that could not be written
+        self._unsaid = 0  # those since the log could last be written
         if self._path:
             self._open(os.O_APPEND)
             self._end_torn_record()
+            self._pack_next()  # what an earlier monitor has left
+
+    @property
+    def child(self) -> int:
+        """The pid of the child that compresses, 0 if there is none."""
+        return self._packer.pid if self._packer is not None else 0
 
     def write(self, stream: Stream, data: bytes, now_ns: int) -> None:
         """Add what was read from `stream`; `now_ns` (wall clock, ns since the epoch) stamps its records."""
@@ -81,6 +119,7 @@ class LogWriter:
             if rest and self._path:
                 self._emit(self._encode(stream, rest, self._partial_since.pop(stream, stamp)))
             self._rest[stream] = b""
+        self._settle(kill=True)
         self._path = ""
         if self._fd >= 0:
             os.close(self._fd)
@@ -145,12 +184,18 @@ class LogWriter:
         try:
             while done < len(data):
                 done += os.write(self._fd, data[done:] if done else data)
-        except OSError:
+        except OSError as error:
             self.dropped += len(data)
+            if not self._unsaid:
+                self._host.log_trouble(f"output is not logged: {error.strerror}: {self._path}")
+            self._unsaid += len(data)
             if done:
                 self._cut_back()
             return
         self._size += done
+        if self._unsaid:
+            self._host.log_trouble(f"output is logged again; {self._unsaid} bytes of records are missing: {self._path}")
+            self._unsaid = 0
 
     def _cut_back(self) -> None:
         """Take back the part of a batch that a full disk let through, so that no record is torn."""
@@ -175,16 +220,86 @@ class LogWriter:
 
     def _rotate(self) -> None:
         """path.(n-2) → path.(n-1), …, path → path.1, and a new path. With one file it is emptied instead."""
+        if self._packer is not None and _has_ended(self._packer.pidfd):
+            self._settle(kill=False)
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        for number in range(self._max_file - 1, 0, -1):
-            older = f"{self._path}.{number - 1}" if number > 1 else self._path
-            try:
-                os.rename(older, f"{self._path}.{number}")
-            except OSError:
-                continue
+        if self._max_file > 1:
+            for ending in ("", ".gz"):
+                _unlink(f"{self._path}.{self._max_file - 1}{ending}")
+            for number in range(self._max_file - 1, 1, -1):
+                for ending in ("", ".gz"):
+                    _rename(f"{self._path}.{number - 1}{ending}", f"{self._path}.{number}{ending}")
+            _rename(self._path, f"{self._path}.1")
         self._open(os.O_TRUNC)
+        self._pack_next()
+
+    # compression ----------------------------------------------------------------------------------------------------
+
+    def _pack_next(self) -> None:
+        """Let a child compress the oldest file that is not, unless one is at work. We go on meanwhile."""
+        if not self._compress or self._packer is not None:
+            return
+        for number in range(self._max_file - 1, 0, -1):
+            name = f"{self._path}.{number}"
+            if not os.path.exists(name):
+                continue
+            try:
+                self._packer = Packer(name, f"{self._path}.packing", self._host.clone)
+            except OSError:
+                return  # it stays as it is
+            self._host.watch(self._packer.pidfd, select.EPOLLIN, lambda _events: self._packed())
+            return
+
+    def _packed(self) -> None:
+        if self._settle(kill=False):
+            self._pack_next()
+
+    def _settle(self, *, kill: bool) -> bool:
+        """The child has ended (`kill`: ends now): put its work in the place of the file, whatever its name is now.
+        False if it has failed: it is tried again after the next rotation."""
+        packer, self._packer = self._packer, None
+        if packer is None:
+            return False
+        self._host.unwatch(packer.pidfd)
+        done = packer.finish(kill=kill)
+        if done:
+            for number in range(1, self._max_file):
+                name = f"{self._path}.{number}"
+                if _inode(name) == packer.inode:
+                    _rename(packer.target, f"{name}.gz")
+                    _unlink(name)
+                    return True
+        _unlink(packer.target)  # not finished, or the file was rotated out meanwhile
+        return done
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _rename(old: str, new: str) -> None:
+    try:
+        os.rename(old, new)
+    except OSError:
+        pass  # it is not there
+
+
+def _unlink(name: str) -> None:
+    try:
+        os.unlink(name)
+    except OSError:
+        pass
+
+
+def _inode(name: str) -> int:
+    try:
+        return os.lstat(name).st_ino
+    except OSError:
+        return 0
 
 
 def _has_long_line(data: bytes, end: int) -> bool:
