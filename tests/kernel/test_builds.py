@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -385,6 +385,45 @@ RUN rm -rf /a && mkdir /a && echo 3 > /a/three
     with_engine(ground, body)
 
 
+@pytest.mark.parametrize("driver", ["btrfs", "vfs"])
+def test_without_overlay(tmp_path: Path, driver: str) -> None:
+    """The same steps, mounts and squashing where layers are whole trees."""
+    dockerfile = f"""\
+FROM {IMAGE} AS made
+RUN mkdir /a && echo 1 > /a/one && ln /a/one /a/two && rm /www/index.html && chmod 700 /home
+FROM {IMAGE}
+COPY --from=made /a /copied
+COPY --chown=dock data /data/in
+WORKDIR /new/place
+RUN --mount=from=made,source=/a,target=/m,rw cat /m/one && touch /m/three && rm /copied/two
+RUN --mount=target=/ctx cat /ctx/data && ls /new && rm -r /home
+"""
+
+    def built(place: Path) -> dict[str, str]:
+        ground, found = Ground(), {}
+        shutil.rmtree(ground.data)
+        ground.data, ground.driver = place / "data", driver
+
+        async def body(engine: Engine) -> None:
+            told = await build(engine, dockerfile, {"data": b"d"})
+            assert "1\n" in told.log and "place\n" in told.log
+            found.update(files_of(engine, told.image))
+            assert len((await build(engine, dockerfile, {"data": b"d"})).cached()) == 6
+            squashed = await build(engine, dockerfile, {"data": b"d"}, squash=True)
+            assert files_of(engine, squashed.image) == found
+            assert len(engine.context.snapshots.chain(engine.images.get(squashed.image).chain_id)) == 2
+            assert os.listdir(ground.run / "containers") == []
+
+        with_engine(ground, body)
+        shutil.rmtree(ground.run)
+        return found
+
+    with loopfs.mounted("btrfs", tmp_path, 400) if driver == "btrfs" else nullcontext(tmp_path) as place:
+        found = built(place)
+    assert found["copied/one"] == "0644 0:0 1" and "copied/two" not in found and found["data/in"] == "0644 1000:1000 d"
+    assert "www/index.html" in found and "home/" not in found and "new/place/" in found and "m/three" not in found
+
+
 # --- the cache as something that takes space --------------------------------------------------------------------------
 
 
@@ -451,7 +490,7 @@ from tests.support.builds import build
 from tests.support.engineground import Ground
 from pathlib import Path
 ground = Ground.__new__(Ground)
-ground.data, ground.run = Path(sys.argv[1]), Path(sys.argv[2])
+ground.data, ground.run, ground.driver = Path(sys.argv[1]), Path(sys.argv[2]), ""
 async def main():
     async with ground.engine() as engine:
         text = "FROM {IMAGE}\\nRUN echo done > /first\\nRUN --mount=type=secret,id=k sleep 1000\\n"

@@ -30,10 +30,13 @@ class Ground:
     def __init__(self) -> None:
         self.data = Path(tempfile.mkdtemp(prefix="dyk-", dir="/tmp"))
         self.run = Path(tempfile.mkdtemp(prefix="dyk-", dir="/run"))
+        self.driver = ""  # of snapshots; "": what is found to work
 
     @contextlib.asynccontextmanager
     async def engine(self) -> AsyncIterator[Engine]:
-        settings = Configuration(data_root=str(self.data), exec_root=str(self.run), bridge="none")
+        settings = Configuration(
+            data_root=str(self.data), exec_root=str(self.run), bridge="none", storage_driver=self.driver
+        )
         async with contextlib.AsyncExitStack() as stack:
             built: Any = await assemble(settings, stack)
             engine: Engine = getattr(built, "engine", built)
