@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -15,15 +16,19 @@ from typing import Any
 import docker
 import pytest
 
-from tests.support.engines import Engine
+from tests.conformance.conftest import load_images
+from tests.support.engines import Dockyardd, Engine, why_no_dockyardd
 from tests.support.rawhttp import Connection
 
 DOCKYARD = str(Path(sys.executable).with_name("dockyard"))
 
 
 @pytest.fixture(autouse=True)
-def no_images_left(engine: Engine) -> Iterator[None]:
+def no_images_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
+    if "engine" not in request.fixturenames:
+        return
+    engine: Engine = request.getfixturevalue("engine")
     engine.remove_containers()
     for row in engine.request("GET", "/images/json", None, all=True).json():
         if "bb:latest" not in (row["RepoTags"] or []):
@@ -224,3 +229,30 @@ def test_forks_that_cannot_be_leave_nothing(engine: Engine, api: Connection) -> 
     assert [row["Names"] for row in api.get("/containers/json", all=True).json()] == [["/cc"]]
     assert api.get("/volumes").json() == volumes
     assert api.get("/containers/cc/json").json()["State"]["Status"] == "running"
+
+
+def test_a_daemon_that_is_killed_in_the_middle_leaves_nothing_frozen_and_nothing_half() -> None:
+    if missing := why_no_dockyardd():
+        pytest.skip(missing)
+    with Dockyardd(bridge="dytf0", subnet="10.231.77.0/24") as own:
+        load_images(own)
+        run(own, "head -c 150000000 /dev/zero | tr '\\0' x > /big")
+        for path in ("/commit?container=cc", "/containers/cc/fork?name=half"):
+            _kill_while_frozen(own, path)
+        assert [row["Names"] for row in own.request("GET", "/containers/json", None, all=True).json()] == [["/cc"]]
+        snapshots = own.data_root / "snapshots/overlay"
+        assert len(os.listdir(snapshots / "c")) == 1 and len(os.listdir(snapshots / "l")) == 2
+
+
+def _kill_while_frozen(engine: Engine, path: str) -> None:
+    with engine.api() as api, engine.api() as other:
+        api.send_head("POST", path, None, None, None)
+        end = time.monotonic() + 10
+        while other.get("/containers/cc/json").json()["State"]["Status"] != "paused":
+            assert time.monotonic() < end, "it is not frozen"
+        engine.kill()
+    engine.start()
+    state = engine.request("GET", "/containers/cc/json").json()["State"]
+    assert (state["Running"], state["Paused"]) == (True, False)
+    assert engine.docker("exec", "cc", "echo", "goes on", timeout=10).stdout == b"goes on\n"
+    assert len(engine.request("GET", "/images/json", None, all=True).json()) == 1

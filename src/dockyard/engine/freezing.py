@@ -1,7 +1,8 @@
 """A container that stands still while its files are copied.
 
 Owns: `still`: nobody starts, stops or changes it meanwhile, and if it runs its processes are frozen, with Docker's
-events. Does not own: what is copied (`committing`, `forking`), a client's own pause (`stopping`).
+events. A daemon that ends in the middle leaves no container frozen: the container's monitor sees to that.
+Does not own: what is copied (`committing`, `forking`), a client's own pause (`stopping`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ async def still(
         frozen = False
         if freeze and container.state is State.RUNNING and container.handle is not None:
             handle = container.handle
-            await handle.pause()
+            await handle.pause(held=True)
             frozen = container.handle is handle
             if frozen:
                 container.status.state = State.PAUSED
