@@ -135,8 +135,9 @@ def main() -> int:
             for engine in engines:
                 with registry(engine):  # a new one each time: a push is cold only once
                     rows[0].add(engine.name, push(engine, archive, f"turn{turn}"))
+                    time.sleep(2)  # what is deleted behind is no part of the pull
                     rows[1].add(engine.name, pull(engine, f"turn{turn}"))
-                    time.sleep(2)  # what is deleted behind must not cost the other one
+                    time.sleep(2)
     print(f"\n{table(rows)}\n")
     return 0
 
