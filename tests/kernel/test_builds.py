@@ -22,9 +22,10 @@ from dockyard.model.build import BuildOptions, VertexDone, VertexLog, VertexStar
 from dockyard.model.container import Ulimit
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument
 from dockyard.proto.filters import Filters
-from tests.support import loopfs
+from tests.support import busybox, loopfs
 from tests.support.builds import File, Outcome, build, chunks, context, files_of
 from tests.support.engineground import IMAGE, Ground, alive, fresh_ground, with_engine
+from tests.support.fakeregistry import FakeRegistry
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -343,6 +344,24 @@ def test_limits_of_a_build_reach_its_containers(ground: Ground) -> None:
         )
         assert "77\n" in told.log and " 1024 " in told.log and "10.1.2.3\texample.test" in told.log
         assert str(96 << 20) in told.log
+
+    with_engine(ground, body)
+
+
+def test_base_images_are_pulled(ground: Ground) -> None:
+    async def body(engine: Engine) -> None:
+        async with FakeRegistry() as registry:
+            registry.add_image([busybox.rootfs_tar(), busybox.layer_tar({"version": b"1"})])
+            dockerfile = f"FROM {registry.host}/team/base\nRUN cat /version\n"
+            told = await build(engine, dockerfile)
+            assert told.log == "1" and any("pulling" in name for name in told.names().values())
+            registry.add_image([busybox.rootfs_tar(), busybox.layer_tar({"version": b"2"})])
+            told = await build(engine, dockerfile)
+            assert len(told.cached()) == 1  # what is here is taken
+            told = await build(engine, dockerfile, pull=True)
+            assert told.log == "2"
+            with pytest.raises(DockyardError, match=r"team/nothing"):
+                await build(engine, f"FROM {registry.host}/team/nothing:1\n")
 
     with_engine(ground, body)
 

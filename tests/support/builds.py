@@ -69,8 +69,8 @@ class Outcome:
         return b"".join(event.data for event in self.events if isinstance(event, VertexLog)).decode()
 
     def names(self) -> dict[str, str]:
-        planned = next(event for event in self.events if isinstance(event, Planned))
-        return {vertex.id: vertex.name for vertex in planned.vertices}
+        planned = [event for event in self.events if isinstance(event, Planned)]
+        return {vertex.id: vertex.name for event in planned for vertex in event.vertices}
 
     def cached(self) -> list[str]:
         """Names of the steps (sources left out) that came from the cache."""

@@ -22,6 +22,7 @@ from dockyard.store.treeview import TreeView
 
 if TYPE_CHECKING:
     from dockyard.engine.context import Context
+    from dockyard.engine.images.catalogue import Image
     from dockyard.engine.images.services import Services
     from dockyard.engine.transfers import Transfers
     from dockyard.store.builds.cache import BuildCache, Record
@@ -81,7 +82,7 @@ class Session:
     shared: Shared
     stack: ExitStack  # what is left on it is undone at the build's end
     contexts: dict[str, Tree] = field(default_factory=dict)  # by name, "" is the main one
-    images: dict[tuple[str, str], str] = field(default_factory=dict)  # (ref, platform) -> image id
+    images: dict[tuple[str, str], Image] = field(default_factory=dict)  # by reference and platform
     dockerfile: bytes | None = None  # its text, where it is no longer in the context
     directories: dict[str, Tree] = field(default_factory=dict)  # contexts that have become directories, to be mounted
     epoch: int | None = None  # SOURCE_DATE_EPOCH, once the Dockerfile is read

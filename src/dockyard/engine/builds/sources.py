@@ -11,13 +11,15 @@ import os
 import secrets
 import stat
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 from dockyard.engine.builds import fetching, work
 from dockyard.engine.builds.ground import Ground, Session, Tree
 from dockyard.engine.images.importing import first_failure
 from dockyard.engine.images.variants import for_platform, host_platform
-from dockyard.model.errors import InvalidArgument, NotFound
+from dockyard.model.build import Planned, VertexDone, VertexInfo, VertexProgress, VertexStarted
+from dockyard.model.errors import DockyardError, InvalidArgument, NotFound
 from dockyard.proto import platforms, references
 from dockyard.proto.dockerconfig import Credentials
 from dockyard.proto.dockerfile.ops import BaseRef, FetchGit, FetchUrl, SourceContext, SourceImage, Vertex
@@ -45,7 +47,7 @@ async def resolve(session: Session, base: BaseRef) -> ImageConfig:
         found = local(session, base)
     if found is None:
         raise NotFound(f"No such image: {base.ref}")
-    session.images[base.key] = found.id
+    session.images[base.key] = found
     if found.chain_id is not None:
         session.lease.add(found.chain_id)
     return found.record.config
@@ -62,17 +64,27 @@ def local(session: Session, base: BaseRef) -> Image | None:
 
 
 async def _pull(session: Session, base: BaseRef) -> None:
+    """Have the image, as a step of the build that is told like others."""
     reference = references.parse(base.ref).with_default_tag()
     credentials = session.request.credentials.get(reference.domain, Credentials())
+    vertex, clock = f"pull:{reference.complete} {base.platform}", session.ground.context.clock
+    session.emit(Planned((VertexInfo(vertex, f"[internal] pulling {reference.familiar}", platform=base.platform),)))
+    session.emit(VertexStarted(vertex, clock()))
     pulling = session.ground.transfers.pull(reference.complete, platform=base.platform, credentials=credentials)
-    async for _ in pulling:
-        pass
+    try:
+        async with aclosing(pulling) as messages:
+            async for message in messages:
+                if message.current is not None:
+                    session.emit(VertexProgress(vertex, message.id, message.current, message.total or 0))
+    except DockyardError as error:
+        session.emit(VertexDone(vertex, error=error.message, time_ns=clock()))
+        raise
+    session.emit(VertexDone(vertex, time_ns=clock()))
 
 
 def image(session: Session, op: SourceImage) -> Tree:
     """A base image's file system; `resolve` has seen to it."""
-    image_id = session.images.get((op.ref, op.platform))
-    found = session.ground.services.catalogue.by_id(image_id) if image_id is not None else None
+    found = session.images.get((op.ref, op.platform))
     if found is None:
         raise NotFound(f"No such image: {op.ref}")
     layers = session.ground.context.snapshots.trees(found.chain_id)

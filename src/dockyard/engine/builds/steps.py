@@ -55,13 +55,15 @@ async def carry_out(session: Session, vertex: Vertex, name: str, inputs: list[Tr
         session.hold(tree.record)
     if tree.chain is not None:
         session.lease.add(tree.chain)
-    shown = session.images.get((vertex.op.ref, vertex.op.platform), "") if isinstance(vertex.op, SourceImage) else ""
-    session.emit(VertexDone(name, cached=tree.cached, time_ns=time.time_ns(), image_id=shown or _shown(tree)))
+    shown = _shown(session, vertex, tree)
+    session.emit(VertexDone(name, cached=tree.cached, time_ns=time.time_ns(), image_id=shown))
     return tree
 
 
-def _shown(tree: Tree) -> str:
-    """What the classic output shows of a step that made no image: a digest as good as any."""
+def _shown(session: Session, vertex: Vertex, tree: Tree) -> str:
+    """What the classic output shows of a step: the base's image, else a digest as good as any."""
+    if isinstance(vertex.op, SourceImage):
+        return session.images[vertex.op.ref, vertex.op.platform].id
     return tree.chain or ""
 
 
