@@ -390,9 +390,9 @@ def _seed(top: Path) -> None:
     (top / "link-other").symlink_to("other")
 
 
-SOURCES = ("file", "dir", "dir/.", "link-file", "link-dir/")
 TARGETS = ("dst", "other", "new", "new/", "link-other", "link-none")
-TABLE: list[tuple[str, str, list[str]]] = [(source, target, []) for source in SOURCES for target in TARGETS]
+TABLE: list[tuple[str, str, list[str]]] = [(source, target, []) for source in ("file", "dir") for target in TARGETS]
+TABLE += [(source, target, []) for source in ("dir/.", "link-file", "link-dir/") for target in ("dst", "other", "new")]
 TABLE += [("link-dir", "dst", ["-L"]), ("link-dir", "new", ["-L"]), ("link-file", "dst/", ["-L"])]
 TABLE += [("missing", "new", []), ("dir/", "link-dst", []), ("file", "no/such", [])]
 
@@ -483,7 +483,7 @@ def test_s20_a_busy_container_that_swaps_components_for_links(engine: Engine, ou
     engine.docker("run", "-d", "--name", "files", "bb", "sh", "-c", script)
     codes = set()
     with engine.api() as api:
-        end = time.monotonic() + 3
+        end = time.monotonic() + 1.5
         while time.monotonic() < end:
             for path in ("/w/d/secret", "/w", "/w/d/"):
                 answer = get(api, path)
@@ -511,7 +511,7 @@ def test_s21_a_swapped_mount_target_does_not_redirect(engine: Engine, api: Conne
         "-c",
         f"mkdir -p /g/sub; {SWAP.format('/g/sub', outside)}",
     )
-    end = time.monotonic() + 2
+    end = time.monotonic() + 1
     while time.monotonic() < end:
         assert b"of the host" not in get(api, "/g/sub").body
         put(api, "/g/sub", tar(("evil", b"x")))
