@@ -9,6 +9,9 @@ import gzip
 import io
 import json
 import os
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,8 +24,6 @@ import pytest
 from tests.support import contexts
 from tests.support.engines import Engine
 from tests.support.rawhttp import Connection
-
-CLASSIC = {"DOCKER_BUILDKIT": "0"}
 
 
 @pytest.fixture(autouse=True)
@@ -213,6 +214,73 @@ def test_bodies_in_every_compression(api: Connection, compress: str) -> None:
     assert contexts.stream(answer.body).startswith("sha256:"), answer.body
 
 
+@pytest.fixture(scope="module")
+def web(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A web server beside the engine: a Dockerfile, a tar, a git repository (as files: git's "dumb" protocol)."""
+    root = tmp_path_factory.mktemp("web")
+    text = "FROM bb\nCOPY . /c\nRUN ls /c\n"
+    contexts.directory(
+        root, "", {"plain": "FROM bb\nLABEL plain=1\n", "c.tar.gz": gzip.compress(contexts.tar(text, {"in-tar": ""}))}
+    )
+    work = contexts.directory(root / "work", text, {"in-git": "", "sub/Dockerfile": text, "sub/in-sub": ""})
+    (work / "sub" / "out").symlink_to("../../../../etc")
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"], ["branch", "other"]):
+        subprocess.run(["git", *identity, *command], cwd=work, check=True)
+    subprocess.run(["git", "clone", "-q", "--bare", str(work), str(root / "r.git")], check=True)
+    subprocess.run(["git", "update-server-info"], cwd=root / "r.git", check=True)
+    prefix = ["nsenter", f"--net={engine.netns_path}"] if engine.netns_path else []
+    command = [*prefix, sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "8099", "--directory", str(root)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: answers(engine, 8099))
+    yield "http://127.0.0.1:8099"
+    server.terminate()
+    server.wait()
+
+
+def answers(engine: Engine, port: int) -> bool:
+    try:
+        engine.connect(port).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_remote_contexts(engine: Engine, web: str) -> None:
+    """The docker CLI fetches them itself; docker-py leaves that to the daemon."""
+    assert "Successfully tagged plain:latest" in remote(engine, f"{web}/plain", t="plain")
+    assert config(engine, "plain")["Config"]["Labels"] == {"plain": "1"}
+    assert "\nin-tar\n" in remote(engine, f"{web}/c.tar.gz")
+    assert "\nin-git\n" in remote(engine, f"{web}/r.git#main")
+    assert "\nin-sub\n" in remote(engine, f"{web}/r.git#other:sub")
+
+
+def remote(engine: Engine, url: str, **query: str) -> str:
+    """What a build of a remote context said; its error, if there is one, last."""
+    answer = engine.request("POST", "/build", None, remote=url, nocache="1", **query)
+    if answer.status != 200:
+        return f"error: {answer.message}"
+    last = contexts.messages(answer.body)[-1]
+    return contexts.stream(answer.body) + (f"error: {last['error']}" if "error" in last else "")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@pytest.mark.parametrize(
+    "where",
+    [
+        "/r.git#--upload-pack=touch",
+        "/r.git#main:../..",
+        "/r.git#main:sub/out",
+        "/r.git#nosuch",
+        "/nosuch.git",
+        "/nosuch",
+    ],
+)
+def test_s44_remote_contexts_that_are_refused(engine: Engine, web: str, where: str) -> None:
+    assert "error: " in remote(engine, f"{web}{where}")
+
+
 # -- what goes wrong --------------------------------------------------------------------------------------------------
 
 
@@ -354,7 +422,11 @@ def test_pruning_and_disk_usage(engine: Engine) -> None:
     assert usage["BuildCache"] in ([], None)
     answer = engine.request("POST", "/build/prune", filters={"nosuch": ["x"]})
     assert answer.status in (400, 500) and "nosuch" in answer.message
+    since = time.time()
     assert json.loads(engine.request("POST", "/build/prune").body)["SpaceReclaimed"] == 0
+    query = {"since": f"{since:.9f}", "until": f"{time.time():.9f}", "filters": {"type": ["builder"]}}
+    with engine.api() as api:
+        assert [event["Action"] for event in api.get("/events", **query).lines()] == ["prune"]
 
 
 def test_cancelling_a_build_that_is_not_there(engine: Engine) -> None:

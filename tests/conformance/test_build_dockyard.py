@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import re
@@ -19,7 +20,8 @@ import docker
 import pytest
 
 from tests.conformance.test_build import cat, config, no_images_left, sleeping, wait_until
-from tests.support import contexts
+from tests.support import contexts, debian_registry
+from tests.support.debian_registry import DebianRegistry
 from tests.support.engines import Engine
 from tests.support.rawhttp import Connection
 from tests.support.terminal import Terminal
@@ -274,8 +276,27 @@ def test_outputs(cli: Cli, tmp_path: Path) -> None:
     cli.build("-o", f"type=tar,dest={tmp_path / 'out.tar'}", str(root))
     with tarfile.open(tmp_path / "out.tar") as archive:
         assert archive.getmember("f").mode == 0o640
-    done = cli.run("build", "-q", "-o", "-", str(root))
-    assert b"x\n" in done.stdout.encode()
+    assert "x\n" in cli.run("build", "-q", "-o", "-", str(root)).stdout
+    for kind in ("oci", "docker"):
+        cli.build("-t", "arch:ive", "-o", f"type={kind},dest={tmp_path / kind}.tar", str(root))
+        with tarfile.open(tmp_path / f"{kind}.tar") as archive:
+            assert {"index.json", "oci-layout", "manifest.json"} <= set(archive.getnames())
+            manifest = json.load(archive.extractfile("manifest.json") or io.BytesIO())
+        assert manifest[0]["RepoTags"] == ["arch:ive"]
+
+
+def test_a_build_is_pushed(cli: Cli, engine: Engine, tmp_path: Path) -> None:
+    if reason := debian_registry.why_not():
+        pytest.skip(reason)
+    with DebianRegistry(tmp_path / "registry", engine.netns_path, 5046) as registry:
+        name = f"{registry.host}/built:1"
+        text = cli.build("-t", name, "--push", "-", input=b"FROM bb\nLABEL pushed=1\n")
+        assert f"pushing {name}\n" in text
+        engine.docker("rmi", "-f", name)
+        engine.docker("pull", "-q", name)
+        assert config(engine, name)["Config"]["Labels"] == {"pushed": "1"}
+    assert "ERROR" in cli.build("-t", name, "--push", "-", input=b"FROM bb\nLABEL pushed=1\n", code=1)
+    assert "needs a name" in cli.build("--push", "-", input=b"FROM bb\n", code=1)
 
 
 # -- the same by plain POST /build ------------------------------------------------------------------------------------

@@ -94,7 +94,9 @@ class Builds:
         """Remove what no build uses: (ids, bytes freed). Sizes in bytes: at least `reserved` stay, no more than
         `maximum` stay, `free` of the disk shall be free. InvalidArgument for filters that make no sense."""
         selection = Selection.parse(filters or Filters(), self._ground.context.clock(), all=all)
-        return await pruning.prune(self._ground, selection, check_limits(reserved, maximum, free))
+        ids, freed = await pruning.prune(self._ground, selection, check_limits(reserved, maximum, free))
+        self._ground.context.events.publish("builder", "prune", "", {"reclaimed": str(freed)})
+        return ids, freed
 
     # --- outputs ---------------------------------------------------------------------------------------------------
 
