@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench import builds, files, registry, registry_server, traces, volumes, work
+from bench import builds, files, registry, registry_server, traces, volumes, watching, work
 from bench.report import Row, table, write_json
 from tests.support import busybox, steps
 from tests.support.engines import Dockyardd, Engine, PeerDocker, docker_cli, why_no_dockyardd, why_no_peer
@@ -206,6 +206,11 @@ def _peak_of_pull(engine: Engine) -> float:
     return peak.bytes
 
 
+def watched(bench: Bench) -> None:
+    row = bench.row("stats of 100 containers, every second", "% CPU", limit=1.0)
+    bench.few(row, watching.stats, 1, 1.0)
+
+
 def client(bench: Bench) -> None:
     """Ours against Docker's own client, both asking the first engine."""
     ours = Path(sys.executable).with_name("dockyard")
@@ -227,6 +232,7 @@ def everything(bench: Bench) -> None:
     bench.few(bench.row("200 × _ping on one connection", "ms"), lambda engine: work.pings(apis[engine.name]), 5, 1000.0)
     copies(bench, apis)
     new_volumes(bench, apis)
+    watched(bench)
     registries(bench, archives(bench))
     building(bench)
     client(bench)
