@@ -72,11 +72,11 @@ class Stats:
             return Sample(container)
         reading = _Reading(container)
         try:
-            first = await asyncio.to_thread(reading.take, self._context.clock, None)
+            first = await asyncio.to_thread(reading.take, self._context.clock, _Host.now(), None)
             if one_shot or first.usage is None:
                 return first
             await asyncio.sleep(PERIOD)
-            return await asyncio.to_thread(reading.take, self._context.clock, first)
+            return await asyncio.to_thread(reading.take, self._context.clock, _Host.now(), first)
         finally:
             reading.close()
 
@@ -134,7 +134,7 @@ class _Watched:
             if not queue.full():
                 queue.put_nowait(sample)
 
-    def read(self, clock: _Clock) -> None:
+    def read(self, clock: _Clock, host: _Host) -> None:
         """In a thread."""
         handle = self.container.handle
         if self._reading is not None and self._reading.handle is not handle:
@@ -146,12 +146,23 @@ class _Watched:
             self._reading = _Reading(self.container)
             self.latest = Sample(self.container)
         before = self.latest if self.latest.usage else None
-        self.latest = self._reading.take(clock, before)
+        self.latest = self._reading.take(clock, host, before)
 
     def close(self) -> None:
         if self._reading is not None:
             self._reading.close()
             self._reading = None
+
+
+class _Host(NamedTuple):
+    """What is the same for all containers at one moment."""
+
+    system_cpu: int
+    processors: int
+
+    @classmethod
+    def now(cls) -> _Host:
+        return cls(system_time(), os.sysconf("SC_NPROCESSORS_ONLN"))
 
 
 class _Reading:
@@ -163,7 +174,7 @@ class _Reading:
         self._meter: Meter | None = None
         self._network = -1
 
-    def take(self, clock: _Clock, before: Sample | None) -> Sample:
+    def take(self, clock: _Clock, host: _Host, before: Sample | None) -> Sample:
         """A sample without usage when the container has just ended."""
         try:
             if self._meter is None:
@@ -174,10 +185,9 @@ class _Reading:
             networks = None if self._network < 0 else network_counts(os.pread(self._network, 1 << 16, 0).decode())
         except OSError:
             return Sample(self.container)
-        processors = os.sysconf("SC_NPROCESSORS_ONLN")
         # The chain of samples has two links: an older one is let go of.
         last = before._replace(before=None) if before is not None else None
-        return Sample(self.container, clock(), usage, networks, system_time(), processors, last)
+        return Sample(self.container, clock(), usage, networks, host.system_cpu, host.processors, last)
 
     def close(self) -> None:
         if self._meter is not None:
@@ -189,8 +199,9 @@ class _Reading:
 
 
 def _read_all(watched: list[_Watched], clock: _Clock) -> None:
+    host = _Host.now()
     for each in watched:
-        each.read(clock)
+        each.read(clock, host)
 
 
 def system_time() -> int:
@@ -204,7 +215,8 @@ def network_counts(text: str) -> dict[str, NetworkCount]:
     found = {}
     for line in text.splitlines()[2:]:
         name, _, rest = line.partition(":")
-        numbers = [int(word) for word in rest.split()]
-        if name.strip() != "lo" and len(numbers) >= 12:
-            found[name.strip()] = NetworkCount(*numbers[:4], *numbers[8:12])
+        name = name.strip()
+        if name != "lo":
+            numbers = rest.split()
+            found[name] = NetworkCount(*map(int, numbers[:4]), *map(int, numbers[8:12]))
     return found

@@ -156,12 +156,8 @@ _V2 = (
 
 def fields(text: str) -> dict[str, int]:
     """`name number` lines."""
-    found = {}
-    for line in text.splitlines():
-        name, _, value = line.rpartition(" ")
-        if name and value.isdigit():
-            found[name] = int(value)
-    return found
+    words = text.split()
+    return dict(zip(words[::2], map(int, words[1::2]), strict=True))
 
 
 def block_counts_v1(text: str) -> list[BlockCount]:
