@@ -465,7 +465,7 @@ def test_groups_of_killed_spares_are_swept_and_those_in_use_stay(host: Host) -> 
         return used_by({int(line.split()[0]) for line in host.processes()}, parent)
 
     used = eventually(in_use, lambda found: len(found) >= zygote.SPARES)
-    dead = [top / "dockyard" / "spare-99999999" for top in CGROUPS.iterdir() if (top / "dockyard").is_dir()]
+    dead = [top / "dockyard" / "spare-99999999" for top in CGROUPS.iterdir() if (top / "dockyard/tasks").exists()]
     for directory in dead:
         directory.mkdir()
     host.new_runtime()
