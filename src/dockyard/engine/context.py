@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -16,6 +16,7 @@ from dockyard.engine.container import Container, Registry
 from dockyard.engine.events import Events
 from dockyard.engine.leases import Leases
 from dockyard.engine.networks import Networks
+from dockyard.engine.runtimes import OciRuntime, known
 from dockyard.engine.volumes import Volumes
 from dockyard.model.container import ContainerConfig
 from dockyard.model.errors import DockyardError
@@ -64,7 +65,7 @@ class Context:
     leases: Leases
     events: Events
     clock: Callable[[], int]  # wall clock, ns since the epoch
-    runtimes: frozenset[str] = frozenset({"dockyard"})  # names that `--runtime` may give
+    runtimes: Mapping[str, OciRuntime] = field(default_factory=lambda: known({}))  # that `--runtime` may name
     cgroups: CgroupFacts = field(default_factory=read_facts)
     registry: Registry = field(default_factory=Registry)
     watcher: Watcher = field(default_factory=Watcher)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from dockyard.engine import container_volumes, exits, ground
+from dockyard.engine import container_volumes, exits, ground, runtimes
 from dockyard.engine.attaching import prune_pending
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
@@ -61,11 +61,15 @@ async def _launch(context: Context, container: Container) -> ContainerHandle:
     _tell_networks(context, container, "connect", endpoints)
     ground.write_files(context, container)
     bundle = context.bundler.make(ground.bundle_input(context, container))
-    launch = ground.launch(context, container, bundle.config, plan)
+    program = runtimes.program(context.runtimes, container.host.runtime)
+    launch = ground.launch(context, container, bundle.config if program is None else bundle.foreign_config(), plan)
+    if program is not None:
+        launch["runtime"] = program
     prune_pending(container)
     attached, container.pending = container.pending, []
+    filter_program = bundle.seccomp if program is None else None  # others compile linux.seccomp
     try:
-        return await context.runtime.launch(launch, seccomp=bundle.seccomp, attached=attached)
+        return await context.runtime.launch(launch, seccomp=filter_program, attached=attached)
     except StartFailed as error:
         raise _translated(error) from error
 

@@ -50,6 +50,13 @@ class Join(TypedDict):
     path: str
 
 
+class RuntimeProgram(TypedDict):
+    """Another OCI runtime: its program and what comes before the command on its command line."""
+
+    path: str
+    args: list[str]
+
+
 class Launch(TypedDict):
     """All that a monitor needs to make and run one container.
 
@@ -65,6 +72,7 @@ class Launch(TypedDict):
     log: LogSpec | None
     network: dict[str, Any] | None
     state_dir: str  # <exec-root>/containers/<id>, exists, 0700
+    runtime: NotRequired[RuntimeProgram]  # who makes it, if not we; `config` then has linux.seccomp
 
 
 class ExecSpec(TypedDict):

@@ -29,6 +29,8 @@ from dockyard.linux import abi, calls, process, pty
 from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import channel, network, setup, spawn
 from dockyard.runtime.cgroups import Cgroup, kill_part, open_cgroup, version
+from dockyard.runtime.foreign import joining, making
+from dockyard.runtime.foreign.command import Command
 from dockyard.runtime.setup import Made
 from dockyard.runtime.streams import Streams
 from dockyard.store.journal.buffered import BufferedLog
@@ -206,6 +208,9 @@ class Monitor(Host):
         cgroup = self._cgroup()
         if cgroup is not None:
             record["oom_killed"] = cgroup.oom_kills() > 0
+        if self._made.runtime is not None:
+            making.forget(Command(self._made.runtime, self._made.directory), self._made.identity)
+        if cgroup is not None:
             try:
                 cgroup.remove()
             except OSError:
@@ -403,7 +408,11 @@ class Monitor(Host):
         streams = Streams(self, time.time_ns, None, stdin_once=True)
         theirs, ours = (None, None) if message["tty"] else setup.make_pipes(message["open_stdin"])
         try:
-            spawned = spawn.spawn_sealed_exec(fds[0], self._pidfd, self._made.cgroup, theirs, self._seccomp, name)
+            if self._made.runtime is not None:
+                command = Command(self._made.runtime, self._made.directory)
+                spawned = joining.spawn_exec(command, self._made.identity, self._pid, fds[0], theirs, part)
+            else:
+                spawned = spawn.spawn_sealed_exec(fds[0], self._pidfd, self._made.cgroup, theirs, self._seccomp, name)
         except BaseException:
             channel.close_all(ours or ())
             self._remove_part(part)

@@ -45,6 +45,12 @@ def mount_root(rootfs: dict[str, Any], target: str, propagation: str, label: str
     """
     up = mounts.PROPAGATION.get(propagation or "rprivate", abi.MS_PRIVATE | abi.MS_REC)
     mounts.mount("", "/", "", up if up & abi.MS_SLAVE else abi.MS_SLAVE | abi.MS_REC)
+    lay_root(rootfs, target, label)
+    return os.open(target, _PATH | os.O_DIRECTORY)
+
+
+def lay_root(rootfs: dict[str, Any], target: str, label: str = "") -> None:
+    """Mount the root over the directory `target`. Changes the working directory."""
     if rootfs["type"] == "overlay":
         os.chdir(rootfs["base"])  # short relative names: mount(2) cuts its options at a page
         options = f"lowerdir={':'.join(rootfs['lower'])},upperdir={rootfs['upper']},workdir={rootfs['work']}"
@@ -57,7 +63,6 @@ def mount_root(rootfs: dict[str, Any], target: str, propagation: str, label: str
         mounts.move_mount(tree, at)
         os.close(at)
         os.close(tree)
-    return os.open(target, _PATH | os.O_DIRECTORY)
 
 
 def open_target(root: int, path: str, directory: bool) -> int:
@@ -119,7 +124,7 @@ def mount_all(
                 owners.map_tree(sources[index], entry, config["process"], root, recursive)
             _bind(root, entry["destination"], sources[index], options)
         elif "image" in (entry.get("dockyard") or {}):
-            _mount_image(root, entry)
+            mount_image(root, entry)
         elif entry.get("type") == "cgroup":
             _mount_cgroup(root, entry["destination"], options, hierarchies, own_group)
         else:
@@ -141,7 +146,7 @@ def _bind(root: int, destination: str, tree: int, options: mounts.Options) -> No
     os.close(target)
 
 
-def _mount_image(root: int, entry: dict[str, Any]) -> None:
+def mount_image(root: int, entry: dict[str, Any]) -> None:
     """An image's files, read-only. `entry.dockyard`: image (a `launch.Rootfs` without upper and work), subpath.
 
     The overlay is mounted at the target and, for a part of it, replaced there by a bind of that part.

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, NoReturn
 from dockyard.linux import abi, calls, process
 from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import cgroups, channel, network, spawn
+from dockyard.runtime.foreign import making
 
 SPARE = "spare-"
 PARENT = "/dockyard"  # the parent of the cgroups of containers that ask for no other
@@ -54,6 +55,9 @@ class Made(NamedTuple):
     stdin_once: bool
     log: dict[str, Any] | None
     attached: list[list[bool]]
+    identity: str  # with `runtime`: the container's name there
+    runtime: dict[str, Any] | None  # another runtime that has made it (`launch.RuntimeProgram`)
+    directory: str  # with `runtime`: the path of the run directory
 
 
 def wait(spare: socket.socket, report: socket.socket, rules: SharedElements | None) -> NoReturn:
@@ -171,9 +175,16 @@ def _make(
         made = _made(options, launch, spawned, started)
         ground.report.sendmsg([marshal.dumps(tuple(made))], channel.rights(kept))
 
-    spawned = spawn.spawn_container(
-        launch, theirs, program, gate, sibling=True, rules=rules, place=place, on_going=hand_over
-    )
+    if launch.get("runtime"):
+        if gate >= 0:
+            raise spawn.SpawnFailed("a start in two steps works with the runtime dockyard only")
+        if place is not None:
+            cgroups.open_cgroup(PARENT).join()  # the other runtime may not know all hierarchies, and stay where we are
+        spawned = making.spawn(launch, theirs, rules, hand_over)
+    else:
+        spawned = spawn.spawn_container(
+            launch, theirs, program, gate, sibling=True, rules=rules, place=place, on_going=hand_over
+        )
     last = [spawned.sync.fileno()] if gate >= 0 else []
     last += [spawned.master, spawned.slave] if spawned.master >= 0 else []
     ground.report.sendmsg([GOING], channel.rights(last))
@@ -186,7 +197,8 @@ def _made(options: dict[str, Any], launch: dict[str, Any], spawned: spawn.Spawne
         started=started,
         cgroup=spawned.cgroup.path if spawned.cgroup else "",
         placed=bool(spawned.place),
-        own_pids=any(entry["type"] == "pid" for entry in launch["config"]["linux"].get("namespaces") or []),
+        own_pids=not launch.get("runtime")
+        and any(entry["type"] == "pid" for entry in launch["config"]["linux"].get("namespaces") or []),
         networked=launch["network"] is not None,
         seccomp=options["seccomp"],
         gated=options["gated"],
@@ -195,6 +207,9 @@ def _made(options: dict[str, Any], launch: dict[str, Any], spawned: spawn.Spawne
         stdin_once=options["stdin_once"],
         log=options["log"],
         attached=options["attached"],
+        identity=launch["id"] if launch.get("runtime") else "",
+        runtime=launch.get("runtime"),
+        directory=launch["state_dir"] if launch.get("runtime") else "",
     )
 
 

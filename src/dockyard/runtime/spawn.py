@@ -169,15 +169,19 @@ def _open_sources(config: dict[str, Any], job: Job) -> None:
         recursive = "rbind" in options
         if not recursive and "bind" not in options and entry.get("type") != "bind":
             continue
-        own = entry.get("dockyard") or {}
-        try:
-            job.sources[index] = _open_source(entry["source"], own.get("subpath") or "", recursive)
-            if own.get("chown"):
-                job.given.append(_open_source(entry["source"], own.get("subpath") or "", False))
-        except OSError as error:
-            source, destination = entry["source"], entry["destination"]
-            reason = str(error.strerror if "subpath" in str(error) else os.strerror(error.errno or 0).lower())
-            raise SpawnFailed(f'error mounting "{source}" to rootfs at "{destination}": {reason}') from error
+        job.sources[index] = open_bind_source(entry, recursive)
+        if (entry.get("dockyard") or {}).get("chown"):
+            job.given.append(open_bind_source(entry, False))
+
+
+def open_bind_source(entry: dict[str, Any], recursive: bool) -> int:
+    """A detached copy of what the mount `entry` binds. SpawnFailed in Docker's words."""
+    source, destination = entry["source"], entry["destination"]
+    try:
+        return _open_source(source, (entry.get("dockyard") or {}).get("subpath") or "", recursive)
+    except OSError as error:
+        reason = str(error.strerror if "subpath" in str(error) else os.strerror(error.errno or 0).lower())
+        raise SpawnFailed(f'error mounting "{source}" to rootfs at "{destination}": {reason}') from error
 
 
 def _open_source(source: str, subpath: str, recursive: bool) -> int:
