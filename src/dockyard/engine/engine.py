@@ -24,6 +24,7 @@ from dockyard.engine.health import HealthChecks
 from dockyard.engine.leases import Kind, Leases
 from dockyard.engine.logs import Logs
 from dockyard.engine.named_volumes import NamedVolumes
+from dockyard.engine.shipping import Shipping
 from dockyard.engine.stats import Stats
 from dockyard.engine.system import Settings, System
 from dockyard.engine.transfers import Transfers
@@ -56,6 +57,7 @@ class Engine:
     health: HealthChecks
     deadlines: Deadlines
     leases: Leases
+    shipping: Shipping
 
     @classmethod
     def assemble(
@@ -93,12 +95,14 @@ class Engine:
             health=HealthChecks(context, execs),
             deadlines=Deadlines(context),
             leases=context.leases,
+            shipping=Shipping(context),
         )
 
     async def open(self) -> None:
         """Restore what was there before. The services below are open already."""
         await self.containers.restore()
         await self.leases.open()
+        self.shipping.open()
 
     async def close(self) -> None:
         """Let go: containers run on, what is to be written is written, streams of events end."""
@@ -110,6 +114,7 @@ class Engine:
         self.stats.close()
         self.health.close()
         self.deadlines.close()
+        self.shipping.close()
         self.execs.close()
         context.events.close()
         writes = []

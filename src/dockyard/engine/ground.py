@@ -15,7 +15,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import Struct
 
-from dockyard.engine import container_volumes, etcfiles
+from dockyard.engine import container_volumes, etcfiles, shipping
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
 from dockyard.engine.logspec import log_spec
@@ -154,6 +154,7 @@ def write_files(context: Context, container: Container) -> None:
     endpoints = container.status.endpoints
     try:
         os.makedirs(container.run_directory, 0o700, exist_ok=True)
+        shipping.prepare(container)
         kept = Connections(endpoints, container.status.ports)
         _write(f"{container.run_directory}/{_CONNECTIONS}", msgspec.json.encode(kept))
         if host.ipc_mode == "shareable":

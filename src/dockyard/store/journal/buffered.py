@@ -47,6 +47,8 @@ class BufferedLog:
         self._pid = self._pidfd = -1
         self._started = 0.0
         self._telling = False
+        self._within: dict[Stream, bool] = {}  # what was taken last ended within a line
+        self._cut: dict[Stream, bool] = {}  # something was dropped since; True: it ended within a line
         self.dropped = 0  # bytes for which there was no room
         self._start()
 
@@ -60,8 +62,14 @@ class BufferedLog:
         for at in range(0, len(data), _PIECE):
             piece = data[at : at + _PIECE]
             if self._queued + len(piece) > self._limit:
+                self._cut[stream] = not piece.endswith(b"\n")
                 self._drop(len(piece))
                 continue
+            if stream in self._cut:
+                piece = self._after_cut(stream, piece)
+            if not piece:
+                continue
+            self._within[stream] = not piece.endswith(b"\n")
             self._queue.append(_HEADER.pack(_NUMBERS[stream], now_ns) + piece)
             self._queued += len(piece)
         self._flush()
@@ -87,6 +95,17 @@ class BufferedLog:
             self._host.log_trouble(f"the log is still being written: {self._spec['path']}")
             self._sock.close()
             self._sock = None
+
+    def _after_cut(self, stream: Stream, piece: bytes) -> bytes:
+        """What of `piece` begins a line, so that no line is glued to what is left of another."""
+        if self._cut[stream]:
+            begin = piece.find(b"\n") + 1
+            self._drop(begin or len(piece))
+            if not begin:
+                return b""
+            piece = piece[begin:]
+        del self._cut[stream]
+        return b"\n" + piece if piece and self._within.get(stream) else piece
 
     def _drop(self, count: int) -> None:
         self.dropped += count
