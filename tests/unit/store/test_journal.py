@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gzip
 import json
 import os
+import select
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dockyard.model.journal import LogSpec
+from dockyard.store.journal import files, packing
+from dockyard.store.journal.buffered import BufferedLog
 from dockyard.store.journal.follow import Watcher
 from dockyard.store.journal.reader import follow_log, read_log
 from dockyard.store.journal.records import Query
-from dockyard.store.journal.writer import PIECE, LogWriter, format_time
+from dockyard.store.journal.writer import PIECE, Host, LogWriter, format_time
 
 SECOND = 1_000_000_000
 T0 = 1_700_000_000 * SECOND
@@ -362,3 +368,243 @@ def test_s51_a_follower_that_goes_away_leaves_no_descriptor(tmp_path: Path) -> N
         writer.close()
 
     asyncio.run(main())
+
+
+# --- compression ---
+
+
+def pack_now(writer: LogWriter) -> None:
+    """Wait for the child, as the monitor's loop does."""
+    for _ in range(50):
+        if writer._packer is None:
+            return
+        select.select([writer._packer.pidfd], [], [], 10)
+        writer._packed()
+    raise AssertionError("the child does not end")
+
+
+def packed_log(path: Path, lines: int = 3000, **more: Any) -> list[bytes]:
+    """Lines of a log in a few compressed files and one that is not; a second apart."""
+    writer = LogWriter(spec(path, max_size=50_000, max_file=20, compress=True, **more))
+    texts = [b"line %d\n" % number for number in range(lines)]
+    for number, text in enumerate(texts):
+        writer.write("stdout", text, T0 + number * SECOND)
+        pack_now(writer)
+    writer.close()
+    return texts
+
+
+def test_rotated_files_are_compressed_and_any_tool_reads_them(tmp_path: Path) -> None:
+    texts = packed_log(tmp_path / "log")
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["log", "log.1.gz", "log.2.gz", "log.3.gz", "log.4.gz"]
+    oldest = gzip.decompress((tmp_path / "log.4.gz").read_bytes())
+    assert json.loads(oldest.split(b"\n")[0])["log"] == "line 0\n"
+    assert read(tmp_path / "log") == b"".join(texts)
+    newest = tmp_path / "log.1.gz"
+    assert newest.stat().st_mtime < (tmp_path / "log").stat().st_mtime and newest.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("tail", [0, 1, 500, 1500, 2999, 5000])
+def test_tail_through_compressed_files(tmp_path: Path, tail: int) -> None:
+    texts = packed_log(tmp_path / "log")
+    assert read(tmp_path / "log", tail=tail) == b"".join(texts[len(texts) - min(tail, len(texts)) :])
+
+
+def test_since_through_compressed_files(tmp_path: Path) -> None:
+    texts = packed_log(tmp_path / "log")
+    for first in (0, 1, 700, 1499, 2400, 2999):
+        assert read(tmp_path / "log", since=T0 + first * SECOND) == b"".join(texts[first:])
+    assert read(tmp_path / "log", since=T0 + 1000 * SECOND, until=T0 + 1001 * SECOND) == b"line 1000\nline 1001\n"
+    assert read(tmp_path / "log", since=T0 + 9999 * SECOND) == b""
+
+
+def test_members_are_found_without_unpacking_all(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    data = b"".join(b"%07d\n" % number for number in range(400_000))  # 3.2 MB: four members
+    source.write_bytes(data)
+    with open(source, "rb") as plain, open(tmp_path / "log.1.gz", "wb") as packed:
+        packing.pack(plain.fileno(), packed.fileno())
+        inode = os.fstat(plain.fileno()).st_ino
+    assert gzip.decompress((tmp_path / "log.1.gz").read_bytes()) == data
+    file = files.open_file(str(tmp_path / "log.1.gz"))
+    assert isinstance(file, files.PackedFile) and file.size() == len(data) and file.identity().inode == inode
+    assert file.identity() == files.open_file(str(source)).identity()
+    for at in (0, 5, packing.BLOCK - 3, 2 * packing.BLOCK, len(data) - 4, len(data), len(data) + 9):
+        assert file.read(20, at) == data[at : at + 20]
+    file.close()
+
+
+def test_files_that_another_tool_compressed_are_read(tmp_path: Path) -> None:
+    packed_log(tmp_path / "log", 1500)
+    plain = gzip.decompress((tmp_path / "log.1.gz").read_bytes())
+    (tmp_path / "log.1.gz").write_bytes(gzip.compress(plain[:1000]) + gzip.compress(plain[1000:]) + b"damage")
+    assert read(tmp_path / "log").count(b"\n") == 1500
+
+
+def test_a_damaged_member_costs_only_itself(tmp_path: Path) -> None:
+    packed_log(tmp_path / "log", 1500)
+    data = bytearray((tmp_path / "log.1.gz").read_bytes())
+    data[200:260] = b"\xff" * 60
+    (tmp_path / "log.1.gz").write_bytes(data)
+    assert read(tmp_path / "log", tail=3) == b"line 1497\nline 1498\nline 1499\n"
+    read(tmp_path / "log")  # ends
+
+
+def test_what_a_killed_monitor_left_uncompressed_is_done_at_the_next_start(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    writer = LogWriter(spec(path, max_size=2000, max_file=3))
+    for number in range(90):
+        writer.write("stdout", b"%d\n" % number, T0)
+    writer.close()
+    before = read(path)
+    (tmp_path / "log.packing").write_bytes(b"half")
+    writer = LogWriter(spec(path, max_size=2000, max_file=3, compress=True))
+    pack_now(writer)
+    writer.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "log.1.gz", "log.2.gz"]
+    assert read(path) == before
+
+
+def test_closing_ends_the_child_and_leaves_no_half_file(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * 30_000_000 + b"\n")
+    writer = LogWriter(spec(path, max_size=1000, max_file=3, compress=True))
+    writer.write("stdout", b"next\n", T0)
+    child = writer.child
+    assert child
+    writer.close()
+    assert not os.path.exists(f"/proc/{child}")
+    assert sorted(p.name for p in tmp_path.iterdir()) in (["log", "log.1"], ["log", "log.1.gz"])
+
+
+def test_following_goes_through_rotation_and_compression(tmp_path: Path) -> None:
+    async def write(seen: bytearray) -> None:
+        writer = LogWriter(spec(tmp_path / "log", max_size=2000, max_file=5, compress=True))
+        for number in range(400):
+            writer.write("stdout", b"%d\n" % number, T0 + number)
+            if number % 10 == 0:
+                pack_now(writer)
+                await asyncio.sleep(0.004)
+        writer.close()
+        await _until(seen, b"399\n")
+
+    assert asyncio.run(_follow(tmp_path / "log", write)) == b"".join(b"%d\n" % n for n in range(400))
+
+
+# --- searching ---
+
+
+def test_the_end_and_a_moment_of_a_big_log_are_found_without_reading_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log"
+    lines = 100_000
+    with open(path, "w") as file:
+        for number in range(lines):
+            stamp = format_time(T0 + number * SECOND)
+            file.write(f'{{"log":"{number} {"x" * 80}\\n","stream":"stdout","time":"{stamp}"}}\n')
+    read_bytes = 0
+    real = os.pread
+
+    def counting(fd: int, count: int, at: int) -> bytes:
+        nonlocal read_bytes
+        data = real(fd, count, at)
+        read_bytes += len(data)
+        return data
+
+    monkeypatch.setattr(os, "pread", counting)
+    for query, first in (({"tail": 10}, lines - 10), ({"since": T0 + 99_000 * SECOND}, 99_000)):
+        read_bytes = 0
+        assert int(read(path, **query).split()[0]) == first
+        assert read_bytes < 3_000_000, "of 15 MB"
+
+
+def test_a_clock_that_was_set_back_hides_nothing_that_lies_behind(tmp_path: Path) -> None:
+    writer = LogWriter(spec(tmp_path / "log"))
+    for moment in (T0 + 50 * SECOND, T0, T0 + 60 * SECOND):
+        writer.write("stdout", b"%d\n" % (moment - T0), moment)
+    writer.close()
+    assert read(tmp_path / "log", since=T0 + 50 * SECOND) == b"50000000000\n60000000000\n"
+
+
+# --- trouble ---
+
+
+class Hearing(Host):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def log_trouble(self, text: str) -> None:
+        self.heard.append(text)
+
+
+def test_a_full_disk_is_told_once_and_so_is_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Hearing()
+    writer = LogWriter(spec(tmp_path / "log"), host)
+    real = os.write
+
+    def full(fd: int, data: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    for _ in range(5):
+        writer.write("stdout", b"lost\n", T0)
+    assert host.heard == [f"output is not logged: No space left on device: {tmp_path}/log"]
+    monkeypatch.setattr(os, "write", real)
+    writer.write("stdout", b"after\n", T0)
+    writer.write("stdout", b"more\n", T0)
+    assert len(host.heard) == 2 and "output is logged again; 325 bytes" in host.heard[1]
+    writer.close()
+    assert read(tmp_path / "log") == b"after\nmore\n"
+
+
+# --- non-blocking ---
+
+
+def test_a_buffered_log_is_the_same(tmp_path: Path) -> None:
+    log = BufferedLog(spec(tmp_path / "log", buffer=1 << 20, attrs={"a": "1"}), Hearing())
+    child = log.child
+    log.write("stdout", b"one\ntw", T0)
+    log.write("stderr", b"x" * 100_000 + b"\n", T0)
+    log.write("stdout", b"o\n", T0 + 1)
+    log.close()
+    assert child and not os.path.exists(f"/proc/{child}")
+    assert read(tmp_path / "log", stderr=False) == b"one\ntwo\n"
+    assert read(tmp_path / "log", stdout=False) == b"x" * 100_000 + b"\n"
+    assert records(tmp_path / "log")[0]["attrs"] == {"a": "1"}
+
+
+def test_a_stuck_log_never_blocks_and_no_line_is_glued_to_another(tmp_path: Path) -> None:
+    host = Hearing()
+    log = BufferedLog(spec(tmp_path / "log", buffer=100_000), host)
+    os.kill(log.child, signal.SIGSTOP)
+    begun = time.monotonic()
+    text = b"".join(b"line %d\n" % number for number in range(200_000))[:-1]
+    for at in range(0, len(text), 16384):
+        log.write("stdout", text[at : at + 16384], T0)
+    assert time.monotonic() - begun < 5, "it was stuck all the time"
+    os.kill(log.child, signal.SIGCONT)
+    time.sleep(0.3)
+    log.write("stdout", b"of a line\nlast\n", T0)
+    log.close()
+    lines = read(tmp_path / "log").split(b"\n")
+    assert log.dropped > 1_000_000 and len(host.heard) == 1 and "slower than the container" in host.heard[0]
+    whole = set(text.split(b"\n"))
+    strange = [line for line in lines[:-1] if line not in whole]
+    assert strange == [b"last"] or (len(strange) == 2 and any(one.startswith(strange[0]) for one in whole))
+    assert lines[-2:] == [b"last", b""]
+
+
+def test_a_child_that_was_killed_is_replaced(tmp_path: Path) -> None:
+    log = BufferedLog(spec(tmp_path / "log", buffer=100_000), Hearing())
+    log.write("stdout", b"first\n", T0)
+    time.sleep(0.1)
+    first = log.child
+    os.kill(first, signal.SIGKILL)
+    time.sleep(1.1)
+    log.write("stdout", b"second\n", T0)  # finds nobody
+    log.write("stdout", b"third\n", T0)
+    log.close()
+    assert log.child != first
+    assert read(tmp_path / "log") == b"first\nsecond\nthird\n"
