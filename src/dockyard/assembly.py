@@ -19,6 +19,7 @@ from dockyard.engine.events import Events
 from dockyard.engine.images import Images
 from dockyard.engine.leases import Leases
 from dockyard.engine.networks import Networks
+from dockyard.engine.runtimes import known
 from dockyard.engine.system import Settings
 from dockyard.engine.transfers import Transfers
 from dockyard.engine.volumes import Volumes
@@ -27,6 +28,7 @@ from dockyard.proto.imagegc import Policy
 from dockyard.proto.registries import RegistryRules
 from dockyard.runtime import apparmor
 from dockyard.runtime.bundle import Bundler, Host
+from dockyard.runtime.bundle.cdi import Devices
 from dockyard.runtime.client import Runtime
 from dockyard.store.builds.cache import BuildCache
 from dockyard.store.containers import ContainerStore
@@ -81,11 +83,12 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
     )
     await networks.start()
     stack.push_async_callback(networks.close)
+    devices = Devices(settings.cdi_directories)
     context = Context(
         layout=layout,
         store=ContainerStore(database),
         runtime=runtime,
-        bundler=_bundler(settings),
+        bundler=_bundler(settings, devices),
         snapshots=snapshots,
         images=images,
         networks=networks,
@@ -93,10 +96,11 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
         leases=Leases(LeaseStore(database), events, time.time_ns),
         events=events,
         clock=time.time_ns,
-        runtimes=frozenset({"dockyard", *settings.runtimes}),
+        runtimes=known(settings.runtimes),
     )
     transfers = _transfers(settings, images)
-    engine = Engine.assemble(context, images, networks, _settings(settings, snapshots.driver), transfers, build_cache)
+    shown = _settings(settings, snapshots.driver, devices)
+    engine = Engine.assemble(context, images, networks, shown, transfers, build_cache)
     users = engine.containers.users_of_image
     images.set_users(lambda image_id: [(user.id, user.running) for user in users(image_id)])
     await engine.open()
@@ -146,7 +150,7 @@ def _bridge_options(settings: Configuration) -> BridgeOptions:
     )
 
 
-def _bundler(settings: Configuration) -> Bundler:
+def _bundler(settings: Configuration, devices: Devices) -> Bundler:
     profile = settings.seccomp_profile
     if profile.startswith("/"):
         try:
@@ -161,12 +165,13 @@ def _bundler(settings: Configuration) -> Bundler:
         seccomp_profile=profile or "builtin",
         apparmor_profile=confined,
         default_ulimits=settings.default_ulimits,
+        cdi_devices=devices,
     )
     bundler.warm()
     return bundler
 
 
-def _settings(settings: Configuration, driver: str) -> Settings:
+def _settings(settings: Configuration, driver: str, devices: Devices) -> Settings:
     """What `info` tells of the settings, and what containers get by default."""
     return Settings(
         data_root=settings.data_root,
@@ -175,8 +180,9 @@ def _settings(settings: Configuration, driver: str) -> Settings:
         labels=settings.labels,
         log_driver=settings.log_driver,
         default_runtime=settings.default_runtime,
-        runtimes={"dockyard": "dockyard-runtime", **settings.runtimes},
+        runtimes=known(settings.runtimes),
         registries=_registry_rules(settings),
+        devices=devices,
         log_opts=settings.log_opts,
         cgroup_parent=settings.cgroup_parent,
         dns=settings.dns,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from dockyard import __version__
+from dockyard.engine.runtimes import OciRuntime, known
 from dockyard.model.container import Ulimit
 from dockyard.model.errors import InvalidArgument
 from dockyard.proto.imagegc import Policy
@@ -36,7 +37,7 @@ class Configuration:
     labels: list[str] = field(default_factory=list)
     # containers
     default_runtime: str = "dockyard"
-    runtimes: dict[str, str] = field(default_factory=dict)  # name -> path of the program
+    runtimes: dict[str, OciRuntime] = field(default_factory=dict)
     default_ulimits: list[Ulimit] = field(default_factory=list)
     log_driver: str = "json-file"
     log_opts: dict[str, str] = field(default_factory=dict)
@@ -48,6 +49,8 @@ class Configuration:
     image_gc_keep_last: int = 0  # images of a repository; 0: all
     cgroup_parent: str = ""
     seccomp_profile: str = ""
+    cdi_spec_dirs: list[str] = field(default_factory=lambda: ["/etc/cdi", "/var/run/cdi"])
+    features: dict[str, bool] = field(default_factory=dict)
     # networks
     bridge: str = "dockyard0"  # made if it does not exist; "none": no default network
     bip: str = ""
@@ -83,6 +86,11 @@ class Configuration:
         """Whether TCP without TLS was asked for in so many words (S46)."""
         return self.tls is False
 
+    @property
+    def cdi_directories(self) -> list[str]:
+        """Where CDI specifications are looked for; none where it is switched off."""
+        return self.cdi_spec_dirs if self.features.get("cdi", True) else []
+
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
@@ -114,10 +122,23 @@ def _text_map(value: Any) -> dict[str, str]:
     return value
 
 
-def _runtimes(value: Any) -> dict[str, str]:
+def _switches(value: Any) -> dict[str, bool]:
+    if not isinstance(value, dict) or not all(isinstance(item, bool) for item in value.values()):
+        raise ValueError("an object of true and false is expected")
+    return value
+
+
+def _runtimes(value: Any) -> dict[str, OciRuntime]:
     if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
         raise ValueError("an object of objects with a path is expected")
-    return {name: _text(item.get("path", name)) for name, item in value.items()}
+    for name, item in value.items():
+        unknown = sorted(set(item) - {"path", "runtimeArgs"})
+        if unknown:  # runtimeType, options: shims of containerd's
+            raise ValueError(f"{name}: {', '.join(unknown)}: not supported, only path and runtimeArgs are")
+    return {
+        name: OciRuntime(_text(item.get("path", name)), tuple(_texts(item.get("runtimeArgs") or [])))
+        for name, item in value.items()
+    }
 
 
 def _ulimits(value: Any) -> list[Ulimit]:
@@ -142,6 +163,18 @@ def _flag_pair(text: str) -> tuple[str, str]:
     if not separator or not name:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     return name, value
+
+
+def _flag_switch(text: str) -> tuple[str, bool]:
+    name, _, value = text.partition("=")
+    if not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=BOOL")
+    return name, _flag_boolean(value or "true")
+
+
+def _flag_runtime(text: str) -> tuple[str, OciRuntime]:
+    name, path = _flag_pair(text)
+    return name, OciRuntime(path)
 
 
 def _flag_ulimit(text: str) -> Ulimit:
@@ -182,7 +215,8 @@ OPTIONS = (
     Option("shutdown-timeout", ("--shutdown-timeout",), _integer, "seconds that running requests get at the end"),
     Option("labels", ("--label",), _texts, "label of this engine, NAME=VALUE (repeatable)"),
     Option("default-runtime", ("--default-runtime",), _text, "OCI runtime of containers that name none"),
-    Option("runtimes", ("--add-runtime",), _runtimes, "another OCI runtime, NAME=PATH (repeatable)", item=_flag_pair),
+    Option("runtimes", ("--add-runtime",), _runtimes, "another OCI runtime, NAME=PATH (repeatable)",
+           item=_flag_runtime),
     Option("default-ulimits", ("--default-ulimit",), _ulimits, "NAME=SOFT[:HARD] for containers (repeatable)",
            item=_flag_ulimit),
     Option("log-driver", ("--log-driver",), _text, "log driver of containers that name none"),
@@ -195,6 +229,9 @@ OPTIONS = (
            "newest images of a repository that stay; older unused ones go; 0: all stay"),
     Option("cgroup-parent", ("--cgroup-parent",), _text, "parent of the containers' control groups"),
     Option("seccomp-profile", ("--seccomp-profile",), _text, "default seccomp profile of containers"),
+    Option("cdi-spec-dirs", ("--cdi-spec-dir",), _texts,
+           "directory of CDI specifications; a later one comes before an earlier (repeatable)"),
+    Option("features", ("--feature",), _switches, "switch a feature, NAME=BOOL: cdi (repeatable)", item=_flag_switch),
     Option("bridge", ("-b", "--bridge"), _text, "bridge of the default network, made if missing; none: no network"),
     Option("bip", ("--bip",), _text, "address of that bridge, ADDRESS/PREFIX"),
     Option("fixed-cidr", ("--fixed-cidr",), _text, "range that containers on it get addresses from"),
@@ -224,8 +261,8 @@ OPTIONS = (
     Option("tlscert", ("--tlscert",), _text, "this server's certificate"),
     Option("tlskey", ("--tlskey",), _text, "its key"),
 )  # fmt: skip
-_REPEATED = (_texts, _text_map, _runtimes, _ulimits)
-_MAPS = (_text_map, _runtimes)
+_REPEATED = (_texts, _text_map, _runtimes, _ulimits, _switches)
+_MAPS = (_text_map, _runtimes, _switches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +358,7 @@ def _check(configuration: Configuration) -> None:
     for label in configuration.labels:
         if "=" not in label:
             raise InvalidArgument(f"bad attribute format: {label}")
-    if configuration.default_runtime not in {"dockyard", *configuration.runtimes}:
+    if configuration.default_runtime not in known(configuration.runtimes):
         raise InvalidArgument(f"specified default runtime '{configuration.default_runtime}' does not exist")
     Policy.make(configuration.image_gc_high, configuration.image_gc_low, configuration.image_gc_keep_last)
     for path in ("data_root", "exec_root"):
@@ -351,11 +388,12 @@ _WITHOUT_EFFECT = {
 
 def without_effect(configuration: Configuration) -> list[str]:
     """The keys of options that were given and have no effect, for a warning."""
-    return [
+    options = [
         option.key
         for option in OPTIONS
         if option.target in _WITHOUT_EFFECT and getattr(configuration, option.target) != _WITHOUT_EFFECT[option.target]
     ]
+    return options + [f"features.{name}" for name in configuration.features if name != "cdi"]
 
 
 def attributes() -> frozenset[str]:

@@ -262,6 +262,7 @@ class Dockyardd(Engine):
             *("--config-file", str(self.config_file)),
             *("--bridge", self.bridge),
             *("--bip", f"{self.gateway}/{self.subnet.split('/')[1]}"),
+            *("--cdi-spec-dir", str(self.root / "cdi"), "--cdi-spec-dir", str(self.root / "cdi-run")),
         ]
 
 

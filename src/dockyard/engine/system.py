@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from dockyard import __version__
 from dockyard.engine.containers import Containers
 from dockyard.engine.events import Events
+from dockyard.engine.runtimes import OciRuntime
 from dockyard.model.container import HostConfig
 from dockyard.model.lifecycle import State
 from dockyard.proto.registries import RegistryRules
+from dockyard.runtime.bundle.cdi import Devices
 from dockyard.runtime.cgroups.facts import CgroupFacts
 
 
@@ -32,8 +34,9 @@ class Settings:
     labels: list[str] = field(default_factory=list)
     log_driver: str = "json-file"
     default_runtime: str = "dockyard"
-    runtimes: Mapping[str, str] = field(default_factory=dict)  # name -> path of the program
+    runtimes: Mapping[str, OciRuntime] = field(default_factory=dict)
     registries: RegistryRules = field(default_factory=RegistryRules)
+    devices: Devices = field(default_factory=Devices)
     # what containers get that say nothing about it
     log_opts: Mapping[str, str] = field(default_factory=dict)
     cgroup_parent: str = ""

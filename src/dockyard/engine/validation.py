@@ -117,10 +117,6 @@ def _check_modes(host: HostConfig, runtimes: Collection[str]) -> None:
         raise _refuse("Invalid network mode: invalid container format container:<name|id>")
     if host.runtime and host.runtime not in runtimes:
         raise _refuse(f"unknown or invalid runtime name: {host.runtime}")
-    if host.device_requests:
-        capabilities = [c for request in host.device_requests for c in request.capabilities or ()]
-        driver = host.device_requests[0].driver
-        raise _refuse(f'could not select device driver "{driver}" with capabilities: {capabilities}')
     if len(host.console_size or (0, 0)) != 2:
         raise _refuse("invalid console size: it has a height and a width")
 

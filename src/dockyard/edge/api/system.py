@@ -19,6 +19,7 @@ from dockyard.edge.api.build import cache_records
 from dockyard.edge.api.volumes import volume_body
 from dockyard.edge.routing import Call, Route
 from dockyard.engine.disk import KINDS, VolumeUsage
+from dockyard.engine.runtimes import OciRuntime
 from dockyard.engine.system import System
 from dockyard.model.errors import InvalidArgument
 from dockyard.proto.references import DEFAULT_DOMAIN
@@ -76,6 +77,8 @@ def _python() -> str:
 async def info(call: Call) -> web.StreamResponse:
     system = call.engine.system
     old = {"BridgeNfIptables": True, "BridgeNfIp6tables": True} if call.version < (1, 50) else {}
+    catalog = system.settings.devices.catalog()
+    problems = [f"WARNING: CDI: {problem}" for problem in catalog.problems]
     return call.json(
         {
             **_counts(system, call.engine.images.count()),
@@ -85,7 +88,9 @@ async def info(call: Call) -> web.StreamResponse:
             **_host(system),
             **_settings(system),
             **_constants(),
-            "Warnings": system.warnings() or None,
+            "CDISpecDirs": list(system.settings.devices.directories),
+            "DiscoveredDevices": [{"Source": "cdi", "ID": name} for name in sorted(catalog.devices)],
+            "Warnings": (system.warnings() + problems) or None,
         }
     )
 
@@ -159,6 +164,11 @@ def _proxy(name: str) -> str:
     return f"{scheme}{separator}xxxxx:xxxxx@{address}" if at and user else value
 
 
+def _runtime(runtime: OciRuntime) -> dict[str, Any]:
+    found: dict[str, Any] = {"path": runtime.path}
+    return {**found, "runtimeArgs": list(runtime.args)} if runtime.args else found
+
+
 def _settings(system: System) -> dict[str, Any]:
     settings = system.settings
     return {
@@ -169,7 +179,7 @@ def _settings(system: System) -> dict[str, Any]:
         "LoggingDriver": settings.log_driver,
         "Labels": settings.labels,
         "ServerVersion": system.version,
-        "Runtimes": {name: {"path": path} for name, path in settings.runtimes.items()},
+        "Runtimes": {name: _runtime(found) for name, found in settings.runtimes.items()},
         "DefaultRuntime": settings.default_runtime,
         "RegistryConfig": registry_config(settings.registries),
     }  # fmt: skip
@@ -221,7 +231,6 @@ def _constants() -> dict[str, Any]:
         "RuncCommit": commit,
         "InitCommit": commit,
         "ProductLicense": "",
-        "CDISpecDirs": [],
     }
 
 

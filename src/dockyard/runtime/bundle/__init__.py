@@ -31,7 +31,7 @@ from dockyard.linux import capabilities, seccomp
 from dockyard.model.container import ContainerConfig, HostConfig, Ulimit
 from dockyard.model.errors import InvalidArgument, SystemFailure
 from dockyard.runtime import profiles
-from dockyard.runtime.bundle import security
+from dockyard.runtime.bundle import cdi, security
 from dockyard.runtime.bundle.devices import container_devices
 from dockyard.runtime.bundle.host import Host
 from dockyard.runtime.bundle.mounts import (
@@ -51,6 +51,7 @@ OCI_VERSION: Final = "1.2.0"
 DEFAULT_PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MAX_ID: Final = (1 << 31) - 1
 _PROGRAMS_KEPT: Final = 64
+_WITHOUT_HOOKS: Final = ("", "dockyard")
 
 
 class BundleInput(Struct, frozen=True):
@@ -100,6 +101,13 @@ class Bundle(Struct, frozen=True):
             config["linux"] = {**config["linux"], "seccomp": self.seccomp_profile}
         return config
 
+    def foreign_config(self) -> dict[str, Any]:
+        """`config` for another runtime, which compiles linux.seccomp itself. Our extensions are still in it:
+        `runtime.foreign.preparing` carries them out."""
+        if self.seccomp_profile is None:
+            return self.config
+        return {**self.config, "linux": {**self.config["linux"], "seccomp": self.seccomp_profile}}
+
 
 class _Filter(Struct, frozen=True):
     profile: dict[str, Any]
@@ -122,13 +130,15 @@ class Bundler:
         seccomp_profile: str = security.BUILTIN,
         apparmor_profile: str = "",
         default_ulimits: Sequence[Ulimit] = (),
+        cdi_devices: cdi.Devices | None = None,
     ) -> None:
         """`seccomp_profile`: the daemon's default, "builtin", "unconfined" or a profile's JSON text;
-        `apparmor_profile`: name of the loaded default profile, "" for none."""
+        `apparmor_profile`: name of the loaded default profile, "" for none; `cdi_devices`: None is without CDI."""
         self._host = host
         self._seccomp_default = seccomp_profile
         self._apparmor_default = apparmor_profile
         self._ulimits = tuple(default_ulimits)
+        self._cdi = cdi_devices or cdi.Devices()
         self._mounts = DefaultMounts()
         self._builtin = profiles.default_profile()
         self._filters: dict[tuple[str, frozenset[str]], _Filter | None] = {}
@@ -143,6 +153,7 @@ class Bundler:
         caps = security.select_capabilities(host, capabilities.NAMES, self._host.capabilities)
         security.rlimits(host.ulimits or (), self._ulimits)
         self._container_filter(host, options, caps)
+        self._cdi.edits(host.device_requests or ())
 
     def make(self, spec: BundleInput) -> Bundle:
         """The bundle of a container. Raises InvalidArgument in Docker's words, naming the setting.
@@ -169,6 +180,11 @@ class Bundler:
                 config["domainname"] = spec.domainname
         if host.annotations:
             config["annotations"] = dict(host.annotations)
+        if host.device_requests:
+            cdi.apply(config, self._cdi.edits(host.device_requests))
+            if "hooks" in config and host.runtime in _WITHOUT_HOOKS:
+                name = next(iter(config["hooks"]))
+                raise InvalidArgument(f"CDI device injection failed: hooks.{name}: this runtime runs no hooks")
         if kept is None:
             return Bundle(config, None, None)
         return Bundle(config, kept.program, kept.profile)

@@ -1,7 +1,8 @@
 """Devices of a container: nodes to make and cgroup rules.
 
 Owns: Docker's default rules, `--device`, `--device-cgroup-rule`, all devices for a privileged container.
-Does not own: making nodes (`runtime.init`), writing rules (`runtime.cgroups`). Stats paths under the host's /dev.
+Does not own: devices by CDI (`cdi`), making nodes (`runtime.init`), writing rules (`runtime.cgroups`). Stats paths
+under the host's /dev.
 """
 
 from __future__ import annotations
@@ -35,10 +36,6 @@ EVERYTHING: Final[tuple[dict[str, Any], ...]] = ({"allow": True, "access": "rwm"
 
 def container_devices(host: HostConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(`linux.devices`, `linux.resources.devices`). Raises InvalidArgument in Docker's words."""
-    if host.device_requests:
-        request = host.device_requests[0]
-        wanted = " ".join(f"[{' '.join(group)}]" for group in request.capabilities or ())
-        raise InvalidArgument(f'could not select device driver "{request.driver}" with capabilities: [{wanted}]')
     devices: list[dict[str, Any]] = []
     rules: list[dict[str, Any]] = list(EVERYTHING if host.privileged else DEFAULT_RULES)
     if host.privileged:

@@ -30,6 +30,7 @@ def _info(call: Call) -> None:
     say("\nServer:")
     _counts(info)
     _storage(info)
+    _devices(info)
     _runtime(info)
     _host(info)
     for warning in info.get("Warnings") or []:
@@ -75,6 +76,17 @@ def _storage(info: dict[str, Any]) -> None:
     for name in ("Volume", "Network", "Authorization", "Log"):
         if plugins.get(name) or name in ("Volume", "Network"):
             _line(name, " ".join(plugins.get(name) or []), 2)
+
+
+def _devices(info: dict[str, Any]) -> None:
+    if info.get("CDISpecDirs"):
+        say(" CDI spec directories:")
+        for directory in info["CDISpecDirs"]:
+            say(f"  {directory}")
+    if info.get("DiscoveredDevices"):
+        say(" Discovered Devices:")
+        for device in info["DiscoveredDevices"]:
+            say(f"  {device['Source']}: {device['ID']}")
 
 
 def _runtime(info: dict[str, Any]) -> None:
