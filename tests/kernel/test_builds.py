@@ -18,7 +18,7 @@ import pytest
 
 from dockyard.engine import Engine
 from dockyard.engine.builds import BuildFailed, BuildRequest
-from dockyard.model.build import BuildOptions, VertexDone, VertexLog, VertexStarted
+from dockyard.model.build import BuildOptions, TypedSpec, VertexDone, VertexLog, VertexStarted, Warned
 from dockyard.model.container import Ulimit
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument
 from dockyard.proto.filters import Filters
@@ -441,6 +441,59 @@ RUN --mount=target=/ctx cat /ctx/data && ls /new && rm -r /home
         found = built(place)
     assert found["copied/one"] == "0644 0:0 1" and "copied/two" not in found and found["data/in"] == "0644 1000:1000 d"
     assert "www/index.html" in found and "home/" not in found and "new/place/" in found and "m/three" not in found
+
+
+def test_a_cache_goes_from_host_to_host_through_a_registry(ground: Ground) -> None:
+    dockerfile = f"""\
+FROM {IMAGE} AS tool
+RUN echo tool > /tool
+FROM {IMAGE}
+COPY data /data
+RUN cat /proc/sys/kernel/random/uuid > /unique
+COPY --from=tool /tool /tool
+"""
+    files = {"data": b"d"}
+    everything = TypedSpec("registry", {"ref": "", "mode": "max"})
+
+    def at(host: str, spec: TypedSpec = everything) -> TypedSpec:
+        return TypedSpec(spec.type, {**spec.fields, "ref": f"{host}/team/cache:all"})
+
+    async def there(host: str, elsewhere: Ground) -> None:
+        async with elsewhere.engine() as other:
+            told = await build(other, dockerfile, files, cache_from=(at(host),))
+            assert not [event for event in told.events if isinstance(event, Warned)]
+            assert len(told.cached()) == 4 and told.carried_out() == []
+            unique.append(files_of(other, told.image, "unique")["unique"])
+            images.append(told.image)
+            await other.builds.prune(all=True)
+            inlined = TypedSpec("registry", {"ref": f"{host}/team/app:1"})
+            told = await build(other, dockerfile, files, cache_from=(inlined,), no_cache_filter=("tool",))
+            assert len(told.cached()) == 3 and len(told.carried_out()) == 1  # inline tells of the result's steps only
+            missing = TypedSpec("registry", {"ref": f"{host}/team/nothing:no"})
+            told = await build(other, dockerfile + "RUN true\n", files, cache_from=(missing,))
+            assert any("team/nothing" in event.text for event in told.events if isinstance(event, Warned))
+
+    unique: list[str] = []
+    images: list[str] = []
+
+    async def body(engine: Engine) -> None:
+        async with FakeRegistry() as registry:
+            name = f"{registry.host}/team/app:1"
+            push = TypedSpec("image", {"push": "true"})
+            told = await build(engine, dockerfile, files, cache_to=(at(registry.host),))
+            unique.append(files_of(engine, told.image, "unique")["unique"])
+            images.append(told.image)
+            inline = (TypedSpec("inline"),)
+            await build(engine, dockerfile, files, cache_to=inline, tags=(name,), outputs=(push,))
+            elsewhere = Ground()
+            try:
+                await there(registry.host, elsewhere)
+            finally:
+                shutil.rmtree(elsewhere.data)
+                shutil.rmtree(elsewhere.run)
+
+    with_engine(ground, body)
+    assert unique[0] == unique[1] and images[0] == images[1]
 
 
 # --- the cache as something that takes space --------------------------------------------------------------------------

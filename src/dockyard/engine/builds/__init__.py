@@ -15,7 +15,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack
 
-from dockyard.engine.builds import exporting, fetching, output, planning, pruning, sources
+from dockyard.engine.builds import cachetransfer, exporting, fetching, output, planning, pruning, sources
 from dockyard.engine.builds.agents import Agents
 from dockyard.engine.builds.cachemounts import Locks
 from dockyard.engine.builds.ground import Ground, Session, Shared
@@ -173,11 +173,13 @@ class Builds:
                 return BuildResult()
             exporting.check(session)
             planned = await planning.plan(session)
+            session.remotes = await cachetransfer.load(session)
             solver = Solver(session, planned.vertices)
             events.put_nowait(planning.announce(planned, solver.name))
             trees = await solver.solve(planned.result)
             result = await output.make_image(session, planned, trees)
             await exporting.push(session)
+            await cachetransfer.export(session, trees, trees[planned.result].chain)
             return result
 
     def _let_go(self, session: Session, late: ExitStack) -> None:

@@ -21,6 +21,7 @@ from dockyard.store.snapshots import Lease
 from dockyard.store.treeview import TreeView
 
 if TYPE_CHECKING:
+    from dockyard.engine.builds.cachetransfer import RemoteCache
     from dockyard.engine.context import Context
     from dockyard.engine.images.catalogue import Image
     from dockyard.engine.images.services import Services
@@ -86,7 +87,7 @@ class Session:
     dockerfile: bytes | None = None  # its text, where it is no longer in the context
     directories: dict[str, Tree] = field(default_factory=dict)  # contexts that have become directories, to be mounted
     epoch: int | None = None  # SOURCE_DATE_EPOCH, once the Dockerfile is read
-    fresh: bool = False  # a step was carried out: not everything came from the cache
+    remotes: list[RemoteCache] = field(default_factory=list)  # of --cache-from
 
     @property
     def options(self) -> BuildOptions:

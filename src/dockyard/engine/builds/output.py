@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
+from dockyard.engine.builds import cachetransfer
 from dockyard.engine.builds.ground import Session, Tree
 from dockyard.model.build import BuildResult
 from dockyard.model.oci import History, ImageConfig, RootFS
@@ -35,7 +36,7 @@ async def make_image(session: Session, plan: Plan, trees: Mapping[int, Tree]) ->
     layers = session.ground.context.snapshots.chain(chain)
     names = [references.parse(tag).with_default_tag() for tag in session.options.tags]
     with services.making():
-        image_id = await services.content.put(msgspec.json.encode(config, order="sorted"))
+        image_id = await services.content.put(_encode(config, cachetransfer.inline(session, trees, chain)))
         old = services.catalogue.by_id(image_id)
         if old is not None:
             record = old.record
@@ -53,12 +54,18 @@ async def make_image(session: Session, plan: Plan, trees: Mapping[int, Tree]) ->
     return BuildResult(image_id, names=tuple(name.familiar for name in names))
 
 
+def _encode(config: ImageConfig, more: dict[str, Any]) -> bytes:
+    """The configuration blob: plain JSON with sorted keys, so that equal images are one image."""
+    document = {**msgspec.to_builtins(config), **more} if more else config
+    return msgspec.json.encode(document, order="sorted")
+
+
 async def _configured(session: Session, plan: Plan, trees: Mapping[int, Tree]) -> tuple[str | None, ImageConfig, int]:
     """(the image's layers, its configuration, when it was made in ns)."""
     chain, base = trees[plan.result].chain, trees[plan.base].chain
     diff_ids = _diff_ids(session, chain)
     with_layer = {number for number in plan.layers if trees[number].made}
-    created = _created(session, plan, diff_ids, with_layer)
+    created = _created(session, plan, trees, diff_ids, with_layer)
     shown = format_rfc3339(created)
     config = plan.image(diff_ids, with_layer, shown)
     if not session.options.squash or chain == base:
@@ -103,12 +110,17 @@ async def _squash(session: Session, chain: str | None, base: str | None) -> str 
     return record.chain
 
 
-def _created(session: Session, plan: Plan, diff_ids: tuple[str, ...], with_layer: set[int]) -> int:
+def _created(
+    session: Session, plan: Plan, trees: Mapping[int, Tree], diff_ids: tuple[str, ...], with_layer: set[int]
+) -> int:
     """When the image was made, in ns: see above."""
+    times = [trees[number].created for number in plan.layers if trees[number].created]
+    if times:
+        return max(times)
     cache, now = session.ground.cache, session.ground.context.clock()
     bare = msgspec.json.encode(plan.image(diff_ids, with_layer, ""), order="sorted")
     key = hashlib.sha256(b"image\0" + bare).hexdigest()
-    record = None if session.fresh else cache.find(key)
+    record = cache.find(key)
     if record is None:
         record = cache.put(Record("", INTERNAL, "image configuration", created=now), [key])
     session.hold(record)

@@ -18,8 +18,8 @@ from msgspec.structs import replace
 from dockyard.engine.builds import keys, running, sources, work
 from dockyard.engine.builds.ground import Emit, Session, Tree
 from dockyard.engine.builds.request import BuildFailed
-from dockyard.model.build import BuildEvent, VertexDone, VertexLog, VertexProgress, VertexStarted
-from dockyard.model.errors import NotFound, SystemFailure
+from dockyard.model.build import BuildEvent, VertexDone, VertexLog, VertexProgress, VertexStarted, Warned
+from dockyard.model.errors import DockyardError, NotFound, SystemFailure
 from dockyard.proto.dockerfile.ops import (
     CopyOp,
     CopySource,
@@ -103,7 +103,9 @@ async def _through_cache(
                 for other in wanted:
                     cache.add_key(record, other)
                 return of_record(session, record, cached=True)
-    session.fresh = True
+        fetched = await _from_elsewhere(session, wanted)
+        if fetched is not None:
+            return of_record(session, fetched, cached=True)
     session.emit(VertexStarted(name, time_ns=time.time_ns()))
     parents = [tree.record.id for tree in inputs if tree.record is not None]
     base = inputs[0]
@@ -123,6 +125,20 @@ async def _through_cache(
 
     key = wanted[0] if not vertex.ignore_cache else f"{wanted[0]} {id(session)}"
     return await session.shared.join(key, start, lambda event: session.emit(_renamed(event, name)), session)
+
+
+async def _from_elsewhere(session: Session, wanted: Sequence[str]) -> Record | None:
+    """The step out of a cache that --cache-from named, its layers fetched; None if none has it, or can give it."""
+    for remote in session.remotes:
+        step = remote.find(wanted)
+        if step is None:
+            continue
+        try:
+            async with session.locks.of(f"remote\0{wanted[0]}"):
+                return session.ground.cache.find(wanted[0]) or await remote.take(session, step, wanted)
+        except DockyardError as error:
+            session.emit(Warned("CacheImport", f"a cached step could not be fetched: {error.message}"))
+    return None
 
 
 def of_record(session: Session, record: Record, *, cached: bool) -> Tree:

@@ -66,6 +66,15 @@ class Transfers:
         """Connections to the web, for others that fetch."""
         return self._transport
 
+    @property
+    def downloads(self) -> Downloads:
+        """Layers on their way here, of whatever is fetched."""
+        return self._downloads
+
+    async def repositories(self, reference: Reference, credentials: Credentials, *, push: bool) -> list[Repository]:
+        """Where a reference is to be asked for, in turn (to push: one)."""
+        return await self._repositories(reference, credentials, mirrors=not push, push=push)
+
     # --- verbs -----------------------------------------------------------------------------------------------------
 
     async def pull(
