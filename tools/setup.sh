@@ -36,6 +36,8 @@ if [ "$goal" != run ]; then
     have mkfs.xfs || need xfsprogs
     have docker-registry || need docker-registry
     have mmdebstrap || need mmdebstrap
+    have git || need git
+    have ssh-add || need openssh-client
 fi
 if [ "$goal" = vm ]; then
     have qemu-system-x86_64 || need qemu-system-x86
