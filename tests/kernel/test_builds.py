@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from dockyard.engine.builds import BuildFailed, BuildRequest
 from dockyard.model.build import BuildOptions, TypedSpec, VertexDone, VertexLog, VertexStarted, Warned
 from dockyard.model.container import Ulimit
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument
+from dockyard.model.oci import Platform
 from dockyard.proto.filters import Filters
 from tests.support import busybox, loopfs
 from tests.support.builds import File, Outcome, build, chunks, context, files_of
@@ -494,6 +496,39 @@ COPY --from=tool /tool /tool
 
     with_engine(ground, body)
     assert unique[0] == unique[1] and images[0] == images[1]
+
+
+def test_images_of_several_platforms(ground: Ground) -> None:
+    dockerfile = f"""\
+FROM --platform=$BUILDPLATFORM {IMAGE} AS compiler
+ARG TARGETARCH
+RUN echo "for $TARGETARCH" > /out
+FROM scratch
+COPY --from=compiler /out /out
+"""
+
+    async def body(engine: Engine) -> None:
+        async with FakeRegistry() as registry:
+            name = f"{registry.host}/team/app:1"
+            both = ("linux/arm64", "linux/amd64")
+            told = await build(engine, dockerfile, platforms=both, tags=("local:1",))
+            named = engine.images.get("local:1")
+            assert named.architecture == "amd64" and told.result.digest.startswith("sha256:")
+            other = engine.images.get_for("local:1", Platform("arm64", "linux"))
+            assert files_of(engine, named.id)["out"].endswith("for amd64")
+            assert files_of(engine, other.id)["out"].endswith("for arm64") and other.architecture == "arm64"
+            assert len(engine.images.variants(named)) == 2
+            push = TypedSpec("image", {"push": "true"})
+            told = await build(engine, dockerfile, platforms=both, tags=(name,), outputs=(push,))
+            index = json.loads(registry.manifests["1"][1])
+            assert [entry["platform"]["architecture"] for entry in index["manifests"]] == ["arm64", "amd64"]
+            manifest = json.loads(registry.manifests[index["manifests"][0]["digest"]][1])
+            assert manifest["layers"][0]["mediaType"].endswith("+gzip")
+            assert told.result.digest == f"sha256:{hashlib.sha256(registry.manifests['1'][1]).hexdigest()}"
+            with pytest.raises(DockyardError):
+                await build(engine, f"FROM {IMAGE}\nRUN true\n", platforms=("linux/s390x",))
+
+    with_engine(ground, body)
 
 
 # --- the cache as something that takes space --------------------------------------------------------------------------

@@ -66,8 +66,10 @@ class Document(Struct):
 # --- out --------------------------------------------------------------------------------------------------------------
 
 
-def describe(session: Session, trees: Iterable[Tree], within: str | None = None) -> tuple[Document, list[Layer]]:
-    """The document about these results, and its layers. `within`: only steps whose layers are among that chain's."""
+def describe(
+    session: Session, trees: Iterable[Tree], within: Sequence[str | None] | None = None
+) -> tuple[Document, list[Layer]]:
+    """The document about these results, and its layers. `within`: only steps whose layers are among those chains'."""
     snapshots = session.ground.context.snapshots
     places: dict[str, int] = {}
     document, layers = Document(), list[Layer]()
@@ -83,9 +85,11 @@ def describe(session: Session, trees: Iterable[Tree], within: str | None = None)
             document.layers.append(CachedLayer(layer.diff_id, parent))
         return places[chain]
 
-    allowed = {layer.chain_id for layer in snapshots.chain(within)} if within is not None else None
+    allowed = None
     if within is not None:
-        place(within)
+        allowed = {layer.chain_id for chain in within for layer in snapshots.chain(chain)}
+        for chain in within:
+            place(chain)
     for tree in trees:
         record = tree.record
         if record is None or record.type != REGULAR or not record.keys:
@@ -101,11 +105,11 @@ def inline(session: Session, trees: Mapping[int, Tree], chain: str | None) -> di
     """What goes into the image's configuration; nothing unless it was asked for."""
     if not any(spec.type == "inline" for spec in session.options.cache_to):
         return {}
-    document, _ = describe(session, trees.values(), chain)
+    document, _ = describe(session, trees.values(), [chain])
     return {INLINE: msgspec.to_builtins(document)}
 
 
-async def export(session: Session, trees: Mapping[int, Tree], chain: str | None) -> None:
+async def export(session: Session, trees: Sequence[Tree], results: Sequence[str | None]) -> None:
     """Send the cache where `--cache-to` says. DockyardError of the first failure, unless `ignore-error` is given."""
     for spec in session.options.cache_to:
         if spec.type == "inline":
@@ -117,8 +121,8 @@ async def export(session: Session, trees: Mapping[int, Tree], chain: str | None)
         session.emit(Planned((VertexInfo(vertex, f"exporting cache to registry {ref}"),)))
         session.emit(VertexStarted(vertex, clock()))
         try:
-            within = None if spec.fields.get("mode") == "max" else chain
-            document, layers = describe(session, trees.values(), within)
+            within = None if spec.fields.get("mode") == "max" else results
+            document, layers = describe(session, trees, within)
             await _send(session, references.parse(ref).with_default_tag(), document, layers)
         except DockyardError as error:
             session.emit(VertexDone(vertex, error=error.message, time_ns=clock()))

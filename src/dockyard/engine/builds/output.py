@@ -10,17 +10,18 @@ its steps was, and if it has none, when such an image was first built here (a ro
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
 
-from dockyard.engine.builds import cachetransfer
+from dockyard.engine.builds import cachetransfer, platformindex
 from dockyard.engine.builds.ground import Session, Tree
+from dockyard.engine.images.variants import host_platform
 from dockyard.model.build import BuildResult
 from dockyard.model.oci import History, ImageConfig, RootFS
-from dockyard.proto import references
+from dockyard.proto import platforms, references
 from dockyard.proto.dockerfile.ops import Plan
 from dockyard.proto.times import format_rfc3339
 from dockyard.store.builds.cache import INTERNAL, REGULAR, Record
@@ -29,29 +30,43 @@ from dockyard.store.images import ImageRecord
 _SECOND: Final = 1_000_000_000  # ns
 
 
-async def make_image(session: Session, plan: Plan, trees: Mapping[int, Tree]) -> BuildResult:
-    """Write the image and let its names stand for it."""
+async def make_images(session: Session, solved: Sequence[tuple[Plan, Mapping[int, Tree]]]) -> BuildResult:
+    """Write the image of each platform, and of several an index; let the build's names stand for it."""
     services = session.ground.services
-    chain, config, created = await _configured(session, plan, trees)
-    layers = session.ground.context.snapshots.chain(chain)
     names = [references.parse(tag).with_default_tag() for tag in session.options.tags]
     with services.making():
-        image_id = await services.content.put(_encode(config, cachetransfer.inline(session, trees, chain)))
-        old = services.catalogue.by_id(image_id)
-        if old is not None:
-            record = old.record
-            if names:
-                record.tagged_at = services.clock()
-        else:
-            record = ImageRecord(
-                image_id, config, chain, size=sum(layer.document.size for layer in layers),
-                created=plan.epoch * _SECOND if plan.epoch is not None else created,
-                tagged_at=services.clock() if names else 0,
-            )  # fmt: skip
-        await services.commit([(record, [name.complete for name in names])])
+        records = [await _record(session, plan, trees, named=bool(names)) for plan, trees in solved]
+        digest = await platformindex.join(session, [plan.platform for plan, _ in solved], records)
+        first = records[_native([plan.platform for plan, _ in solved])]
+        rest = [(record, list[str]()) for record in records if record is not first]
+        await services.commit([(first, [name.complete for name in names]), *rest])
     for name in names:
-        services.publish("tag", image_id, name.familiar)
-    return BuildResult(image_id, names=tuple(name.familiar for name in names))
+        services.publish("tag", first.id, name.familiar)
+    return BuildResult(first.id, digest=digest, names=tuple(name.familiar for name in names))
+
+
+def _native(shown: Sequence[str]) -> int:
+    """Which of several platforms has the name: this host's, else the first."""
+    host = host_platform()
+    ranks = [platforms.rank(platforms.parse(text, host), host) if text else 0 for text in shown]
+    return min(range(len(shown)), key=lambda place: (ranks[place] is None, ranks[place] or 0, place))
+
+
+async def _record(session: Session, plan: Plan, trees: Mapping[int, Tree], *, named: bool) -> ImageRecord:
+    services = session.ground.services
+    chain, config, created = await _configured(session, plan, trees)
+    image_id = await services.content.put(_encode(config, cachetransfer.inline(session, trees, chain)))
+    old = services.catalogue.by_id(image_id)
+    if old is not None:
+        if named:
+            old.record.tagged_at = services.clock()
+        return old.record
+    return ImageRecord(
+        image_id, config, chain,
+        size=sum(layer.document.size for layer in session.ground.context.snapshots.chain(chain)),
+        created=plan.epoch * _SECOND if plan.epoch is not None else created,
+        tagged_at=services.clock() if named else 0,
+    )  # fmt: skip
 
 
 def _encode(config: ImageConfig, more: dict[str, Any]) -> bytes:

@@ -22,15 +22,16 @@ from dockyard.proto.dockerfile.plan import bases, unresolved
 from dockyard.proto.dockerfile.plan import plan as make_plan
 
 
-async def plan(session: Session) -> Plan:
-    """Read and plan. DockerfileError with its position; InvalidArgument for a Dockerfile that is not there."""
+async def plan(session: Session, platform: str = "") -> Plan:
+    """Read and plan for one platform. DockerfileError with its position; InvalidArgument for a Dockerfile that is not
+    there."""
     options = session.options
     dockerfile = await _dockerfile(session)
     configs: dict[tuple[str, str], ImageConfig] = {}
-    while missing := bases(dockerfile, options, configs):
+    while missing := bases(dockerfile, options, configs, platform):
         found = await asyncio.gather(*(_resolved(session, dockerfile, base) for base in missing))
         configs |= {base.key: config for base, config in zip(missing, found, strict=True)}
-    planned = make_plan(dockerfile, options, configs)
+    planned = make_plan(dockerfile, options, configs, platform)
     session.epoch = planned.epoch
     _warn(session, planned.warnings, dockerfile)
     if planned.unused_args:

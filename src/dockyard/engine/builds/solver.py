@@ -7,7 +7,8 @@ the cache). Does not own: a step (`engine.builds.steps`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from dockyard.engine.builds import steps
 from dockyard.engine.builds.ground import Session, Tree
@@ -58,7 +59,19 @@ class Solver:
         return await steps.carry_out(self._session, vertex, self.name(number), inputs)
 
 
-async def _ended(tasks: list[asyncio.Task[Tree]]) -> None:
+async def solve_all(solving: Sequence[Coroutine[Any, Any, dict[int, Tree]]]) -> list[dict[int, Tree]]:
+    """Several graphs side by side; the first failure ends all."""
+    tasks = [asyncio.ensure_future(one) for one in solving]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await _ended(tasks)
+        raise
+
+
+async def _ended(tasks: Sequence[asyncio.Task[Any]]) -> None:
     """Until all have ended, even if the caller is cancelled (again) meanwhile: they take things away."""
     left = asyncio.gather(*tasks, return_exceptions=True)
     cancelled = False
