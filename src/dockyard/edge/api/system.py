@@ -22,6 +22,7 @@ from dockyard.engine.disk import KINDS, VolumeUsage
 from dockyard.engine.runtimes import OciRuntime
 from dockyard.engine.system import System
 from dockyard.model.errors import InvalidArgument
+from dockyard.proto import logdrivers
 from dockyard.proto.references import DEFAULT_DOMAIN
 from dockyard.proto.registries import RegistryRules
 from dockyard.proto.times import format_rfc3339
@@ -211,7 +212,7 @@ def _constants() -> dict[str, Any]:
             "Volume": ["local"],
             "Network": ["bridge", "host", "null"],
             "Authorization": None,
-            "Log": ["json-file", "none"],
+            "Log": [name for name in logdrivers.DRIVERS if name != "none"],
         },
         "IndexServerAddress": "https://index.docker.io/v1/",
         "GenericResources": None,

@@ -29,7 +29,7 @@ from dockyard.runtime.shipper.spool import Spool
 from dockyard.store.journal.follow import Watcher
 
 SOCKET = "shipper.sock"
-_PATIENCE = 2.0  # seconds without work or company before it ends
+_PATIENCE = 1.0  # seconds without work or company before it ends
 _SWEEP = 600.0  # seconds between sweeps of what waits for nothing
 
 
