@@ -21,7 +21,7 @@ from dockyard.engine.builds.cachemounts import Locks
 from dockyard.engine.builds.ground import Ground, Session, Shared
 from dockyard.engine.builds.pruning import CacheRecord
 from dockyard.engine.builds.request import BuildFailed, BuildRequest
-from dockyard.engine.builds.solver import Solver, solve_all
+from dockyard.engine.builds.solver import Solver
 from dockyard.engine.context import Context
 from dockyard.engine.images.services import Services
 from dockyard.engine.transfers import Transfers
@@ -172,22 +172,14 @@ class Builds:
                 await planning.check(session)
                 return BuildResult()
             exporting.check(session)
-            wanted = request.options.platforms or ("",)
-            plans = [await planning.plan(session, platform) for platform in wanted]
+            plans = await planning.plan(session)
             session.remotes = await cachetransfer.load(session)
-            solvers = [
-                Solver(session, plan.vertices, f"{number}." if len(plans) > 1 else "")
-                for number, plan in enumerate(plans)
-            ]
-            for plan, solver in zip(plans, solvers, strict=True):
-                events.put_nowait(planning.announce(plan, solver.name))
-            trees = await solve_all([solver.solve(plan.result) for plan, solver in zip(plans, solvers, strict=True)])
-            result = await output.make_images(session, list(zip(plans, trees, strict=True)))
+            solver = Solver(session, plans[0].vertices)
+            events.put_nowait(planning.announce(plans, solver.name))
+            trees = await solver.solve([plan.result for plan in plans])
+            result = await output.make_images(session, plans, trees)
             await exporting.push(session)
-            everything = [tree for found in trees for tree in found.values()]
-            await cachetransfer.export(
-                session, everything, [t[p.result].chain for p, t in zip(plans, trees, strict=True)]
-            )
+            await cachetransfer.export(session, list(trees.values()), [trees[plan.result].chain for plan in plans])
             return result
 
     def _let_go(self, session: Session, late: ExitStack) -> None:

@@ -14,7 +14,7 @@ import os
 import secrets
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dockyard.engine.builds import work
 from dockyard.store.builds.cache import CACHE_MOUNT, Record
@@ -22,6 +22,9 @@ from dockyard.store.builds.cache import CACHE_MOUNT, Record
 if TYPE_CHECKING:
     from dockyard.engine.builds.ground import Session, Tree
     from dockyard.proto.dockerfile.ops import ExecMount
+
+
+_LOCKS: Final = 256  # from which on those that nobody holds are forgotten
 
 
 class Locks:
@@ -32,6 +35,9 @@ class Locks:
         self.exclusive: set[str] = set()  # records that a private mount has
 
     def of(self, identity: str) -> asyncio.Lock:
+        """The lock of that name, to be taken at once."""
+        if len(self.by_identity) > _LOCKS:
+            self.by_identity = {name: lock for name, lock in self.by_identity.items() if lock.locked()}
         return self.by_identity.setdefault(identity, asyncio.Lock())
 
 

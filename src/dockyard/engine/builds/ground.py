@@ -87,6 +87,7 @@ class Session:
     dockerfile: bytes | None = None  # its text, where it is no longer in the context
     directories: dict[str, Tree] = field(default_factory=dict)  # contexts that have become directories, to be mounted
     epoch: int | None = None  # SOURCE_DATE_EPOCH, once the Dockerfile is read
+    started: int = 0  # ns
     remotes: list[RemoteCache] = field(default_factory=list)  # of --cache-from
 
     @property

@@ -30,19 +30,20 @@ from dockyard.store.images import ImageRecord
 _SECOND: Final = 1_000_000_000  # ns
 
 
-async def make_images(session: Session, solved: Sequence[tuple[Plan, Mapping[int, Tree]]]) -> BuildResult:
-    """Write the image of each platform, and of several an index; let the build's names stand for it."""
+async def make_images(session: Session, plans: Sequence[Plan], trees: Mapping[int, Tree]) -> BuildResult:
+    """Write the image of each platform, and of several, or with attestations, an index; let the build's names stand for
+    it."""
     services = session.ground.services
     names = [references.parse(tag).with_default_tag() for tag in session.options.tags]
     with services.making():
-        records = [await _record(session, plan, trees, named=bool(names)) for plan, trees in solved]
-        digest = await platformindex.join(session, [plan.platform for plan, _ in solved], records)
-        first = records[_native([plan.platform for plan, _ in solved])]
+        records = [await _record(session, plan, trees, named=bool(names)) for plan in plans]
+        digest, metadata = await platformindex.join(session, plans, records)
+        first = records[_native([plan.platform for plan in plans])]
         rest = [(record, list[str]()) for record in records if record is not first]
         await services.commit([(first, [name.complete for name in names]), *rest])
     for name in names:
         services.publish("tag", first.id, name.familiar)
-    return BuildResult(first.id, digest=digest, names=tuple(name.familiar for name in names))
+    return BuildResult(first.id, digest=digest, names=tuple(name.familiar for name in names), metadata=metadata)
 
 
 def _native(shown: Sequence[str]) -> int:

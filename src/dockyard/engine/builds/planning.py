@@ -7,37 +7,45 @@ the language (`proto.dockerfile`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from dockyard.engine.builds import sources
+from dockyard.engine.builds import emulation, sources
 from dockyard.engine.builds.ground import Session
 from dockyard.model.build import Planned, StepInfo, VertexInfo, Warned
 from dockyard.model.errors import DockyardError
 from dockyard.model.oci import ImageConfig
 from dockyard.proto.dockerfile import lint, parse
 from dockyard.proto.dockerfile.checks import url
+from dockyard.proto.dockerfile.graph import target_platform
 from dockyard.proto.dockerfile.instructions import Dockerfile, Warning
+from dockyard.proto.dockerfile.merging import merge
 from dockyard.proto.dockerfile.ops import BaseRef, Plan, Vertex
 from dockyard.proto.dockerfile.plan import bases, unresolved
 from dockyard.proto.dockerfile.plan import plan as make_plan
 
 
-async def plan(session: Session, platform: str = "") -> Plan:
-    """Read and plan for one platform. DockerfileError with its position; InvalidArgument for a Dockerfile that is not
-    there."""
-    options = session.options
+async def plan(session: Session) -> list[Plan]:
+    """Read, and plan for each platform over one list of vertices. DockerfileError with its position; InvalidArgument
+    for a Dockerfile that is not there, or a RUN that this host cannot carry out."""
     dockerfile = await _dockerfile(session)
+    names = tuple(dict.fromkeys(target_platform(session.options, name) for name in session.options.platforms))
+    plans = merge([await _plan(session, dockerfile, name) for name in names or ("",)])
+    session.epoch = plans[0].epoch
+    _warn(session, dict.fromkeys(warning for plan in plans for warning in plan.warnings), dockerfile)
+    if unused := [name for name in plans[0].unused_args if all(name in plan.unused_args for plan in plans)]:
+        text = f"One or more build-args [{' '.join(unused)}] were not consumed"
+        session.emit(Warned("UnconsumedBuildArg", text))
+    await asyncio.to_thread(emulation.check, plans[0].vertices)
+    return plans
+
+
+async def _plan(session: Session, dockerfile: Dockerfile, platform: str) -> Plan:
+    options = session.options
     configs: dict[tuple[str, str], ImageConfig] = {}
     while missing := bases(dockerfile, options, configs, platform):
         found = await asyncio.gather(*(_resolved(session, dockerfile, base) for base in missing))
         configs |= {base.key: config for base, config in zip(missing, found, strict=True)}
-    planned = make_plan(dockerfile, options, configs, platform)
-    session.epoch = planned.epoch
-    _warn(session, planned.warnings, dockerfile)
-    if planned.unused_args:
-        text = f"One or more build-args [{' '.join(planned.unused_args)}] were not consumed"
-        session.emit(Warned("UnconsumedBuildArg", text))
-    return planned
+    return make_plan(dockerfile, options, configs, platform)
 
 
 async def check(session: Session) -> None:
@@ -89,13 +97,14 @@ def _warn(session: Session, warnings: Iterable[Warning], dockerfile: Dockerfile)
         )
 
 
-def announce(planned: Plan, name: Callable[[int], str]) -> Planned:
+def announce(plans: Sequence[Plan], name: Callable[[int], str]) -> Planned:
     """What there is to do, for those who show it."""
     return Planned(
-        tuple(_info(vertex, number, name) for number, vertex in enumerate(planned.vertices)),
+        tuple(_info(vertex, number, name) for number, vertex in enumerate(plans[0].vertices)),
         tuple(
             StepInfo(step.number, step.of, step.text, None if step.vertex is None else name(step.vertex), step.triggers)
-            for step in planned.steps
+            for plan in plans
+            for step in plan.steps
         ),
     )
 

@@ -7,7 +7,7 @@ the cache). Does not own: a step (`engine.builds.steps`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dockyard.engine.builds import steps
@@ -16,21 +16,20 @@ from dockyard.proto.dockerfile.ops import Vertex
 
 
 class Solver:
-    """One build's graph for one platform. `prefix` is put before vertex numbers in events."""
+    """One build's graph, of all its platforms."""
 
-    def __init__(self, session: Session, vertices: Sequence[Vertex], prefix: str = "") -> None:
+    def __init__(self, session: Session, vertices: Sequence[Vertex]) -> None:
         self._session = session
         self._vertices = vertices
-        self._prefix = prefix
         self._tasks: dict[int, asyncio.Task[Tree]] = {}
 
     def name(self, number: int) -> str:
         """What a vertex is called in events."""
-        return f"{self._prefix}{number}"
+        return str(number)
 
-    async def solve(self, result: int) -> dict[int, Tree]:
-        """Everything that `result` needs, by vertex. The first error is raised when all other steps have ended."""
-        self._start(result)
+    async def solve(self, results: Sequence[int]) -> dict[int, Tree]:
+        """Everything that `results` need, by vertex. The first error is raised when all other steps have ended."""
+        self._start(results)
         tasks = list(self._tasks.values())
         try:
             await asyncio.gather(*tasks)
@@ -41,10 +40,10 @@ class Solver:
             raise
         return {number: task.result() for number, task in self._tasks.items()}
 
-    def _start(self, result: int) -> None:
-        """A task for `result` and all that it needs; nothing else of the graph is touched. Inputs come before."""
+    def _start(self, results: Sequence[int]) -> None:
+        """A task for each result and all that it needs; nothing else of the graph is touched. Inputs come before."""
         wanted: set[int] = set()
-        waiting = [result]
+        waiting = list(results)
         while waiting:
             number = waiting.pop()
             if number not in wanted:
@@ -57,18 +56,6 @@ class Solver:
         vertex = self._vertices[number]
         inputs = [await asyncio.shield(self._tasks[other]) for other in vertex.inputs]
         return await steps.carry_out(self._session, vertex, self.name(number), inputs)
-
-
-async def solve_all(solving: Sequence[Coroutine[Any, Any, dict[int, Tree]]]) -> list[dict[int, Tree]]:
-    """Several graphs side by side; the first failure ends all."""
-    tasks = [asyncio.ensure_future(one) for one in solving]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await _ended(tasks)
-        raise
 
 
 async def _ended(tasks: Sequence[asyncio.Task[Any]]) -> None:
