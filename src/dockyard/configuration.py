@@ -16,6 +16,7 @@ from dockyard import __version__
 from dockyard.engine.runtimes import OciRuntime, known
 from dockyard.model.container import Ulimit
 from dockyard.model.errors import InvalidArgument
+from dockyard.proto import logdrivers
 from dockyard.proto.imagegc import Policy
 
 DEFAULT_FILE = "/etc/dockyard/daemon.json"
@@ -353,6 +354,10 @@ def combine(given: Mapping[str, Any], read: Mapping[str, Any], file: str) -> Con
 def _check(configuration: Configuration) -> None:
     if configuration.log_level not in LOG_LEVELS:
         raise InvalidArgument(f"invalid logging level: {configuration.log_level}")
+    try:
+        logdrivers.check(configuration.log_driver, configuration.log_opts)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"failed to set log opts: {error.message}") from None
     if configuration.bridge == "none" and configuration.bip:
         raise InvalidArgument("--bip needs a bridge, and --bridge=none is given")
     for label in configuration.labels:

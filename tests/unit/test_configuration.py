@@ -16,6 +16,7 @@ from dockyard.configuration import (
     parse_file,
     without_effect,
 )
+from dockyard.engine.runtimes import OciRuntime
 from dockyard.engine.system import Settings, engine_id
 from dockyard.model.container import HostConfig, LogConfig, Ulimit
 from dockyard.model.errors import InvalidArgument
@@ -36,7 +37,7 @@ def test_flags_as_dockerd_spells_them() -> None:
     configuration = combine(given, {}, "x")
     assert configuration.hosts == ["unix:///a", "unix:///b"]
     assert (configuration.debug, configuration.icc, configuration.mtu) == (True, False, 1400)
-    assert configuration.runtimes == {"runc": "/usr/bin/runc"}
+    assert configuration.runtimes == {"runc": OciRuntime("/usr/bin/runc")}
     assert configuration.default_ulimits == [Ulimit("nofile", 10, 20)]
     assert (configuration.log_opts, configuration.bridge, configuration.labels) == ({"max-size": "1m"}, "br9", ["a=b"])
 
@@ -44,11 +45,12 @@ def test_flags_as_dockerd_spells_them() -> None:
 def test_the_file_has_dockers_keys() -> None:
     read = parse_file(
         '{"hosts": ["unix:///a"], "data-root": "/d", "default-ulimits": {"nofile": {"Name": "nofile", "Soft": 1, '
-        '"Hard": 2}}, "runtimes": {"runc": {"path": "/r"}}, "log-opts": {"a": "b"}, "live-restore": true}',
+        '"Hard": 2}}, "runtimes": {"runc": {"path": "/r", "runtimeArgs": ["--debug"]}}, "log-opts": {"tag": "b"}, '
+        '"live-restore": true}',
         "f",
     )
     configuration = combine({}, read, "f")
-    assert (configuration.data_root, configuration.runtimes) == ("/d", {"runc": "/r"})
+    assert (configuration.data_root, configuration.runtimes) == ("/d", {"runc": OciRuntime("/r", ("--debug",))})
     assert configuration.default_ulimits == [Ulimit("nofile", 1, 2)]
 
 

@@ -46,8 +46,8 @@ class Settings:
 
     def fill_in(self, host: HostConfig) -> None:
         """Give a new container the daemon's defaults for what it leaves open."""
-        if not host.log_config.type:
-            host.log_config.type = self.log_driver
+        host.log_config.type = host.log_config.type or self.log_driver
+        if host.log_config.type == self.log_driver and self.log_opts:
             host.log_config.config = {**self.log_opts, **(host.log_config.config or {})}
         if not host.runtime and self.default_runtime != "dockyard":
             host.runtime = self.default_runtime

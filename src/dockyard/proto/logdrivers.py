@@ -83,11 +83,12 @@ def check(driver: str, options: Mapping[str, str]) -> None:
     _check_mode(options)
     if driver == "none":
         return  # Docker takes any options
-    known = _OPTIONS[driver] | _COMMON | (_CACHE if driver in REMOTE else frozenset())
+    known = _OPTIONS[driver] | _COMMON | _CACHE  # who reads its log without one needs no cache, and may name it
     for name in sorted(options):
         if name not in known:
             raise InvalidArgument(_unknown(driver, name))
     limits(driver, options)
+    flag(options, "cache-disabled")
     for name in ("labels-regex", "env-regex"):
         try:
             re.compile(options.get(name, ""))
@@ -187,7 +188,7 @@ def flag(options: Mapping[str, str], name: str, default: bool = False) -> bool:
 
 def readable(driver: str, options: Mapping[str, str]) -> bool:
     """Whether the log can be read back."""
-    return driver != "none" and not flag(options, "cache-disabled")
+    return driver != "none" and not (driver in REMOTE and flag(options, "cache-disabled"))
 
 
 # --- receivers ---
@@ -209,7 +210,7 @@ def syslog_address(options: Mapping[str, str]) -> Address | None:
     if scheme in ("unix", "unixgram") and rest.startswith("/"):
         return Address(scheme, rest)
     if scheme not in ("udp", "tcp", "tcp+tls"):
-        raise InvalidArgument(f"unsupported scheme: '{scheme}'")
+        raise InvalidArgument(f"syslog-address should be in form proto://address, got {text}")
     return _host(text, "tls" if scheme == "tcp+tls" else scheme, 514)
 
 
