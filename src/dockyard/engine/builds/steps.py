@@ -245,9 +245,8 @@ async def _digest(session: Session, op: CopyOp, described: list[dict[str, Any]],
     try:
         if all("spool" in source or "content" in source for source in described):
             return await asyncio.to_thread(selecting.digest_sources, **arguments)  # the digests are known
-        result = await work.call(
-            session.ground, "dockyard.store.builds.selecting:digest", arguments, small=_is_small(described)
-        )
+        small = await _is_small(op, described)
+        result = await work.call(session.ground, "dockyard.store.builds.selecting:digest", arguments, small=small)
         return bytes.fromhex(result["digest"])
     except NotFound as error:
         raise _missing(error, vertex) from error
@@ -261,8 +260,12 @@ def _missing(error: NotFound, vertex: Vertex) -> BuildFailed:
     )
 
 
-def _is_small(described: list[dict[str, Any]]) -> bool:
-    return all(work.is_small_source(source) for source in described)
+async def _is_small(op: CopyOp, described: list[dict[str, Any]]) -> bool:
+    """Whether it is worth no worker: little is copied, whatever else its trees have."""
+    return await asyncio.to_thread(
+        selecting.is_small, sources=described, excludes=list(op.excludes), parents=op.parents,
+        entries=work.SMALL_ENTRIES, size=work.SMALL_BYTES,
+    )  # fmt: skip
 
 
 async def _copied(
@@ -283,7 +286,7 @@ async def _copied(
 
     async def place(where: dict[str, Any]) -> dict[str, Any]:
         function = "dockyard.store.builds.copying:copy"
-        small = _is_small(described) and not any(source.get("unpack") for source in described)
+        small = await _is_small(op, described) and not any(source.get("unpack") for source in described)
         result: dict[str, Any] = await work.call(session.ground, function, arguments | where, small=small)
         return result
 

@@ -57,11 +57,3 @@ def _for_worker(value: Any) -> Any:
     if isinstance(value, list):
         return [_for_worker(inner) for inner in value]
     return value
-
-
-def is_small_source(source: dict[str, Any]) -> bool:
-    """Whether the tree of a source (`Tree.source`) is small."""
-    spool = source.get("spool")
-    if isinstance(spool, SpoolTree):
-        return spool.is_small(SMALL_ENTRIES, SMALL_BYTES)
-    return is_small(source.get("trees") or [])

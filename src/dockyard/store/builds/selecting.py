@@ -188,6 +188,36 @@ def digest_sources(
     return hasher.digest()
 
 
+def is_small(
+    *, sources: Sequence[dict[str, Any]], excludes: Sequence[str], parents: bool, entries: int, size: int
+) -> bool:
+    """Whether these sources of a COPY mean few entries with few bytes. Looks at no more than that many; True for
+    sources that are not there (whoever reads them will say so)."""
+    excluder = Excluder(excludes)
+    try:
+        for source in sources:
+            if "content" in source:
+                continue
+            with open_source(source) as tree:
+                for top in _tops(tree, source, parents):
+                    for entry in walk(tree, top, excluder):
+                        entries -= 1
+                        size -= entry.found.status.st_size if stat.S_ISREG(entry.found.status.st_mode) else 0
+                        if entries < 0 or size < 0:
+                            return False
+    except (NotFound, OSError):
+        return True
+    return True
+
+
+def _tops(tree: TreeView, source: dict[str, Any], parents: bool) -> Iterator[Found]:
+    if parents:
+        yield pivoted(tree, source)[0]  # its patterns may look at everything below it
+    else:
+        for found, _ in choose(tree, source["path"], pattern=source["pattern"]):
+            yield found
+
+
 def digest(
     *, fds: Sequence[int], sources: Sequence[dict[str, Any]], excludes: Sequence[str], parents: bool
 ) -> dict[str, Any]:

@@ -117,10 +117,6 @@ class SpoolTree(TreeView):
         """`keep` what an ignore file leaves."""
         self.keep(lambda path: not ignore.excluded(path))
 
-    def is_small(self, entries: int, size: int) -> bool:
-        """Whether it has at most so many entries and, in its small files, so many bytes."""
-        return len(self.items) <= entries and os.fstat(self._spool).st_size <= size
-
     # --- as a tree -------------------------------------------------------------------------------------------------
 
     def root(self) -> Found | None:
