@@ -23,8 +23,10 @@ _COMMON = {
     "mount_setattr": 442,
     "quotactl_fd": 443,
 }
-_X86_64 = {"rt_sigaction": 13, "pivot_root": 155, "seccomp": 317, "keyctl": 250, "capset": 126, "bpf": 321}
-_AARCH64 = {"rt_sigaction": 134, "pivot_root": 41, "seccomp": 277, "keyctl": 219, "capset": 91, "bpf": 280}
+_X86_64 = {"rt_sigaction": 13, "pivot_root": 155, "seccomp": 317, "keyctl": 250, "capset": 126, "bpf": 321,
+           "ioprio_set": 251, "sched_setattr": 314}  # fmt: skip
+_AARCH64 = {"rt_sigaction": 134, "pivot_root": 41, "seccomp": 277, "keyctl": 219, "capset": 91, "bpf": 280,
+            "ioprio_set": 30, "sched_setattr": 274}  # fmt: skip
 
 SYSCALLS: dict[str, dict[str, int]] = {"x86_64": {**_COMMON, **_X86_64}, "aarch64": {**_COMMON, **_AARCH64}}
 MACHINE = os.uname().machine

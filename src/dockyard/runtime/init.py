@@ -18,18 +18,18 @@ import struct
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from dockyard.linux import abi, calls, process, pty
-from dockyard.runtime import network, owners, program, rootfs
-from dockyard.runtime.cgroups import Cgroup
+from dockyard.linux import abi, calls, process, pty, scheduling
+from dockyard.runtime import hooks, network, owners, program, rootfs
+from dockyard.runtime.cgroups import Cgroup, is_notation
 
 
 class Job:
     """What a child needs; filled by the parent before the fork."""
 
     __slots__ = (
-        "cgroup", "config", "console_size", "detached", "gate", "given", "hierarchies", "init", "joins", "network",
-        "new_network", "part", "pidfd", "preserved", "process", "rootfs", "seccomp", "sources", "stdio", "step", "sync",
-        "target", "terminal", "unshare_cgroup",
+        "cgroup", "config", "console_size", "detached", "gate", "given", "hierarchies", "init", "joins", "namespaces",
+        "network", "new_keyring", "new_network", "part", "pidfd", "pivot", "preserved", "process", "rootfs",
+        "seccomp", "sources", "state", "stdio", "step", "sync", "target", "terminal", "told", "unshare_cgroup",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -44,6 +44,7 @@ class Job:
         self.hierarchies: list[tuple[str, str]] = []
         self.unshare_cgroup = True
         self.joins: list[tuple[int, int]] = []  # (descriptor, CLONE_NEW* flag)
+        self.namespaces = 0  # exec: CLONE_NEW* beyond those that every container has
         self.network: network.NetworkPlan | None = None
         self.new_network = False
         self.seccomp: bytes | None = None
@@ -52,9 +53,13 @@ class Job:
         self.console_size: list[int] | None = None
         self.init = False  # PID 1 is a reaper, the program its child
         self.gate = -1  # a FIFO to read one byte from before execve
+        self.told = -1  # a FIFO for what fails behind the gate
         self.pidfd = -1  # of the container's first process: exec joins its namespaces
         self.detached = False  # it outlives its parent (the OCI command), instead of being killed with it
         self.preserved = 0  # descriptors above 2 that the program is given
+        self.pivot = True  # else the root is moved over the old one, for hosts whose root is a ramfs
+        self.new_keyring = True
+        self.state: dict[str, Any] = {}  # what hooks are told, without status and pid
         self.step = "clone"  # what is being done, for the report of a failure
         self.sync: socket.socket
 
@@ -70,25 +75,30 @@ def run_exec(make_job: Callable[[socket.socket], Job], sync: socket.socket) -> N
 
 
 def _run(make_job: Callable[[socket.socket], Job], sync: socket.socket, steps: Callable[[Job], None]) -> NoReturn:
-    step = "preparing"
+    step, told = "preparing", -1
     try:
         job = make_job(sync)
+        told = job.told
         try:
             steps(job)
         finally:
             step = job.step
     except program.ProgramFailed as failed:
-        _report(sync, failed.code, failed.message)
+        _report(sync, told, failed.code, failed.message)
+    except hooks.HookFailed as failed:
+        _report(sync, told, program.FAILED, str(failed))
     except OSError as error:
         where = f"{step}: " + (f"{error.filename}: " if error.filename is not None else "")
-        _report(sync, program.FAILED, where + (error.strerror or str(error)))
+        _report(sync, told, program.FAILED, where + (error.strerror or str(error)))
     except BaseException as error:  # nothing may travel up into the parent's code
-        _report(sync, program.FAILED, f"{type(error).__name__}: {error}")
+        _report(sync, told, program.FAILED, f"{type(error).__name__}: {error}")
     os._exit(1)
 
 
-def _report(sync: socket.socket, code: int, text: str) -> None:
+def _report(sync: socket.socket, told: int, code: int, text: str) -> None:
     try:
+        if told >= 0:
+            os.write(told, text.encode("utf-8", "replace")[:4000])
         sync.send(b"E%d\0" % code + text.encode("utf-8", "replace")[:4000])
     except OSError:
         pass
@@ -105,7 +115,10 @@ def _init(job: Job) -> None:
     job.step = "joining the control group"
     _set_oom_score(spec)
     if job.cgroup is not None:
-        job.cgroup.join()
+        if is_notation(job.cgroup.path):
+            _expect(job.sync, b"G")  # systemd puts us into it
+        else:
+            job.cgroup.join()
     job.step = "joining namespaces"
     for fd, flag in job.joins:
         process.setns(fd, flag)
@@ -124,8 +137,10 @@ def _init(job: Job) -> None:
     job.step = "making devices"
     if own_dev:
         rootfs.make_devices(root, linux.get("devices") or [])
+    job.step = "running hooks"
+    _run_hooks(job, "createContainer", "creating")
     job.step = "changing the root"
-    rootfs.pivot(root)
+    rootfs.pivot(root) if job.pivot else rootfs.move(root)
     os.close(root)
     if config.get("hostname"):
         calls.sethostname(config["hostname"].encode())
@@ -135,6 +150,8 @@ def _init(job: Job) -> None:
     slave = _open_terminal(job) if job.terminal else -1
     if slave >= 0 and own_dev:
         rootfs.bind_console(slave)
+    if linux.get("personality"):
+        scheduling.set_personality(linux["personality"]["domain"])
     _set_sysctls(linux.get("sysctl") or {})
     uid, gid, groups, home = program.resolve_user(spec)
     job.step = "giving files to the user"
@@ -160,7 +177,7 @@ def _exec(job: Job) -> None:
     if job.cgroup is not None:
         job.cgroup.join(job.part)
     job.step = "joining namespaces"
-    process.setns(job.pidfd, _EXEC_NAMESPACES)
+    process.setns(job.pidfd, _EXEC_NAMESPACES | job.namespaces)
     if job.part and job.unshare_cgroup:
         process.unshare(abi.CLONE_NEWCGROUP)  # it sees its part as the root, where the container's limits are mounted
     slave = _open_terminal(job) if job.terminal else -1
@@ -179,10 +196,12 @@ def _become(job: Job, slave: int, uid: int, gid: int, groups: list[int], home: b
     _install_stdio(job, slave, uid)
     calls.close_range_cloexec(3 + job.preserved)
     try:
-        calls.join_session_keyring(b"_ses.container")
+        if job.new_keyring:
+            calls.join_session_keyring(b"_ses.container")
     except OSError:
         pass  # a kernel without keyrings, or a quota: the program then shares none of ours, only root's
     program.set_limits(spec.get("rlimits") or [])
+    _schedule(spec)
     program.drop_privileges(spec, job.seccomp, uid, gid, groups)
     os.umask((spec.get("user") or {}).get("umask", 0o022))
     environ = program.environment(spec, home)
@@ -191,6 +210,8 @@ def _become(job: Job, slave: int, uid: int, gid: int, groups: list[int], home: b
         job.sync.send(b"C")
         if not os.read(job.gate, 1):
             os._exit(1)
+    if job.pidfd < 0:
+        _run_hooks(job, "startContainer", "created")
     calls.prctl(abi.PR_SET_PDEATHSIG, 0 if job.detached or job.pidfd >= 0 else signal.SIGKILL)
     if job.init:
         _split_off(job.sync, slave >= 0)
@@ -198,6 +219,12 @@ def _become(job: Job, slave: int, uid: int, gid: int, groups: list[int], home: b
         pty.make_controlling(0)
     program.reset_signals()
     program.execute(spec.get("args") or [], environ)
+
+
+def _run_hooks(job: Job, name: str, status: str) -> None:
+    """Those that the container's first process runs. Its pid is told as the container sees it."""
+    if (job.config.get("hooks") or {}).get(name):
+        hooks.run(job.config, name, {**job.state, "status": status, "pid": os.getpid()})
 
 
 def _split_off(sync: socket.socket, terminal: bool) -> None:
@@ -258,6 +285,13 @@ def _open_terminal(job: Job) -> int:
 def _expect(sync: socket.socket, message: bytes) -> None:
     if sync.recv(16) != message:
         os._exit(1)  # the parent gave up
+
+
+def _schedule(spec: dict[str, Any]) -> None:
+    if spec.get("scheduler"):
+        scheduling.set_scheduler(spec["scheduler"])
+    if spec.get("ioPriority"):
+        scheduling.set_io_priority(spec["ioPriority"])
 
 
 def _set_oom_score(spec: dict[str, Any]) -> None:

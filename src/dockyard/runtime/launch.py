@@ -72,6 +72,8 @@ class Launch(TypedDict):
     log: LogSpec | None
     network: dict[str, Any] | None
     state_dir: str  # <exec-root>/containers/<id>, exists, 0700
+    bundle: NotRequired[str]  # the directory that hooks are told; the run directory if there is none
+    options: NotRequired[dict[str, bool]]  # "pivot", "new_keyring": false where the OCI command was told so
     runtime: NotRequired[RuntimeProgram]  # who makes it, if not we; `config` then has linux.seccomp
 
 

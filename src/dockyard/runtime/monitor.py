@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 from dockyard.linux import abi, calls, process, pty
 from dockyard.linux.nfnetlink import SharedElements
-from dockyard.runtime import channel, network, setup, spawn
+from dockyard.runtime import channel, hooks, network, setup, spawn
 from dockyard.runtime.cgroups import Cgroup, kill_part, open_cgroup, version
 from dockyard.runtime.foreign import joining, making
 from dockyard.runtime.foreign.command import Command
@@ -216,6 +216,8 @@ class Monitor(Host):
             except OSError:
                 cgroup.kill()
                 cgroup.remove()
+        if self._made.poststop is not None:
+            self._run_poststop(self._made.poststop)
         if self._log is not None:
             self._log.close()
         channel.write_record(self._directory, "exit.json", record)
@@ -225,6 +227,16 @@ class Monitor(Host):
         self._listener.close()
         self._ended = True
         self._deadline = time.monotonic() + _LINGER
+
+    def _run_poststop(self, wanted: dict[str, Any]) -> None:
+        """The container is gone: a hook that fails changes nothing any more (OCI runtime-spec, runtime.md)."""
+        own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        process.setns(own, abi.CLONE_NEWPID)  # its own pid namespace takes no children any more
+        os.close(own)
+        try:
+            hooks.run(wanted, "poststop", wanted["state"])
+        except (OSError, hooks.HookFailed):
+            traceback.print_exc()
 
     def _cgroup(self) -> Cgroup | None:
         """Opened each time: what that allocates is not kept in every monitor."""

@@ -296,6 +296,15 @@ def pivot(root: int) -> None:
     os.chdir("/")
 
 
+def move(root: int) -> None:
+    """As `pivot`, where the old root cannot be unmounted (a ramfs): `root` is moved over it and entered. What was
+    mounted before stays beneath, out of reach by any path."""
+    os.fchdir(root)
+    mounts.mount(".", "/", "", abi.MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
+
+
 def mask(paths: list[str]) -> None:
     """Hide each path: a file behind /dev/null, a directory behind an empty read-only tmpfs. Absent ones are skipped.
 

@@ -20,11 +20,12 @@ import select
 import socket
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 from dockyard.linux import abi, calls, process
 from dockyard.linux.nfnetlink import SharedElements
-from dockyard.runtime import cgroups, channel, network, spawn
+from dockyard.runtime import cgroups, channel, hooks, network, spawn
 from dockyard.runtime.foreign import making
 
 SPARE = "spare-"
@@ -58,6 +59,7 @@ class Made(NamedTuple):
     identity: str  # with `runtime`: the container's name there
     runtime: dict[str, Any] | None  # another runtime that has made it (`launch.RuntimeProgram`)
     directory: str  # with `runtime`: the path of the run directory
+    poststop: dict[str, Any] | None  # {"hooks": {"poststop"}, "state"}
 
 
 def wait(spare: socket.socket, report: socket.socket, rules: SharedElements | None) -> NoReturn:
@@ -113,6 +115,8 @@ def run(
         os._exit(0)
     except spawn.SpawnFailed as failed:
         failure |= {"error": failed.message, "code": failed.code}
+    except hooks.HookFailed as error:
+        failure |= {"error": str(error), "code": 128}
     except network.PortUnavailable as error:
         failure["error"] = str(error)
     except OSError as error:
@@ -182,13 +186,34 @@ def _make(
             cgroups.open_cgroup(PARENT).join()  # the other runtime may not know all hierarchies, and stay where we are
         spawned = making.spawn(launch, theirs, rules, hand_over)
     else:
+        before = _hooks_to_run(launch) if launch["config"].get("hooks") else None
         spawned = spawn.spawn_container(
-            launch, theirs, program, gate, sibling=True, rules=rules, place=place, on_going=hand_over
+            launch, theirs, program, gate, sibling=True, rules=rules, place=place, on_created=before, on_going=hand_over
         )
+    if launch["config"].get("hooks") and not launch.get("runtime"):
+        hooks.run(launch["config"], "poststart", {**_state(launch), "status": "running", "pid": spawned.pid})
     last = [spawned.sync.fileno()] if gate >= 0 else []
     last += [spawned.master, spawned.slave] if spawned.master >= 0 else []
     ground.report.sendmsg([GOING], channel.rights(last))
     return started
+
+
+def _state(launch: dict[str, Any]) -> dict[str, Any]:
+    config = launch["config"]
+    known = {"ociVersion": config["ociVersion"], "id": launch["id"], "bundle": launch["state_dir"]}
+    return {**known, "annotations": config.get("annotations") or {}}
+
+
+def _hooks_to_run(launch: dict[str, Any]) -> Callable[[int], None]:
+    """What runs the hooks that come when the namespaces are there, itself in our own pid namespace."""
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+    def run(pid: int) -> None:
+        process.setns(own, abi.CLONE_NEWPID)
+        for name in ("prestart", "createRuntime"):
+            hooks.run(launch["config"], name, {**_state(launch), "status": "creating", "pid": pid})
+
+    return run
 
 
 def _made(options: dict[str, Any], launch: dict[str, Any], spawned: spawn.Spawned, started: dict[str, int]) -> Made:
@@ -210,7 +235,15 @@ def _made(options: dict[str, Any], launch: dict[str, Any], spawned: spawn.Spawne
         identity=launch["id"] if launch.get("runtime") else "",
         runtime=launch.get("runtime"),
         directory=launch["state_dir"] if launch.get("runtime") else "",
+        poststop=_poststop(launch),
     )
+
+
+def _poststop(launch: dict[str, Any]) -> dict[str, Any] | None:
+    wanted = (launch["config"].get("hooks") or {}).get("poststop")
+    if not wanted or launch.get("runtime"):
+        return None
+    return {"hooks": {"poststop": wanted}, "state": {**_state(launch), "status": "stopped", "pid": 0}}
 
 
 def _write_state(directory: int, launch: dict[str, Any], started: dict[str, int], cgroup: str) -> None:

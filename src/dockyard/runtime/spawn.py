@@ -18,7 +18,7 @@ from typing import Any
 from dockyard.linux import abi, mounts, process
 from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import channel, network
-from dockyard.runtime.cgroups import Cgroup, open_cgroup
+from dockyard.runtime.cgroups import Cgroup, is_notation, open_cgroup
 from dockyard.runtime.init import Job, run_exec, run_init
 from dockyard.runtime.rootfs import open_part
 
@@ -70,6 +70,7 @@ def spawn_container(
     seccomp: bytes | None,
     gate: int = -1,
     *,
+    told: int = -1,
     detached: bool = False,
     sibling: bool = False,
     preserved: int = 0,
@@ -81,6 +82,7 @@ def spawn_container(
     """Make the container of a `Launch`. Raises SpawnFailed.
 
     `detached`: it outlives the calling process. `sibling`: its first process becomes a child of the caller's parent.
+    `told`: a FIFO that is told what fails behind the gate, and is closed when the program runs.
     `preserved`: so many inherited descriptors from 3 on stay open.
     `on_created(pid)` is called when the namespaces exist and the root has not been changed yet (OCI hooks); what it
     raises ends the container. `rules`: the zygote's socket for published ports. `place`: a cgroup that the caller is in
@@ -93,6 +95,7 @@ def spawn_container(
     job = _container_job(launch, stdio, seccomp, gate)
     job.detached = detached
     job.preserved = preserved
+    job.told = told
     opened: list[int] = []
     try:
         flags = _namespaces(config, job, opened) | (abi.CLONE_PARENT if sibling else 0)
@@ -136,6 +139,14 @@ def _container_job(launch: dict[str, Any], stdio: tuple[int, int, int] | None, s
     job.console_size = [size["height"], size["width"]] if size else None
     job.init = bool((config.get("dockyard") or {}).get("init"))
     job.gate = gate
+    job.state = {
+        "ociVersion": config.get("ociVersion", ""),
+        "id": launch["id"],
+        "bundle": launch.get("bundle") or launch["state_dir"],
+        "annotations": config.get("annotations") or {},
+    }
+    options = launch.get("options") or {}
+    job.pivot, job.new_keyring = options.get("pivot", True), options.get("new_keyring", True)
     return job
 
 
@@ -155,12 +166,22 @@ def _namespaces(config: dict[str, Any], job: Job, opened: list[int]) -> int:
                 job.joins.append((fd, flag))
         elif kind == "pid":
             process.unshare(flag)  # not at clone: so that every later child (exec) is born in it too
+        elif kind == "time":
+            process.unshare(flag)  # its offsets can be set until a process is born in it
+            _set_time_offsets(config["linux"].get("timeOffsets") or {})
         elif kind == "cgroup":
             job.unshare_cgroup = True  # only once the control group is joined
         else:
             flags |= flag
             job.new_network = job.new_network or kind == "network"
     return flags
+
+
+def _set_time_offsets(offsets: dict[str, Any]) -> None:
+    """For the children of the calling process. Source: time_namespaces(7)."""
+    for clock, offset in offsets.items():
+        with open("/proc/self/timens_offsets", "w", encoding="ascii") as file:
+            file.write(f"{clock} {offset.get('secs') or 0} {offset.get('nanosecs') or 0}")
 
 
 def _open_sources(config: dict[str, Any], job: Job) -> None:
@@ -206,7 +227,8 @@ def _make_cgroup(config: dict[str, Any]) -> Cgroup | None:
     cgroup = open_cgroup(path)
     try:
         cgroup.create()
-        _limit(cgroup, config)
+        if not is_notation(path):  # a scope begins with a process in it (`Cgroup.adopt`)
+            _limit(cgroup, config)
     except FileExistsError:
         raise
     except BaseException:
@@ -216,9 +238,13 @@ def _make_cgroup(config: dict[str, Any]) -> Cgroup | None:
 
 
 def _limit(cgroup: Cgroup, config: dict[str, Any]) -> None:
+    cgroup.limit(_resources(config))
+
+
+def _resources(config: dict[str, Any]) -> dict[str, Any]:
     resources = dict(config["linux"].get("resources") or {})
     resources["devices"] = [*(resources.get("devices") or []), *_DEFAULT_DEVICES]
-    cgroup.limit(resources)
+    return resources
 
 
 def _fits(place: Cgroup, config: dict[str, Any]) -> bool:
@@ -287,6 +313,8 @@ def _clone_container(
     spawned.place = place
     attached = False
     try:
+        if job.cgroup is not None and job.cgroup.adopt(pid, _resources(job.config)):
+            _tell(ours, b"G")
         if plan is not None:
             network.attach_host(plan, pid, rules)
             attached = True
@@ -318,12 +346,20 @@ def spawn_exec(
     stdio: tuple[int, int, int] | None,
     seccomp: bytes | None,
     preserved: int = 0,
+    namespaces: int = 0,
 ) -> Spawned:
     """Run a further process in the container whose first process is `init_pidfd`. Raises SpawnFailed.
 
+    `namespaces`: CLONE_NEW* to join beyond those that every container has.
     Children of the calling process must be born in the container's pid namespace already.
     """
-    return _clone_exec(lambda sync: _exec_job(spec, init_pidfd, cgroup, stdio, seccomp, preserved, sync), cgroup)
+
+    def job(sync: socket.socket) -> Job:
+        made = _exec_job(spec, init_pidfd, cgroup, stdio, seccomp, preserved, sync)
+        made.namespaces = namespaces
+        return made
+
+    return _clone_exec(job, cgroup)
 
 
 def spawn_sealed_exec(

@@ -1,7 +1,7 @@
-"""Control groups: make, limit, join, freeze, kill, remove; v1 (and hybrid) and v2 behind one Protocol.
+"""Control groups: make, limit, join, freeze, kill, remove; v1 (and hybrid), v2 and systemd's behind one Protocol.
 
-Owns: the choice of the hierarchy and the interface. `v1` and `v2` are the implementations. Standard library only: the
-monitor uses it. Does not own: which limits a container has (its OCI config says).
+Owns: the choice of the hierarchy and the interface. `v1`, `v2` and `systemd` are the implementations.
+Standard library only: the monitor uses it. Does not own: which limits a container has (its OCI config says).
 
 On a hybrid host (v1 controllers beside an empty v2 tree) the v1 implementation serves.
 """
@@ -18,7 +18,7 @@ ROOT = "/sys/fs/cgroup"
 
 
 class Cgroup(Protocol):
-    """One control group of one container. Paths are relative to the root of each hierarchy."""
+    """One control group of one container. `path`: relative to the root of each hierarchy; a scope's is its notation."""
 
     path: str
 
@@ -30,6 +30,10 @@ class Cgroup(Protocol):
 
     def update(self, resources: dict[str, Any]) -> None:
         """Change limits while processes live in it, all but those of devices. OSError names file and value."""
+
+    def adopt(self, pid: int, resources: dict[str, Any]) -> bool:
+        """Make it with the process `pid` in it and apply the limits, where that is how a group begins (systemd's
+        scopes: the process must wait until then); False elsewhere."""
 
     def join(self, part: str = "") -> None:
         """Move the calling process in; `part`: into a part of it of that name, made now, where that is had (`part`)."""
@@ -71,9 +75,37 @@ def version(root: str = ROOT) -> int:
 
 
 def open_cgroup(path: str, root: str = ROOT) -> Cgroup:
-    """The control group `path` (absolute, as OCI's cgroupsPath) on this host's hierarchy."""
+    """The control group `path` (OCI's cgroupsPath: absolute, or systemd's notation) on this host's hierarchy. OSError for
+    a notation that cannot be served."""
+    if is_notation(path):
+        return _open_scope(path, root)
     relative = os.path.normpath("/" + path).strip("/")
     return v2.CgroupV2(relative, root) if version(root) == 2 else v1.CgroupV1(relative, root)
+
+
+def is_notation(path: str) -> bool:
+    """Whether a cgroupsPath is `slice:prefix:name`, a scope of systemd's (`systemd`)."""
+    return path.count(":") == 2 and "/" not in path
+
+
+def location(path: str) -> str:
+    """Where the group of a cgroupsPath lies, relative to the root of each hierarchy. ValueError."""
+    if is_notation(path):
+        from dockyard.runtime.cgroups import systemd
+
+        return systemd.location(path)
+    return os.path.normpath("/" + path).strip("/")
+
+
+def _open_scope(notation: str, root: str) -> Cgroup:
+    from dockyard.runtime.cgroups import systemd  # only where it is used: a monitor stays lean
+
+    if version(root) != 2:
+        raise OSError(95, f"cgroup {notation}: control groups are made by systemd with cgroup v2 only")
+    try:
+        return systemd.Scope(notation, root)
+    except ValueError as error:
+        raise OSError(22, f"cgroup {notation}: {error}") from error
 
 
 def kill_part(directory: str) -> None:

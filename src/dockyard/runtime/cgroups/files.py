@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from typing import Any
 
 
 def write(path: str, value: str) -> None:
@@ -73,3 +74,12 @@ def remove_tree(directory: str, patience: float = 1.0) -> None:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.001)
+
+
+def rdma_lines(resources: dict[str, Any]) -> list[str]:
+    """OCI's rdma limits as the lines of rdma.max."""
+    lines = []
+    for device, limits in (resources.get("rdma") or {}).items():
+        words = [(n, limits.get(k)) for n, k in (("hca_handle", "hcaHandles"), ("hca_object", "hcaObjects"))]
+        lines.append(" ".join([device, *(f"{name}={value}" for name, value in words if value is not None)]))
+    return lines

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from dockyard.runtime.cgroups import ROOT, v1, version
+from dockyard.runtime.cgroups import ROOT, location, v1, version
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _UNLIMITED = 1 << 62  # bytes: v1 says "no limit" by a number near 2^63
@@ -56,7 +56,7 @@ class Meter:
     def __init__(self, path: str, root: str = ROOT) -> None:
         """FileNotFoundError if the group is not there."""
         self._files: dict[str, int] = {}
-        relative = os.path.normpath("/" + path).strip("/")
+        relative = location(path)
         try:
             if version(root) == 2:
                 self._reader: Callable[[], Usage] = self._read_v2

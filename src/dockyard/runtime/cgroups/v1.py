@@ -10,7 +10,7 @@ import os
 import time
 from typing import Any
 
-from dockyard.runtime.cgroups.files import kill_all, read, remove_tree, tree_pids, write
+from dockyard.runtime.cgroups.files import kill_all, rdma_lines, read, remove_tree, tree_pids, write
 
 _CONTROLLERS = (
     "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids",
@@ -122,6 +122,9 @@ class CgroupV1:
         finally:
             for fd in opened.values():
                 os.close(fd)
+
+    def adopt(self, pid: int, resources: dict[str, Any]) -> bool:
+        return False
 
     def join(self, part: str = "") -> None:
         own = self.part(part) if part else ""
@@ -256,6 +259,17 @@ def settings(resources: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("cpu", "cpu.rt_period_us", cpu.get("realtimePeriod")),
         ("cpu", "cpu.rt_runtime_us", cpu.get("realtimeRuntime")),
     ]
+    if cpu.get("burst") is not None:
+        found.append(("cpu", "cpu.cfs_burst_us", cpu["burst"]))
+    if cpu.get("idle") is not None:
+        found.append(("cpu", "cpu.idle", cpu["idle"]))
+    network = resources.get("network") or {}
+    if network.get("classID") is not None:
+        found.append(("net_cls", "net_cls.classid", network["classID"]))
+    found.extend(
+        ("net_prio", "net_prio.ifpriomap", f"{p['name']} {p['priority']}") for p in network.get("priorities") or []
+    )
+    found.extend(("rdma", "rdma.max", line) for line in rdma_lines(resources))
     pids = (resources.get("pids") or {}).get("limit")
     if pids is not None:
         found.append(("pids", "pids.max", "max" if pids <= 0 else pids))

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from dockyard.linux import bpf
-from dockyard.runtime.cgroups.files import kill_all, read, remove_tree, tree_pids, write
+from dockyard.runtime.cgroups.files import kill_all, rdma_lines, read, remove_tree, tree_pids, write
 
 
 class CgroupV2:
@@ -46,16 +46,23 @@ class CgroupV2:
                 continue  # a controller that cannot be delegated is missed where a limit needs it, by name
 
     def limit(self, resources: dict[str, Any]) -> None:
-        self.update(resources)
+        self.write(resources)
         devices = resources.get("devices")
         if devices:
             bpf.attach_device_filter(self._directory, devices)
 
     def update(self, resources: dict[str, Any]) -> None:
+        self.write(resources)
+
+    def write(self, resources: dict[str, Any]) -> None:
+        """All limits but those of devices, into the files."""
         for name, value in settings(resources):
             if name == "io.weight" and not os.path.exists(f"{self._directory}/{name}"):
                 name, value = "io.bfq.weight", bfq_weight(value)
             write(f"{self._directory}/{name}", value)
+
+    def adopt(self, pid: int, resources: dict[str, Any]) -> bool:
+        return False
 
     def join(self, part: str = "") -> None:
         directory = self.part(part) if part else self._directory
@@ -154,6 +161,11 @@ def settings(resources: dict[str, Any]) -> list[tuple[str, str]]:
     if cpu.get("quota") is not None or cpu.get("period") is not None:
         quota = cpu.get("quota") or -1
         found.append(("cpu.max", f"{'max' if quota < 0 else quota} {cpu.get('period') or 100000}"))
+    if cpu.get("burst") is not None:
+        found.append(("cpu.max.burst", str(cpu["burst"])))
+    if cpu.get("idle") is not None:
+        found.append(("cpu.idle", str(cpu["idle"])))
+    found.extend(("rdma.max", line) for line in rdma_lines(resources))
     if cpu.get("cpus"):
         found.append(("cpuset.cpus", cpu["cpus"]))
     if cpu.get("mems"):

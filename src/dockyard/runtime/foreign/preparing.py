@@ -15,6 +15,7 @@ from typing import Any
 
 from dockyard.linux import abi, mounts
 from dockyard.runtime import owners, program, rootfs
+from dockyard.runtime.cgroups import is_notation
 from dockyard.runtime.foreign.command import own_mounts
 from dockyard.runtime.spawn import SpawnFailed, open_bind_source
 
@@ -52,7 +53,8 @@ def plain_config(config: dict[str, Any]) -> dict[str, Any]:
         raise SpawnFailed("--init works with the runtime dockyard only")
     plain["ociVersion"] = _VERSION
     linux = plain["linux"] = dict(config["linux"])
-    linux["cgroupsPath"] = "/" + (linux.get("cgroupsPath") or "").strip("/")
+    if not is_notation(linux.get("cgroupsPath") or ""):
+        linux["cgroupsPath"] = "/" + (linux.get("cgroupsPath") or "").strip("/")
     resources = linux.get("resources") or {}
     if ((resources.get("pids") or {}).get("limit") or 0) <= 0:  # crun writes -1 as it is, and the kernel refuses
         linux["resources"] = {name: value for name, value in resources.items() if name != "pids"}

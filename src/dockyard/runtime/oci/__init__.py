@@ -62,6 +62,8 @@ def _dispatch(arguments: Arguments) -> int:
         return 0
     if arguments.flag("systemd-cgroup"):
         raise OciError("--systemd-cgroup is not supported: control groups are made in the file system")
+    if arguments.text("criu"):
+        raise OciError("--criu is not supported: there is neither checkpoint nor restore")
     if arguments.text("log-format", "text") not in ("text", "json"):
         raise OciError(f"--log-format: {arguments.text('log-format')!r} is neither text nor json")
     name, *words = arguments.rest

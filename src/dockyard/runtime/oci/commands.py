@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from dockyard.runtime.oci import foreground, launching
+from dockyard.runtime.oci import foreground, launching, measuring
 from dockyard.runtime.oci.arguments import Arguments, Option
 from dockyard.runtime.oci.configuration import check_process, read_json
 from dockyard.runtime.oci.containers import CREATED, PAUSED, RUNNING, Container
@@ -42,6 +42,8 @@ def _wanted(arguments: Arguments, *, foreground: bool = False) -> Wanted:
         arguments.text("pid-file"),
         arguments.text("console-socket"),
         arguments.number("preserve-fds"),
+        arguments.flag("no-pivot"),
+        arguments.flag("no-new-keyring"),
         foreground,
     )
 
@@ -114,6 +116,8 @@ def _exec(root: str, arguments: Arguments) -> int:
     if not arguments.rest:
         raise OciError("exec: a container ID is needed")
     container = Container.load(root, arguments.rest[0])
+    if container.status() == PAUSED and not arguments.flag("ignore-paused"):
+        raise OciError(f"cannot exec in a paused container (use --ignore-paused to override): {container.id}")
     command = arguments.rest[1:]
     if command[:1] == ["--"]:
         command = command[1:]
@@ -138,6 +142,8 @@ def _exec_process(container: Container, arguments: Arguments, command: list[str]
         _change_user(spec, arguments)
         if arguments.flag("no-new-privs"):
             spec["noNewPrivileges"] = True
+        if arguments.text("apparmor"):
+            spec["apparmorProfile"] = arguments.text("apparmor")
         capabilities = spec.setdefault("capabilities", {})
         for name in arguments.many("cap"):
             for kind in ("bounding", "effective", "permitted"):  # never inheritable (S11)
@@ -239,6 +245,15 @@ def _resume(root: str, arguments: Arguments) -> int:
     return 0
 
 
+def _update(root: str, arguments: Arguments) -> int:
+    measuring.update(Container.load(root, _one_id(arguments)), arguments)
+    return 0
+
+
+def _events(root: str, arguments: Arguments) -> int:
+    return measuring.events(Container.load(root, _one_id(arguments)), arguments)
+
+
 def _spec(_root: str, arguments: Arguments) -> int:
     from dockyard.runtime.oci.specification import default_config
 
@@ -285,12 +300,15 @@ _EXEC = (
     Option(("additional-gids", "g"), many=True),
     Option(("no-new-privs",), value=False),
     Option(("cap", "c"), many=True),
+    Option(("apparmor",)),
+    Option(("ignore-paused",), value=False),
 )
 _FORMAT = Option(("format", "f"))
 
 COMMANDS: dict[str, Command] = {
     "create": Command(_create, _MAKING, "make a container that waits for start"),
     "delete": Command(_delete, (Option(("force", "f"), value=False),), "take a stopped container away"),
+    "events": Command(_events, measuring.EVENTS_OPTIONS, "print what a container uses, again and again"),
     "exec": Command(_exec, _EXEC, "run a further process in a container"),
     "features": Command(_features, (), "print what is supported, as JSON"),
     "kill": Command(_kill, (Option(("all", "a"), value=False),), "send a signal (default SIGTERM)"),
@@ -306,4 +324,5 @@ COMMANDS: dict[str, Command] = {
     "spec": Command(_spec, (_BUNDLE, Option(("rootless",), value=False)), "write a config.json to begin with"),
     "start": Command(_start, (), "let a created container execute its program"),
     "state": Command(_state, (), "print the state of a container, as JSON"),
+    "update": Command(_update, measuring.UPDATE_OPTIONS, "change limits of a container"),
 }

@@ -10,25 +10,37 @@ import json
 import os
 from typing import Any, Final
 
-from dockyard.linux import process
+from dockyard.linux import process, scheduling
+from dockyard.runtime.cgroups import version
 from dockyard.runtime.oci.errors import OciError
 
-SUPPORTED_NAMESPACES: Final = tuple(kind for kind in process.NAMESPACE_FLAGS if kind not in ("user", "time"))
+SUPPORTED_NAMESPACES: Final = tuple(kind for kind in process.NAMESPACE_FLAGS if kind != "user")
 _UNSUPPORTED_LINUX: Final = (
     ("uidMappings", "user namespaces are not supported"),
     ("gidMappings", "user namespaces are not supported"),
     ("intelRdt", "not supported"),
-    ("personality", "not supported"),
-    ("timeOffsets", "time namespaces are not supported"),
+    ("netDevices", "not supported"),
+    ("memoryPolicy", "not supported"),
     ("mountLabel", "SELinux is not supported"),
 )
 _UNSUPPORTED_PROCESS: Final = (
     ("selinuxLabel", "SELinux is not supported"),
-    ("scheduler", "not supported"),
-    ("ioPriority", "not supported"),
     ("execCPUAffinity", "not supported"),
 )
-_UNSUPPORTED_HOOKS: Final = ("createContainer", "startContainer")
+HOOKS: Final = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
+_ONLY_V1, _ONLY_V2 = "cgroup v2 has no such limit", "needs cgroup v2"
+_LIMITS: Final = (  # part, limit, the versions of control groups that have it, what is said where they have not
+    ("unified", "", (2,), _ONLY_V2),
+    ("network", "classID", (1,), _ONLY_V1),
+    ("network", "priorities", (1,), _ONLY_V1),
+    ("memory", "kernel", (), "the kernel has no such limit any more"),
+    ("memory", "kernelTCP", (1,), _ONLY_V1),
+    ("memory", "swappiness", (1,), _ONLY_V1),
+    ("memory", "disableOOMKiller", (1,), _ONLY_V1),
+    ("cpu", "realtimeRuntime", (1,), _ONLY_V1),
+    ("cpu", "realtimePeriod", (1,), _ONLY_V1),
+    ("blockIO", "leafWeight", (), "the kernel has no such limit any more"),
+)
 _PROPAGATIONS: Final = ("", "shared", "slave", "private", "rshared", "rslave", "rprivate", "unbindable", "runbindable")
 
 
@@ -78,9 +90,7 @@ def check_config(config: dict[str, Any]) -> None:
     for index, mount in enumerate(_get(config, "mounts", list, optional=True)):
         _check_mount(mount, f"mounts[{index}]")
     _check_linux(_get(config, "linux", dict))
-    for name in _UNSUPPORTED_HOOKS:
-        if (config.get("hooks") or {}).get(name):
-            raise OciError(f"hooks.{name}: not supported")
+    _check_hooks(_get(config, "hooks", dict, optional=True))
     for name in ("windows", "solaris", "vm", "zos", "freebsd"):
         if config.get(name):
             raise OciError(f"{name}: not supported on Linux")
@@ -109,9 +119,41 @@ def check_process(process: dict[str, Any], field: str) -> None:
             raise OciError(f"{field}.rlimits[{index}].type: {limit.get('type')!r} is unknown")
     if process.get("apparmorProfile") and not os.path.isdir("/sys/kernel/security/apparmor"):
         raise OciError(f"{field}.apparmorProfile: AppArmor is not enabled on this host")
+    _check_scheduling(process, field)
     for name, reason in _UNSUPPORTED_PROCESS:
         if process.get(name):
             raise OciError(f"{field}.{name}: {reason}")
+
+
+def _check_scheduling(process: dict[str, Any], field: str) -> None:
+    wanted = _get(process, "scheduler", dict, f"{field}.scheduler", optional=True)
+    if wanted and wanted.get("policy") not in scheduling.POLICIES:
+        raise OciError(f"{field}.scheduler.policy: {wanted.get('policy')!r} is unknown")
+    for flag in wanted.get("flags") or ():
+        if flag not in scheduling.SCHEDULER_FLAGS:
+            raise OciError(f"{field}.scheduler.flags: {flag!r} is unknown")
+    wanted = _get(process, "ioPriority", dict, f"{field}.ioPriority", optional=True)
+    if wanted and wanted.get("class") not in scheduling.IO_CLASSES:
+        raise OciError(f"{field}.ioPriority.class: {wanted.get('class')!r} is unknown")
+    if not 0 <= (wanted.get("priority") or 0) <= 7:
+        raise OciError(f"{field}.ioPriority.priority: {wanted['priority']!r} is not from 0 to 7")
+
+
+def _check_hooks(hooks: dict[str, Any]) -> None:
+    for name in hooks:
+        if name not in HOOKS:
+            raise OciError(f"hooks.{name}: unknown")
+        for index, hook in enumerate(_get(hooks, name, list, f"hooks.{name}", optional=True)):
+            field = f"hooks.{name}[{index}]"
+            path = _get(hook, "path", str, f"{field}.path") if isinstance(hook, dict) else ""
+            if not path.startswith("/"):
+                raise OciError(f"{field}.path: {path!r} is not an absolute path")
+            for key in ("args", "env"):
+                if not all(isinstance(word, str) for word in _get(hook, key, list, f"{field}.{key}", optional=True)):
+                    raise OciError(f"{field}.{key}: must be a list of strings")
+            timeout = hook.get("timeout")
+            if timeout is not None and (not isinstance(timeout, int) or timeout <= 0):
+                raise OciError(f"{field}.timeout: {timeout!r} is not a number of seconds above 0")
 
 
 def _check_mount(mount: Any, field: str) -> None:
@@ -162,9 +204,36 @@ def _check_linux(linux: dict[str, Any]) -> None:
     path = linux.get("cgroupsPath") or ""
     if path.count(":") == 2 and "/" not in path:
         raise OciError(f"linux.cgroupsPath: {path!r} is systemd's notation, which is not supported: give a path")
+    _check_personality(_get(linux, "personality", dict, "linux.personality", optional=True))
+    _check_offsets(_get(linux, "timeOffsets", dict, "linux.timeOffsets", optional=True), seen)
+    check_resources(_get(linux, "resources", dict, "linux.resources", optional=True), "linux.resources")
     for index, device in enumerate(_get(linux, "devices", list, "linux.devices", optional=True)):
         if device.get("type") not in ("c", "b", "u", "p") or not str(device.get("path", "")).startswith("/"):
             raise OciError(f"linux.devices[{index}]: type and path are needed")
+
+
+def _check_personality(personality: dict[str, Any]) -> None:
+    if personality and personality.get("domain") not in scheduling.PERSONALITIES:
+        raise OciError(f"linux.personality.domain: {personality.get('domain')!r} is not supported")
+    if personality.get("flags"):
+        raise OciError("linux.personality.flags: none is supported")
+
+
+def _check_offsets(offsets: dict[str, Any], namespaces: set[str]) -> None:
+    if offsets and "time" not in namespaces:
+        raise OciError("linux.timeOffsets: cannot be set without a time namespace of its own in linux.namespaces")
+    for clock in offsets:
+        if clock not in ("monotonic", "boottime"):
+            raise OciError(f"linux.timeOffsets.{clock}: the clock is unknown")
+
+
+def check_resources(resources: dict[str, Any], field: str) -> None:
+    """Raises OciError naming a limit that this host's control groups do not have."""
+    number = version()
+    for part, name, has, why in _LIMITS:
+        value = (resources.get(part) or {}).get(name) if name else resources.get(part)
+        if value and number not in has:
+            raise OciError(f"{field}.{part}{'.' if name else ''}{name}: {why}")
 
 
 def _has_own(config: dict[str, Any], kind: str) -> bool:

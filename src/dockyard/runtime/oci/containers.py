@@ -1,7 +1,7 @@
 """What the OCI command remembers of a container: a directory <root>/<id>.
 
-Owns: that directory (state.json, config.json, seccomp.bpf, exec.fifo) and the status that follows from it and from the
-process. Does not own: making or ending the process (`runtime.oci.launching`).
+Owns: that directory (state.json, config.json, seccomp.bpf, exec.fifo, error.fifo) and the status that follows from it
+and from the process. Does not own: making or ending the process (`runtime.oci.launching`).
 """
 
 from __future__ import annotations

@@ -11,18 +11,19 @@ import array
 import json
 import os
 import socket
+import sys
 import time
 from typing import Any, NamedTuple
 
 from dockyard.linux import abi, process, seccomp
-from dockyard.runtime import spawn
+from dockyard.runtime import hooks, spawn
 from dockyard.runtime.launch import Launch
-from dockyard.runtime.oci import hooks
 from dockyard.runtime.oci.configuration import load_bundle
 from dockyard.runtime.oci.containers import CREATED, STOPPED, Container, is_fifo, write_whole
 from dockyard.runtime.oci.errors import OciError
 
 _STDIO = (0, 1, 2)
+_ENTERED = (("pid", abi.CLONE_NEWPID), ("time", abi.CLONE_NEWTIME))  # of the command's children, while it makes one
 
 
 class Wanted(NamedTuple):
@@ -31,6 +32,8 @@ class Wanted(NamedTuple):
     pid_file: str = ""
     console_socket: str = ""
     preserved: int = 0
+    no_pivot: bool = False
+    no_new_keyring: bool = False
     foreground: bool = False  # somebody follows the process here; a terminal then needs no console socket
 
 
@@ -55,6 +58,8 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
     write_whole(container.file("config.json"), json.dumps(config).encode())
     os.mkfifo(container.file("exec.fifo"), 0o600)
     gate = os.open(container.file("exec.fifo"), os.O_RDWR | os.O_CLOEXEC)
+    os.mkfifo(container.file("error.fifo"), 0o600)
+    told = os.open(container.file("error.fifo"), os.O_RDWR | os.O_CLOEXEC)
     os.mkdir(container.file("root"), 0o700)
     launch: Launch = {
         "id": container.id,
@@ -64,16 +69,18 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
         "log": None,
         "network": None,
         "state_dir": container.file("root"),
+        "bundle": bundle,
+        "options": {"pivot": not wanted.no_pivot, "new_keyring": not wanted.no_new_keyring},
     }
-
-    own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    ours = [(os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), flag) for name, flag in _ENTERED]
 
     def on_created(pid: int) -> None:
-        process.setns(own_pids, abi.CLONE_NEWPID)  # hooks are not born in the container's
+        for fd, flag in ours:
+            process.setns(fd, flag)  # hooks are not born in the container's
         _save(container, config, bundle, pid)
         state = {**container.document(), "status": "creating"}
         for name in ("prestart", "createRuntime"):
-            hooks.run_hooks(config, name, state, bundle)
+            hooks.run(config, name, state, bundle)
 
     terminal = bool(config["process"].get("terminal"))
     try:
@@ -82,15 +89,18 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
             None if terminal else _STDIO,
             program,
             gate,
+            told=told,
             detached=True,
             preserved=wanted.preserved,
             on_created=on_created,
         )
-    except spawn.SpawnFailed as failed:
-        raise OciError(failed.message) from None
+    except (spawn.SpawnFailed, hooks.HookFailed) as failed:
+        raise OciError(str(failed)) from None
     finally:
         os.close(gate)
-        os.close(own_pids)
+        os.close(told)
+        for fd, _ in ours:
+            os.close(fd)
     try:
         _hand_over(spawned, wanted)
     except BaseException:
@@ -143,10 +153,18 @@ def start(container: Container) -> None:
         fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         raise OciError(f"cannot start a container that has stopped: {container.id}") from None
+    errors = os.open(container.file("error.fifo"), os.O_RDONLY | os.O_CLOEXEC)
     os.unlink(fifo)
     os.write(fd, b"s")
     os.close(fd)
-    hooks.run_hooks(container.config, "poststart", container.document(), container.state["bundle"])
+    with open(errors, "rb") as file:  # ends when the program runs
+        failure = file.read().decode(errors="replace")
+    if failure:
+        raise OciError(failure)
+    try:
+        hooks.run(container.config, "poststart", container.document(), container.state["bundle"])
+    except hooks.HookFailed as failed:
+        raise OciError(str(failed)) from None
 
 
 def execute(container: Container, spec: dict[str, Any], wanted: Wanted) -> spawn.Spawned:
@@ -162,7 +180,8 @@ def execute(container: Container, spec: dict[str, Any], wanted: Wanted) -> spawn
         process.setns(pidfd, abi.CLONE_NEWPID)  # the child is born in it
         stdio = None if spec.get("terminal") else _STDIO
         program = container.seccomp()
-        spawned = spawn.spawn_exec(spec, pidfd, container.cgroup(), stdio, program, wanted.preserved)
+        extra = _extra_namespaces(container.config)
+        spawned = spawn.spawn_exec(spec, pidfd, container.cgroup(), stdio, program, wanted.preserved, extra)
     except spawn.SpawnFailed as failed:
         raise OciError(failed.message, failed.code if failed.code in (126, 127) else 255) from None
     except OSError as error:
@@ -171,6 +190,11 @@ def execute(container: Container, spec: dict[str, Any], wanted: Wanted) -> spawn
         os.close(pidfd)
     _hand_over(spawned, wanted)
     return spawned
+
+
+def _extra_namespaces(config: dict[str, Any]) -> int:
+    kinds = {entry["type"] for entry in config["linux"].get("namespaces") or []}
+    return abi.CLONE_NEWTIME if "time" in kinds else 0
 
 
 def kill(container: Container, number: int, everyone: bool) -> None:
@@ -208,7 +232,12 @@ def destroy(container: Container) -> None:
     state = {**container.document(), "status": STOPPED, "pid": 0}
     _end(container)
     container.forget()
-    hooks.run_hooks(config, "poststop", state, state["bundle"] or "/")
+    for index in range(len((config.get("hooks") or {}).get("poststop") or ())):  # one that fails stops no other
+        one = {"hooks": {"poststop": [config["hooks"]["poststop"][index]]}}
+        try:
+            hooks.run(one, "poststop", state, state["bundle"] or "/")
+        except (hooks.HookFailed, OSError) as failed:
+            print(f"dockyard-runtime: warning: {failed}", file=sys.stderr)
 
 
 def _end(container: Container) -> None:

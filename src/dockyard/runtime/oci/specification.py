@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from dockyard.linux import capabilities, mounts, process, seccomp
-from dockyard.runtime.oci.configuration import SUPPORTED_NAMESPACES
+from dockyard.runtime.oci.configuration import HOOKS, SUPPORTED_NAMESPACES
 
 _CAPABILITIES = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
 _MOUNTS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
@@ -69,12 +69,12 @@ def features() -> dict[str, Any]:
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.0",
-        "hooks": ["prestart", "createRuntime", "poststart", "poststop"],
+        "hooks": list(HOOKS),
         "mountOptions": sorted({*mounts.FLAGS, *mounts.PROPAGATION, *mounts._ATTRIBUTES}),
         "linux": {
             "namespaces": sorted(kind for kind in process.NAMESPACE_FLAGS if kind in SUPPORTED_NAMESPACES),
             "capabilities": list(capabilities.NAMES),
-            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": False},
+            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
             "seccomp": {
                 "enabled": True,
                 "actions": sorted(seccomp.ACTIONS),
