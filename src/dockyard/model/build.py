@@ -9,7 +9,7 @@ Units as in `model.container`: sizes are bytes, periods microseconds. Platforms 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -159,4 +159,4 @@ class BuildResult(BuildEvent, frozen=True):
     image_id: str = ""  # "sha256:…" of the configuration; "" for outputs that make no image
     digest: str = ""  # of the manifest or index, where one was written
     names: tuple[str, ...] = ()
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)  # by buildx's names: containerimage.descriptor, …

@@ -15,7 +15,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack
 
-from dockyard.engine.builds import cachetransfer, exporting, fetching, output, planning, pruning, sources
+from dockyard.engine.builds import cachetransfer, exporting, fetching, output, planning, platformindex, pruning, sources
 from dockyard.engine.builds.agents import Agents
 from dockyard.engine.builds.cachemounts import Locks
 from dockyard.engine.builds.ground import Ground, Session, Shared
@@ -164,7 +164,8 @@ class Builds:
             stack.callback(ground.cache.flush)
             late = stack.enter_context(ExitStack())  # what is fetched and taken in goes when nobody reads it any more
             session = Session(
-                ground, request, lease, events.put_nowait, hold, self._locks, self._shared, late
+                ground, request, lease, events.put_nowait, hold, self._locks, self._shared, late,
+                started=ground.context.clock(),
             )  # fmt: skip
             stack.callback(self._let_go, session, late)
             await self._take_contexts(session, chunks, late)
@@ -172,6 +173,7 @@ class Builds:
                 await planning.check(session)
                 return BuildResult()
             exporting.check(session)
+            platformindex.check(session)
             plans = await planning.plan(session)
             session.remotes = await cachetransfer.load(session)
             solver = Solver(session, plans[0].vertices)

@@ -28,13 +28,15 @@ from dockyard.model.build import (
     VertexStarted,
 )
 from dockyard.model.errors import Conflict, DockyardError, InvalidArgument, NotFound
+from dockyard.model.oci import INDEXES
 from dockyard.proto import references
 from dockyard.proto.dockerconfig import Credentials
 from dockyard.store.spooling import worker_output
 
+ARCHIVES: Final = ("docker", "oci")
 FETCHED: Final = ("docker", "local", "oci", "tar")  # what a client fetches
 _FILES: Final = ("local", "tar")
-_ID = re.compile(r"(docker|local|oci|tar):([0-9a-f]{64})\Z")
+_ID = re.compile(r"(docker|local|oci|tar)(\+index)?:([0-9a-f]{64})\Z")
 _TRUE: Final = ("1", "true", "t", "yes")
 _NOBODY: Final = Credentials()
 
@@ -42,7 +44,12 @@ _NOBODY: Final = Credentials()
 def to_fetch(options: BuildOptions, result: BuildResult) -> list[tuple[int, str]]:
     """(number of the output, the ID to fetch it by) of every output that the client keeps itself."""
     plain = result.image_id.removeprefix("sha256:")
-    return [(number, f"{spec.type}:{plain}") for number, spec in enumerate(options.outputs) if spec.type in FETCHED]
+    whole = result.metadata.get("containerimage.descriptor", {}).get("mediaType") in INDEXES
+    return [
+        (number, f"{spec.type}{'+index' if whole else ''}:{plain}")
+        for number, spec in enumerate(options.outputs)
+        if spec.type in FETCHED
+    ]
 
 
 async def fetch(ground: Ground, identifier: str) -> AsyncGenerator[bytes, None]:
@@ -50,8 +57,8 @@ async def fetch(ground: Ground, identifier: str) -> AsyncGenerator[bytes, None]:
     match = _ID.match(identifier)
     if match is None:
         raise NotFound(f"no such output: {identifier[:100]}")
-    image = ground.services.catalogue.get(f"sha256:{match[2]}")
-    source = _files(ground, image) if match[1] in _FILES else _archive(ground, image)
+    image = ground.services.catalogue.get(f"sha256:{match[3]}")
+    source = _files(ground, image) if match[1] in _FILES else _archive(ground, image, whole=bool(match[2]))
     async with aclosing(source) as chunks:
         async for chunk in chunks:
             yield chunk
@@ -77,9 +84,9 @@ async def _files(ground: Ground, image: Image) -> AsyncGenerator[bytes, None]:
                 yield chunk
 
 
-async def _archive(ground: Ground, image: Image) -> AsyncGenerator[bytes, None]:
-    """A docker-archive that is an OCI layout too, with all names of the image."""
-    async with aclosing(saving.save_images(ground.services, [(image, image.complete_names)], whole=False)) as chunks:
+async def _archive(ground: Ground, image: Image, *, whole: bool) -> AsyncGenerator[bytes, None]:
+    """A docker-archive that is an OCI layout too, with all names of the image; `whole`: with all of its index."""
+    async with aclosing(saving.save_images(ground.services, [(image, image.complete_names)], whole=whole)) as chunks:
         async for chunk in chunks:
             yield chunk
 
@@ -106,6 +113,8 @@ def names_to_push(session: Session) -> list[str]:
 def check(session: Session) -> None:
     """Before anything is built: InvalidArgument for an output that cannot be."""
     for spec in session.options.outputs:
+        if spec.type in _FILES and len(session.options.platforms) > 1:
+            raise InvalidArgument(f"output type={spec.type} is for one platform: one build for each --platform, please")
         pushes = spec.type == "image" and spec.fields.get("push", "").lower() in _TRUE
         if pushes and not (spec.fields.get("name") or session.options.tags):
             raise InvalidArgument("an image that shall be pushed needs a name: --tag")

@@ -37,7 +37,7 @@ async def make_images(session: Session, plans: Sequence[Plan], trees: Mapping[in
     names = [references.parse(tag).with_default_tag() for tag in session.options.tags]
     with services.making():
         records = [await _record(session, plan, trees, named=bool(names)) for plan in plans]
-        digest, metadata = await platformindex.join(session, plans, records)
+        digest, metadata = await platformindex.join(session, plans, records, trees)
         first = records[_native([plan.platform for plan in plans])]
         rest = [(record, list[str]()) for record in records if record is not first]
         await services.commit([(first, [name.complete for name in names]), *rest])

@@ -122,7 +122,7 @@ class Catalogue:
         return self._names.get(complete_name)
 
     def get(self, ref: str) -> Image:
-        """By name, name@digest, id or unambiguous beginning of an id.
+        """By name, name@digest, id or unambiguous beginning of an id; the digest of an index is that of its image.
 
         NotFound "No such image: …" in Docker's words; InvalidArgument for what is no reference, or begins several ids.
         """
@@ -131,6 +131,9 @@ class Catalogue:
             return self._image(self._records[full_id])
         prefix = _ID_PREFIX.match(ref)
         if prefix and len(prefix[1]) == 64:
+            member = self._by_index(f"sha256:{prefix[1]}")
+            if member is not None:
+                return self._image(self._records[member])
             raise NotFound(f"No such image: {ref}")
         reference = references.parse(ref)
         image_id = self._by_reference(reference)
@@ -162,6 +165,11 @@ class Catalogue:
         if len(found) > 1:
             raise InvalidArgument(f"multiple IDs found with provided prefix: {prefix}")
         return found[0] if found else None
+
+    def _by_index(self, digest: str) -> str | None:
+        """The image of an index: the one that has a name, if any has."""
+        members = sorted(self._of_index.get(digest, ()))
+        return next((member for member in members if self._names_of.get(member)), members[0] if members else None)
 
     def _image(self, record: ImageRecord) -> Image:
         return Image(record, self._names_of.get(record.id, ()))

@@ -205,8 +205,13 @@ def _check_legacy(stage: Building, instruction: Instruction, legacy: bool) -> No
         stage.checks.report("LegacyKeyValueFormat", text, instruction)
 
 
+def names_secret(key: str) -> bool:
+    """Whether a variable of this name is likely to hold what nobody should read."""
+    return bool(_SECRET.search(key) and not _NO_SECRET.search(key))
+
+
 def _check_secret(stage: Building, instruction: Instruction, kind: str, key: str) -> None:
-    if _SECRET.search(key) and not _NO_SECRET.search(key):
+    if names_secret(key):
         text = f"Do not use ARG or ENV instructions for sensitive data ({kind} {gotext.quote(key)})"
         stage.checks.report("SecretsUsedInArgOrEnv", text, instruction)
 

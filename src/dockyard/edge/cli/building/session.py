@@ -220,12 +220,17 @@ def upload(call: Call, body: bytes | Iterable[bytes]) -> str:
 def keep(call: Call, result: Result) -> None:
     """Write what `--iidfile` and `--metadata-file` ask for; each file appears whole or not at all."""
     if path := call.text("iidfile"):
-        _put(path, result.image.encode())
+        _put(path, (result.digest if _is_index(result) else result.image).encode())
     if path := call.text("metadata-file"):
         names = {"image.name": ",".join(result.names)} if result.names else {}
-        found = {"containerimage.config.digest": result.image} if result.image else {}
+        found = {"containerimage.config.digest": result.image} if result.image and not _is_index(result) else {}
         digest = {"containerimage.digest": result.digest} if result.digest else {}
         _put(path, (json.dumps({**found, **digest, **names, **result.metadata}, indent=2) + "\n").encode())
+
+
+def _is_index(result: Result) -> bool:
+    """Several platforms, or attestations: such a build is known by its index, as buildx has it."""
+    return ".index." in str((result.metadata.get("containerimage.descriptor") or {}).get("mediaType"))
 
 
 def _put(path: str, data: bytes) -> None:
