@@ -139,6 +139,9 @@ def test_it_outlives_the_daemon_and_the_next_one_finds_it(tmp_path: Path) -> Non
 
 
 def test_one_of_another_version_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool, log = begin(tmp_path, 1)
+    log.close()
+
     async def test(runtime: Runtime, client: ShipperClient) -> None:
         await client.look()
         first = peer_of(tmp_path)
@@ -148,5 +151,7 @@ def test_one_of_another_version_is_replaced(tmp_path: Path, monkeypatch: pytest.
         await until(lambda: peer_of(tmp_path) not in (0, first))
         newer.close()
         await look
+        spool.destroy()
+        await client.look(NAME)
 
     run(tmp_path, test)

@@ -17,6 +17,7 @@ from dockyard import __version__
 from dockyard.model.errors import DockyardError
 from dockyard.runtime import channel
 from dockyard.runtime.shipper.process import SOCKET
+from dockyard.runtime.shipper.spool import spools
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +29,9 @@ _AGAIN: Final = 1.0  # seconds before a lost one is replaced
 class ShipperClient:
     """One a daemon, for one event loop."""
 
-    def __init__(self, call: Callable[..., Awaitable[Any]], directory: str, spools: str) -> None:
-        """`call`: `Runtime.call`; `directory`: the exec root; `spools`: where spools lie."""
-        self._call, self._directory, self._spools = call, directory, spools
+    def __init__(self, call: Callable[..., Awaitable[Any]], directory: str, root: str) -> None:
+        """`call`: `Runtime.call`; `directory`: the exec root; `root`: where spools lie."""
+        self._call, self._directory, self._spools = call, directory, root
         self._sock: socket.socket | None = None
         self._starting = asyncio.Lock()
         self._replacing: asyncio.Task[None] | None = None
@@ -97,8 +98,11 @@ class ShipperClient:
         except (OSError, ValueError):
             received = None
         if received is None:
-            log.warning("the shipper of logs is gone; starting another")
-            self._lost()
+            if spools(self._spools):
+                log.warning("the shipper of logs is gone; starting another")
+                self._lost()
+            else:
+                self._disconnect()  # it had nothing left to do
             return
         message, fds = received
         channel.close_all(fds)

@@ -4,8 +4,8 @@ Owns: being started, which containers it follows, its end. Does not own: one con
 
 Started by a worker, as the relay of ports is. Requests on `<exec-root>/shipper.sock`, one JSON object each: {"op":
 "look", "id"} (a container has started or is gone; without an id: look at all), {"op": "end"}. Who connects is told
-{"version"} first, then {"text"} of troubles. It ends by itself when there is no spool and nobody is connected. Killed,
-it is started again by the daemon, and goes on where it was.
+{"version"} first, then {"text"} of troubles. It ends by itself when there is no spool. Killed, it is started again
+by the daemon, and goes on where it was.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dockyard.runtime.shipper.spool import Spool
 from dockyard.store.journal.follow import Watcher
 
 SOCKET = "shipper.sock"
-_PATIENCE = 1.0  # seconds without work or company before it ends
+_PATIENCE = 1.0  # seconds without work before it ends
 _SWEEP = 600.0  # seconds between sweeps of what waits for nothing
 
 
@@ -99,7 +99,7 @@ class Shipper:
                 swept = now
                 spool.sweep(self._spools)
                 self._look_at_all()
-            if self._company or self._shipments:
+            if self._shipments:
                 quiet_since = now
             elif now - quiet_since > _PATIENCE:
                 break

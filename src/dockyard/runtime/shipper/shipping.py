@@ -130,14 +130,13 @@ class Shipment:
         source = self._spool.settings()
         if source is None:
             raise OSError(2, "its settings cannot be read")
-        sink = await self._connect(source)
-        if self._troubled:
-            self._troubled = ""
-            self._tell(f"container {self._spool.id}: its log is sent again")
-        return sink
+        return await self._connect(source)
 
     async def _send(self, sink: Sink, records: bytes) -> None:
         await sink.send(self._decode.entries(records))
+        if self._troubled:
+            self._troubled = ""
+            self._tell(f"container {self._spool.id}: its log is sent again")
         place = self._tape.place
         assert place is not None
         now = time.monotonic()
