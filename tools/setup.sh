@@ -38,6 +38,7 @@ if [ "$goal" != run ]; then
     have mmdebstrap || need mmdebstrap
     have git || need git
     have ssh-add || need openssh-client
+    [ -e /usr/libexec/qemu-binfmt ] || have qemu-aarch64-static || need qemu-user-static
 fi
 if [ "$goal" = vm ]; then
     have qemu-system-x86_64 || need qemu-system-x86

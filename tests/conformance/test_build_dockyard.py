@@ -363,3 +363,29 @@ def test_the_builders_disk_usage(cli: Cli, engine: Engine) -> None:
     assert gone.endswith("Total reclaimed space: 0B\n")
     assert "Deleted build cache objects:" in cli.run("builder", "prune", "-af").stdout
     assert engine.request("GET", "/system/df").json()["BuildCache"] == []
+
+
+def test_several_platforms_and_provenance(cli: Cli, tmp_path: Path) -> None:
+    root = contexts.directory(
+        tmp_path, "FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /arch\n", {"arm64": "1", "amd64": "2"}
+    )
+    iid, metadata, archive = (str(tmp_path / name) for name in ("iid", "metadata", "archive"))
+    cli.build(
+        "--platform=linux/arm64,linux/amd64", "--provenance=mode=max", "--annotation=index:made=here",
+        "-t", "several:1", f"--iidfile={iid}", f"--metadata-file={metadata}", "-o", f"type=oci,dest={archive}", str(root),
+    )  # fmt: skip
+    told = json.loads(Path(metadata).read_text())
+    assert told["containerimage.digest"] == Path(iid).read_text() == told["containerimage.descriptor"]["digest"]
+    assert "containerimage.config.digest" not in told
+    assert told["buildx.build.provenance/linux/arm64"]["buildType"] == "https://mobyproject.org/buildkit@v1"
+    shown = json.loads(cli.run("image", "inspect", Path(iid).read_text()).stdout)
+    assert shown[0]["Architecture"] == "amd64" and shown[0]["RepoTags"] == ["several:1"]
+    with tarfile.open(archive) as tar:
+        blobs = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}  # type: ignore[union-attr]
+    index = json.loads(blobs["blobs/sha256/" + told["containerimage.digest"].removeprefix("sha256:")])
+    kinds = [(entry.get("annotations") or {}).get("vnd.docker.reference.type", "image") for entry in index["manifests"]]
+    assert kinds == ["image", "image", "attestation-manifest", "attestation-manifest"]
+    assert index["annotations"] == {"made": "here"}
+    cli.engine.docker("rmi", "several:1")
+    text = cli.build("--sbom=true", str(root), code=1)
+    assert "no SBOM is made here" in text
