@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from dockyard.configuration import Configuration
-from dockyard.engine import Engine
+from dockyard.engine import Engine, cgroup_driver
 from dockyard.engine.bridges import BridgeOptions
 from dockyard.engine.context import Context
 from dockyard.engine.events import Events
@@ -84,11 +84,13 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
     await networks.start()
     stack.push_async_callback(networks.close)
     devices = Devices(settings.cdi_directories)
+    cgroups = cgroup_driver.choose(settings.cgroup_driver)
+    cgroup_driver.check_parent(settings.cgroup_parent, cgroups)
     context = Context(
         layout=layout,
         store=ContainerStore(database),
         runtime=runtime,
-        bundler=_bundler(settings, devices),
+        bundler=_bundler(settings, devices, cgroups),
         snapshots=snapshots,
         images=images,
         networks=networks,
@@ -97,9 +99,10 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
         events=events,
         clock=time.time_ns,
         runtimes=known(settings.runtimes),
+        cgroup_driver=cgroups,
     )
     transfers = _transfers(settings, images)
-    shown = _settings(settings, snapshots.driver, devices)
+    shown = _settings(settings, snapshots.driver, devices, cgroups)
     engine = Engine.assemble(context, images, networks, shown, transfers, build_cache)
     users = engine.containers.users_of_image
     images.set_users(lambda image_id: [(user.id, user.running) for user in users(image_id)])
@@ -150,7 +153,7 @@ def _bridge_options(settings: Configuration) -> BridgeOptions:
     )
 
 
-def _bundler(settings: Configuration, devices: Devices) -> Bundler:
+def _bundler(settings: Configuration, devices: Devices, cgroups: str) -> Bundler:
     profile = settings.seccomp_profile
     if profile.startswith("/"):
         try:
@@ -166,12 +169,13 @@ def _bundler(settings: Configuration, devices: Devices) -> Bundler:
         apparmor_profile=confined,
         default_ulimits=settings.default_ulimits,
         cdi_devices=devices,
+        cgroup_driver=cgroups,
     )
     bundler.warm()
     return bundler
 
 
-def _settings(settings: Configuration, driver: str, devices: Devices) -> Settings:
+def _settings(settings: Configuration, driver: str, devices: Devices, cgroups: str) -> Settings:
     """What `info` tells of the settings, and what containers get by default."""
     return Settings(
         data_root=settings.data_root,
@@ -185,6 +189,7 @@ def _settings(settings: Configuration, driver: str, devices: Devices) -> Setting
         devices=devices,
         log_opts=settings.log_opts,
         cgroup_parent=settings.cgroup_parent,
+        cgroup_driver=cgroups,
         dns=settings.dns,
         dns_opts=settings.dns_opts,
         dns_search=settings.dns_search,

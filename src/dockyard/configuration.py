@@ -49,6 +49,7 @@ class Configuration:
     image_gc_low: int = 0
     image_gc_keep_last: int = 0  # images of a repository; 0: all
     cgroup_parent: str = ""
+    exec_opts: list[str] = field(default_factory=list)
     seccomp_profile: str = ""
     cdi_spec_dirs: list[str] = field(default_factory=lambda: ["/etc/cdi", "/var/run/cdi"])
     features: dict[str, bool] = field(default_factory=dict)
@@ -86,6 +87,12 @@ class Configuration:
     def open_tcp_forced(self) -> bool:
         """Whether TCP without TLS was asked for in so many words (S46)."""
         return self.tls is False
+
+    @property
+    def cgroup_driver(self) -> str:
+        """What native.cgroupdriver says; "" if nothing does."""
+        found = [value for name, _, value in (option.partition("=") for option in self.exec_opts) if name]
+        return found[-1].strip() if found else ""
 
     @property
     def cdi_directories(self) -> list[str]:
@@ -229,6 +236,7 @@ OPTIONS = (
     Option("image-gc-keep-last", ("--image-gc-keep-last",), _integer,
            "newest images of a repository that stay; older unused ones go; 0: all stay"),
     Option("cgroup-parent", ("--cgroup-parent",), _text, "parent of the containers' control groups"),
+    Option("exec-opts", ("--exec-opt",), _texts, "native.cgroupdriver=systemd|cgroupfs: who makes control groups"),
     Option("seccomp-profile", ("--seccomp-profile",), _text, "default seccomp profile of containers"),
     Option("cdi-spec-dirs", ("--cdi-spec-dir",), _texts,
            "directory of CDI specifications; a later one comes before an earlier (repeatable)"),
@@ -363,6 +371,12 @@ def _check(configuration: Configuration) -> None:
     for label in configuration.labels:
         if "=" not in label:
             raise InvalidArgument(f"bad attribute format: {label}")
+    for option in configuration.exec_opts:
+        name, separator, value = option.partition("=")
+        if name.strip().lower() != "native.cgroupdriver" or not separator:
+            raise InvalidArgument(f"exec option {option!r} is unknown, only native.cgroupdriver=VALUE is one")
+        if value.strip() not in ("systemd", "cgroupfs"):
+            raise InvalidArgument(f"native.cgroupdriver option {value.strip()} not supported")
     if configuration.default_runtime not in known(configuration.runtimes):
         raise InvalidArgument(f"specified default runtime '{configuration.default_runtime}' does not exist")
     Policy.make(configuration.image_gc_high, configuration.image_gc_low, configuration.image_gc_keep_last)

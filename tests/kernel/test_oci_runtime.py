@@ -407,7 +407,6 @@ def test_errors_go_to_the_log(ours: OciRuntime, tmp_path: Path) -> None:
         (["state"], "a container ID is needed"),
         (["state", "--nonsense", "x"], "flag provided but not defined: --nonsense"),
         (["create", "--bundle"], "flag needs an argument: --bundle"),
-        (["--systemd-cgroup", "list"], "--systemd-cgroup is not supported"),
     ],
 )
 def test_a_bad_command_line(ours: OciRuntime, arguments: list[str], message: str) -> None:

@@ -67,6 +67,7 @@ class Context:
     clock: Callable[[], int]  # wall clock, ns since the epoch
     runtimes: Mapping[str, OciRuntime] = field(default_factory=lambda: known({}))  # that `--runtime` may name
     cgroups: CgroupFacts = field(default_factory=read_facts)
+    cgroup_driver: str = "cgroupfs"
     registry: Registry = field(default_factory=Registry)
     watcher: Watcher = field(default_factory=Watcher)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)

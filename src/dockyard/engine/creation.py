@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 from msgspec.structs import replace
 
-from dockyard.engine import container_volumes, extensions, names, resources, validation
+from dockyard.engine import cgroup_driver, container_volumes, extensions, names, resources, runtimes, validation
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context, Image
 from dockyard.engine.ground import default_hostname
@@ -98,9 +98,11 @@ def _specify(
     if not command:
         raise InvalidArgument("No command specified")
     warnings = validation.validate(merged, host, cpus=os.cpu_count() or 1, runtimes=context.runtimes)
+    cgroup_driver.check_parent(host.cgroup_parent, context.cgroup_driver)
     host, discarded = resources.settle(host, context.cgroups)
     warnings += discarded
     context.bundler.validate(merged, host)
+    runtimes.check(host)
     try:
         context.networks.check(host, networks)
     except NotFound:

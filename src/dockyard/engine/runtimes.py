@@ -35,15 +35,16 @@ def known(configured: Mapping[str, OciRuntime]) -> dict[str, OciRuntime]:
     return {OURS: OciRuntime("dockyard-runtime"), **{n: OciRuntime(p) for n, p in found.items()}, **configured}
 
 
-def program(runtimes: Mapping[str, OciRuntime], name: str) -> RuntimeProgram | None:
-    """What makes the containers of the runtime `name`, None for ours. InvalidArgument if it is unknown."""
+def program(runtimes: Mapping[str, OciRuntime], name: str, *, systemd: bool = False) -> RuntimeProgram | None:
+    """What makes the containers of the runtime `name`, None for ours; `systemd`: in scopes of systemd's.
+    InvalidArgument if it is unknown."""
     if name in ("", OURS):
         return None
     if name not in runtimes:
         raise InvalidArgument(f"unknown or invalid runtime name: {name}")
     runtime = runtimes[name]
     path = runtime.path if os.path.isabs(runtime.path) else shutil.which(runtime.path, path=_PATH) or runtime.path
-    return RuntimeProgram(path=path, args=list(runtime.args))
+    return RuntimeProgram(path=path, args=[*runtime.args, *(["--systemd-cgroup"] if systemd else [])])
 
 
 def check(host: HostConfig) -> None:

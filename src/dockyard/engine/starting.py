@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from dockyard.engine import container_volumes, exits, ground, runtimes
+from dockyard.engine import cgroup_driver, container_volumes, exits, ground, runtimes
 from dockyard.engine.attaching import prune_pending
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
@@ -61,7 +61,9 @@ async def _launch(context: Context, container: Container) -> ContainerHandle:
     _tell_networks(context, container, "connect", endpoints)
     ground.write_files(context, container)
     bundle = context.bundler.make(ground.bundle_input(context, container))
-    program = runtimes.program(context.runtimes, container.host.runtime)
+    program = runtimes.program(
+        context.runtimes, container.host.runtime, systemd=context.cgroup_driver == cgroup_driver.SYSTEMD
+    )
     launch = ground.launch(context, container, bundle.config if program is None else bundle.foreign_config(), plan)
     if program is not None:
         launch["runtime"] = program
@@ -130,18 +132,14 @@ async def restart_later(context: Context, container: Container, pause: int) -> N
         container.restarting = None
         if container.removed or container.state is not State.RESTARTING or context.closing:
             return
-        container.status.restart_count += 1
         await run(context, container)
 
 
-async def start_at_boot(context: Context, container: Container, *, counts: bool) -> None:
-    """Start what its policy wants up after a start of the daemon, unless somebody has done something to it meanwhile.
-    `counts`: it had ended by itself."""
+async def start_at_boot(context: Context, container: Container) -> None:
+    """Start what its policy wants up after a start of the daemon, unless somebody has done something to it since."""
     before = container.state
     async with container.lock:
         if container.removed or container.state is not before or container.running or context.closing:
             return
         container.desired.running, container.desired.stopped_by_user = True, False
-        if counts:
-            container.status.restart_count += 1
         await run(context, container)

@@ -178,7 +178,8 @@ class _Reading:
         """A sample without usage when the container has just ended."""
         try:
             if self._meter is None:
-                self._meter = Meter(cgroup_path(self.container.id, self.container.host))
+                found = self.handle.cgroup if self.handle else ""
+                self._meter = Meter(found or cgroup_path(self.container.id, self.container.host))
                 if self.container.host.network_mode != "host":
                     self._network = os.open(f"/proc/{self.container.status.pid}/net/dev", os.O_RDONLY | os.O_CLOEXEC)
             usage = self._meter.read()

@@ -40,6 +40,7 @@ class Settings:
     # what containers get that say nothing about it
     log_opts: Mapping[str, str] = field(default_factory=dict)
     cgroup_parent: str = ""
+    cgroup_driver: str = "cgroupfs"
     dns: list[str] = field(default_factory=list)
     dns_opts: list[str] = field(default_factory=list)
     dns_search: list[str] = field(default_factory=list)

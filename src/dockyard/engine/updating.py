@@ -72,9 +72,9 @@ async def update(context: Context, container: Container, ref: str, change: Updat
 
 async def _limit(container: Container, host: HostConfig) -> None:
     """Write the limits into the control group of a running container. InvalidArgument if the kernel refuses one."""
-    group = open_cgroup(cgroup_path(container.id, host))
+    path = (container.handle.cgroup if container.handle else "") or cgroup_path(container.id, host)
     try:
-        await asyncio.to_thread(group.update, oci_resources(host))
+        await asyncio.to_thread(lambda: open_cgroup(path).update(oci_resources(host)))
     except OSError as error:
         raise InvalidArgument(f"Cannot update container {container.id}: {error.strerror or error}") from error
 

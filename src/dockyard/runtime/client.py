@@ -8,6 +8,7 @@ Does not own: what a container should be (engine), what a monitor does (`runtime
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import os
@@ -153,6 +154,11 @@ class ContainerHandle:
         self._early: dict[str, ExitRecord] = {}  # execs that ended before their start was answered
         self.exit: asyncio.Future[ExitRecord] = asyncio.get_running_loop().create_future()
         self._follower = asyncio.get_running_loop().create_task(self._follow())
+
+    @functools.cached_property
+    def cgroup(self) -> str:
+        """The container's cgroupsPath."""
+        return leftovers.control_group(self._state_dir)
 
     async def _follow(self) -> None:
         end = await self._end()

@@ -39,6 +39,11 @@ def read_exit(state_dir: str) -> ExitRecord | None:
     )
 
 
+def control_group(state_dir: str) -> str:
+    """The cgroupsPath of a running container as it was started, whatever the daemon's driver is by now."""
+    return str((_read(f"{state_dir}/state.json") or {}).get("cgroup") or "")
+
+
 def take_over(state_dir: str) -> ExitRecord:
     """The connection to a monitor has ended: its record, or, when it was lost, the container's end by our own hand."""
     record = read_exit(state_dir)

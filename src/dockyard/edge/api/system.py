@@ -119,7 +119,7 @@ def _limits(system: System) -> dict[str, Any]:
         "CPUSet": groups.cpuset,
         "PidsLimit": groups.pids_limit,
         "OomKillDisable": groups.oom_kill_disable,
-        "CgroupDriver": "cgroupfs",
+        "CgroupDriver": system.settings.cgroup_driver,
         "CgroupVersion": str(groups.version),
         "IPv4Forwarding": system.forwarding(),
     }

@@ -44,6 +44,7 @@ from dockyard.runtime.bundle.mounts import (
 )
 from dockyard.runtime.bundle.resources import oci_resources
 from dockyard.runtime.bundle.security import SecurityOptions
+from dockyard.runtime.cgroups import systemd
 
 __all__ = ["Bundle", "BundleInput", "BundleMount", "Bundler", "ExecInput", "Host", "from_mount_point", "tmpfs_options"]
 
@@ -65,10 +66,11 @@ class BundleInput(Struct, frozen=True):
     hostname: str = ""
     domainname: str = ""
     mounts: Sequence[BundleMount] = ()  # binds, volumes, tmpfs and the three etc files
-    cgroup_path: str = ""  # "" is "dockyard/<id>", below host.cgroup_parent if given
+    cgroup_path: str = ""  # "": by `cgroup_path`
     joins: dict[str, str] = {}  # OCI namespace kind ("pid", "network", "ipc") -> path, for container:X
     shm_source: str = ""  # host path bound at /dev/shm: "/dev/shm" for ipc host, another container's for container:X
     rootfs: str = "rootfs"  # root.path
+    env: Sequence[str] = ()  # what it is told of others (`--link`), below its settings
 
 
 class ExecInput(Struct, frozen=True):
@@ -115,8 +117,12 @@ class _Filter(Struct, frozen=True):
     flags: int
 
 
-def cgroup_path(identity: str, host: HostConfig) -> str:
-    """The control group of a container, relative to the root of each hierarchy."""
+def cgroup_path(identity: str, host: HostConfig, driver: str = "cgroupfs") -> str:
+    """The control group that a container gets: relative to the root of each hierarchy, or in systemd's notation."""
+    if driver == "systemd":
+        if host.cgroup_parent and not systemd.is_slice(host.cgroup_parent):  # made when the driver was another one
+            raise InvalidArgument('cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice"')
+        return f"{host.cgroup_parent or systemd.SLICE}:{systemd.PREFIX}:{identity}"
     return f"{host.cgroup_parent or 'dockyard'}/{identity}"
 
 
@@ -131,6 +137,7 @@ class Bundler:
         apparmor_profile: str = "",
         default_ulimits: Sequence[Ulimit] = (),
         cdi_devices: cdi.Devices | None = None,
+        cgroup_driver: str = "cgroupfs",
     ) -> None:
         """`seccomp_profile`: the daemon's default, "builtin", "unconfined" or a profile's JSON text;
         `apparmor_profile`: name of the loaded default profile, "" for none; `cdi_devices`: None is without CDI."""
@@ -138,6 +145,7 @@ class Bundler:
         self._seccomp_default = seccomp_profile
         self._apparmor_default = apparmor_profile
         self._ulimits = tuple(default_ulimits)
+        self._cgroup_driver = cgroup_driver
         self._cdi = cdi_devices or cdi.Devices()
         self._mounts = DefaultMounts()
         self._builtin = profiles.default_profile()
@@ -203,7 +211,7 @@ class Bundler:
         process = self._base_process(spec, options, caps, kept, user, tty=wanted.tty, size=wanted.console_size)
         process["args"] = list(wanted.args)
         process["cwd"] = wanted.cwd or spec.config.working_dir or "/"
-        process["env"] = environment(spec.hostname, wanted.tty, (*(spec.config.env or ()), *wanted.env))
+        process["env"] = environment(spec.hostname, wanted.tty, (*spec.env, *(spec.config.env or ()), *wanted.env))
         if wanted.privileged and not options.apparmor:
             process.pop("apparmorProfile", None)
         return process
@@ -217,7 +225,7 @@ class Bundler:
         )
         process["args"] = list(spec.args)
         process["cwd"] = config.working_dir or "/"
-        process["env"] = environment(spec.hostname, config.tty, config.env or ())
+        process["env"] = environment(spec.hostname, config.tty, (*spec.env, *(config.env or ())))
         return process
 
     def _base_process(
@@ -271,7 +279,7 @@ class Bundler:
         resources["devices"] = rules
         masked, readonly = security.system_paths(host, options, self._host.thermal_paths)
         linux: dict[str, Any] = {
-            "cgroupsPath": spec.cgroup_path or cgroup_path(spec.id, host),
+            "cgroupsPath": spec.cgroup_path or cgroup_path(spec.id, host, self._cgroup_driver),
             "namespaces": self._namespaces(spec),
             "devices": devices,
             "resources": resources,

@@ -75,8 +75,8 @@ def version(root: str = ROOT) -> int:
 
 
 def open_cgroup(path: str, root: str = ROOT) -> Cgroup:
-    """The control group `path` (OCI's cgroupsPath: absolute, or systemd's notation) on this host's hierarchy. OSError for
-    a notation that cannot be served."""
+    """The control group `path` (OCI's cgroupsPath: absolute, or systemd's notation) on this host's hierarchy.
+    OSError for a notation that cannot be served."""
     if is_notation(path):
         return _open_scope(path, root)
     relative = os.path.normpath("/" + path).strip("/")

@@ -53,8 +53,8 @@ def plain_config(config: dict[str, Any]) -> dict[str, Any]:
         raise SpawnFailed("--init works with the runtime dockyard only")
     plain["ociVersion"] = _VERSION
     linux = plain["linux"] = dict(config["linux"])
-    if not is_notation(linux.get("cgroupsPath") or ""):
-        linux["cgroupsPath"] = "/" + (linux.get("cgroupsPath") or "").strip("/")
+    group = linux.get("cgroupsPath") or ""
+    linux["cgroupsPath"] = group if is_notation(group) else "/" + group.strip("/")
     resources = linux.get("resources") or {}
     if ((resources.get("pids") or {}).get("limit") or 0) <= 0:  # crun writes -1 as it is, and the kernel refuses
         linux["resources"] = {name: value for name, value in resources.items() if name != "pids"}

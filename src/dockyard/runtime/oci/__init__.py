@@ -60,8 +60,6 @@ def _dispatch(arguments: Arguments) -> int:
     if arguments.flag("help") or not arguments.rest or arguments.rest[0] == "help":
         _help()
         return 0
-    if arguments.flag("systemd-cgroup"):
-        raise OciError("--systemd-cgroup is not supported: control groups are made in the file system")
     if arguments.text("criu"):
         raise OciError("--criu is not supported: there is neither checkpoint nor restore")
     if arguments.text("log-format", "text") not in ("text", "json"):
@@ -75,6 +73,8 @@ def _dispatch(arguments: Arguments) -> int:
     if command is None:
         raise OciError(f"unknown command {name!r}")
     given = parse(words, command.options, name)
+    if arguments.flag("systemd-cgroup"):
+        given.switch_on("systemd-cgroup")
     return command.run(arguments.text("root", _ROOT), given)
 
 

@@ -37,6 +37,10 @@ class Arguments:
     def flag(self, name: str) -> bool:
         return self._values.get(name, ["false"])[-1] in ("", "true", "1")
 
+    def switch_on(self, name: str) -> None:
+        """As if the flag had been given to the command itself."""
+        self._values = {**self._values, name: ["true"]}
+
     def number(self, name: str, default: int = 0) -> int:
         text = self.text(name)
         if text and not text.isdigit():

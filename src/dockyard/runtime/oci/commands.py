@@ -45,6 +45,7 @@ def _wanted(arguments: Arguments, *, foreground: bool = False) -> Wanted:
         arguments.flag("no-pivot"),
         arguments.flag("no-new-keyring"),
         foreground,
+        arguments.flag("systemd-cgroup"),
     )
 
 

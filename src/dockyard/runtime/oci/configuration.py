@@ -201,9 +201,6 @@ def _check_linux(linux: dict[str, Any]) -> None:
             raise OciError(f"linux.{name}: {reason}")
     if linux.get("rootfsPropagation", "") not in _PROPAGATIONS:
         raise OciError(f"linux.rootfsPropagation: {linux['rootfsPropagation']!r} is unknown")
-    path = linux.get("cgroupsPath") or ""
-    if path.count(":") == 2 and "/" not in path:
-        raise OciError(f"linux.cgroupsPath: {path!r} is systemd's notation, which is not supported: give a path")
     _check_personality(_get(linux, "personality", dict, "linux.personality", optional=True))
     _check_offsets(_get(linux, "timeOffsets", dict, "linux.timeOffsets", optional=True), seen)
     check_resources(_get(linux, "resources", dict, "linux.resources", optional=True), "linux.resources")

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from dockyard.linux import abi, process, seccomp
 from dockyard.runtime import hooks, spawn
+from dockyard.runtime.cgroups import is_notation
 from dockyard.runtime.launch import Launch
 from dockyard.runtime.oci.configuration import load_bundle
 from dockyard.runtime.oci.containers import CREATED, STOPPED, Container, is_fifo, write_whole
@@ -35,6 +36,7 @@ class Wanted(NamedTuple):
     no_pivot: bool = False
     no_new_keyring: bool = False
     foreground: bool = False  # somebody follows the process here; a terminal then needs no console socket
+    systemd: bool = False  # makes the control group
 
 
 def create(root: str, identity: str, bundle: str, wanted: Wanted) -> tuple[Container, spawn.Spawned]:
@@ -53,7 +55,7 @@ def create(root: str, identity: str, bundle: str, wanted: Wanted) -> tuple[Conta
 
 def _create(container: Container, config: dict[str, Any], bundle: str, wanted: Wanted) -> spawn.Spawned:
     linux = config["linux"]
-    linux["cgroupsPath"] = linux.get("cgroupsPath") or f"/dockyard-runtime-{container.id}"
+    linux["cgroupsPath"] = _cgroups_path(linux.get("cgroupsPath") or "", container.id, wanted.systemd)
     program = _compile(container, config)
     write_whole(container.file("config.json"), json.dumps(config).encode())
     os.mkfifo(container.file("exec.fifo"), 0o600)
@@ -107,6 +109,19 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
         destroy(container)
         raise
     return spawned
+
+
+def _cgroups_path(path: str, identity: str, by_systemd: bool) -> str:
+    """linux.cgroupsPath, or what stands for none."""
+    if not by_systemd:
+        if is_notation(path):
+            raise OciError(f"linux.cgroupsPath: {path!r} is systemd's notation, which needs --systemd-cgroup")
+        return path or f"/dockyard-runtime-{identity}"
+    if path and not is_notation(path):
+        raise OciError(
+            f'expected cgroupsPath to be of format "slice:prefix:name" for systemd cgroups, got "{path}" instead'
+        )
+    return path or f"system.slice:dockyard-runtime:{identity}"
 
 
 def _compile(container: Container, config: dict[str, Any]) -> bytes | None:
