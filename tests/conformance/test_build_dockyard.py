@@ -372,7 +372,8 @@ def test_several_platforms_and_provenance(cli: Cli, tmp_path: Path) -> None:
     iid, metadata, archive = (str(tmp_path / name) for name in ("iid", "metadata", "archive"))
     cli.build(
         "--platform=linux/arm64,linux/amd64", "--provenance=mode=max", "--annotation=index:made=here",
-        "-t", "several:1", f"--iidfile={iid}", f"--metadata-file={metadata}", "-o", f"type=oci,dest={archive}", str(root),
+        "-t", "several:1", f"--iidfile={iid}", f"--metadata-file={metadata}", "-o", f"type=oci,dest={archive}",
+        str(root),
     )  # fmt: skip
     told = json.loads(Path(metadata).read_text())
     assert told["containerimage.digest"] == Path(iid).read_text() == told["containerimage.descriptor"]["digest"]
