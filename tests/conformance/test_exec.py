@@ -165,3 +165,11 @@ def test_background_process_holds_the_stream_no_longer_than_docker(engine: Engin
     """The client returns when the exec ended and the stream closed: a grandchild without the stream is no matter."""
     done = engine.docker("exec", "box", "sh", "-c", "sleep 100 >/dev/null 2>&1 </dev/null & echo done", timeout=20)
     assert done.stdout == b"done\n"
+
+
+def test_frames_are_asked_for_at_the_start(engine: Engine, api: Connection, box: str) -> None:
+    """A terminal is asked for at the creation; a client that starts without one reads its output in frames."""
+    body = {"Cmd": ["sh", "-c", "test -t 1 && echo yes"], "Tty": True, "AttachStdout": True}
+    process = api.post(f"/containers/{box}/exec", body).json()["Id"]
+    with engine.api() as own, own.hijack(f"/exec/{process}/start", {"Detach": False, "Tty": False}) as stream:
+        assert demultiplex(stream.read_all())[0] == b"yes\r\n"

@@ -43,6 +43,19 @@ def test_links_give_names(engine: Engine, api: Connection) -> None:
     assert shown["HostConfig"]["Links"] == ["/linked:/linker/alias"]
 
 
+def test_a_link_is_taken_away(engine: Engine, api: Connection) -> None:
+    """`docker rm --link`: the containers stay; what the program was told stays with it."""
+    steps.sleeper(api, name="first", Env=["A=1"])
+    linker = steps.sleeper(api, name="second", host={"Links": ["first:alias"]})
+    told = engine.docker("exec", "second", "env").stdout.decode().splitlines()
+    assert {"ALIAS_NAME=/second/alias", "ALIAS_ENV_A=1"} <= set(told)
+    assert api.delete("/containers/second/nosuch", link=True).status >= 400
+    assert api.delete("/containers/second/alias", link=True).status == 204
+    assert not steps.inspect(api, linker)["HostConfig"]["Links"]
+    assert "alias" not in engine.out("exec", "second", "cat", "/etc/hosts")
+    assert engine.out("ps", "-q").count("\n") == 1
+
+
 @pytest.mark.api("1.43")
 def test_annotations_reach_the_runtime(engine: Engine, api: Connection) -> None:
     container = steps.create(api, "true", host={"Annotations": {"com.example.a": "b"}})

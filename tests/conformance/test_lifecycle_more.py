@@ -106,7 +106,7 @@ def test_a_name_is_free_when_rm_returns(engine: Engine, api: Connection) -> None
 
 
 def test_wait_for_the_next_exit_of_a_running_one(engine: Engine, api: Connection) -> None:
-    """Not-running waits for a restarting container's end; next-exit for one exit."""
+    """So does not-running: an exit ends it even if the container is started again."""
     policy = {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 2}}
     identifier = steps.create(api, "sh", "-c", "sleep 0.3; exit 9", host=policy)
     steps.start(api, identifier)

@@ -378,8 +378,9 @@ def test_on_failure_tries_so_often(ground: Ground) -> None:
         ended = engine.containers.wait("box", "next-exit")
         await engine.containers.start("box")
         await ended
-        await asyncio.wait_for(engine.containers.wait("box", "not-running"), 20)
         status = engine.containers.get("box").status
+        while status.state is not State.EXITED:
+            await asyncio.wait_for(engine.containers.wait("box", "not-running"), 20)
         assert (status.state, status.restart_count, status.exit_code) == (State.EXITED, 2, 1)
         assert await log_of(engine, "box") == frame(1, b"again\n") * 3
 

@@ -99,7 +99,9 @@ class Relay:
         stdin: bool,
         keys: bytes | None,
         until: asyncio.Future[Any] | None = None,
+        recode: Callable[[bytes], bytes] | None = None,
     ) -> None:
+        self.recode = recode
         self.client = _ClientSide(self, client)
         self.engine = _EngineSide(self)
         self.detached = False
@@ -281,7 +283,8 @@ class _EngineSide(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self._relay.output(data)
+        recode = self._relay.recode
+        self._relay.output(data if recode is None else recode(data))
 
     def eof_received(self) -> bool:
         self._relay.output_ended()
@@ -307,10 +310,12 @@ async def hijack(
     keys: bytes | None,
     before: AsyncIterator[bytes] | None = None,
     until: asyncio.Future[Any] | None = None,
+    recode: Callable[[bytes], bytes] | None = None,
 ) -> bool:
     """Turn the request's connection into a relay to `sock` (given away) and stay until it ends.
 
-    `keys`: what detaches, None for never. `before`: output that goes first. `until`: the stream does not end before.
+    `tty`: what the client gets has no frames. `keys`: what detaches, None for never. `before`: output that goes first.
+    `until`: the stream does not end before. `recode`: what is to be made of each piece of the socket's output.
     True when the client detached.
     """
     try:
@@ -319,7 +324,7 @@ async def hijack(
         if sock is not None:
             sock.close()
         raise
-    relay = Relay(transport, stdin=stdin, keys=keys, until=until)
+    relay = Relay(transport, stdin=stdin, keys=keys, until=until, recode=recode)
     try:
         await relay.run(sock, already_read, before)
     finally:

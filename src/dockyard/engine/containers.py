@@ -18,6 +18,8 @@ from dockyard.engine import (
     attaching,
     creation,
     details,
+    ground,
+    links,
     listing,
     removal,
     renaming,
@@ -143,7 +145,8 @@ class Containers:
         await self._context.finish(stopping.unpause(self._context, self.get(ref), ref), f"unpausing {ref}")
 
     def wait(self, ref: str, condition: str = "") -> asyncio.Future[WaitResult]:
-        """Wait for "not-running" (default; at once if so), "next-exit" or "removed".
+        """Wait for "not-running" (default; at once if so), "next-exit" or "removed". What its policy starts again has
+        exited, too: as in Docker, one that is restarting counts as running, and a wait ends with the next exit.
 
         Not a coroutine: the wait stands when this returns, so that a client may be answered its head and start the
         container afterwards. Cancel the future to give up.
@@ -170,6 +173,11 @@ class Containers:
         """Take a container away; `force` kills it first, `volumes` takes its anonymous volumes too."""
         work = removal.remove(self._context, self.get(ref), ref, force=force, volumes=volumes)
         await self._context.finish(work, f"removing {ref}")
+
+    async def unlink(self, ref: str, alias: str) -> None:
+        """Take one of its links away. NotFound if it has none of that name."""
+        work = links.unlink(self._context, self.get(ref), alias, ground.write_hosts)
+        await self._context.finish(work, f"unlinking {ref}/{alias}")
 
     async def prune(self, filters: Filters | None = None) -> Pruned:
         """Remove all that do not run. Filters: until, label, label!."""

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
+from dockyard.engine import links
 from dockyard.engine.attaching import check_size
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
@@ -110,7 +111,7 @@ class Execs:
         return instance
 
     async def start(
-        self, exec_id: str, *, detach: bool = False, tty: bool | None = None, console_size: list[int] | None = None
+        self, exec_id: str, *, detach: bool = False, console_size: list[int] | None = None
     ) -> socket.socket | None:
         """Run it. Returns a stream socket as `ContainerHandle.attach` does (EOF at the end), None when detached.
 
@@ -125,8 +126,6 @@ class Execs:
         handle = container.handle
         if handle is None:
             raise Conflict(f"container {container.id} is not running")
-        if tty is not None and tty != instance.config.tty and not detach:
-            instance.config.tty = tty
         instance.started = True
         spec = self._spec(container, instance, console_size or instance.config.console_size)
         ours, theirs = (None, None) if detach else socket.socketpair()
@@ -218,6 +217,7 @@ class Execs:
             args=[],
             hostname=container.config.hostname,
             domainname=container.config.domainname,
+            env=links.variables(self._context, container),
         )
         wanted = ExecInput(
             args=config.cmd or [],

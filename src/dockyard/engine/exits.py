@@ -35,10 +35,16 @@ async def _watch(context: Context, container: Container, handle: ContainerHandle
     await ended(context, container, record)
 
 
-async def ended(context: Context, container: Container, record: ExitRecord, *, restart: bool = True) -> None:
+async def ended(
+    context: Context, container: Container, record: ExitRecord, *, restart: bool = True, counts: bool = True
+) -> None:
     """Record an exit, tell it, give back what it held, and go on as its settings say. Without `restart`, somebody else
-    starts it again (its state says whether it is to be)."""
+    starts it again (its state says whether it is to be). `counts`: a start after it is one of those that the policy
+    allows."""
     again = _record(context, container, record)
+    if again and counts:
+        container.status.restart_count += 1
+    container.wake("next-exit", "not-running")  # a wait, of either kind, ends here even if it is started again
     await context.networks.release(container.id)
     await container_volumes.end(context, container)
     if container.host.auto_remove and not container.hold:
@@ -72,9 +78,6 @@ def _record(context: Context, container: Container, record: ExitRecord) -> bool:
         attributes = {"container": container.id, "name": name, "type": kind}
         context.events.publish("network", "disconnect", endpoint.network_id, attributes)
     container.drop_pending()
-    container.wake("next-exit")
-    if not again:
-        container.wake("not-running")
     return again
 
 

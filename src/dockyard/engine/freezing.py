@@ -7,13 +7,19 @@ Does not own: what is copied (`committing`, `forking`), a client's own pause (`s
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Final
 
+from dockyard.engine import exits
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
-from dockyard.model.errors import Conflict, DockyardError, NotFound
+from dockyard.model.errors import Conflict, DockyardError, NotFound, SystemFailure
 from dockyard.model.lifecycle import State
+from dockyard.runtime.client import ContainerHandle
+
+_END: Final = 2.0  # seconds between the end of a monitor's connection and the exit that it has left
 
 
 @asynccontextmanager
@@ -32,8 +38,7 @@ async def still(
         frozen = False
         if freeze and container.state is State.RUNNING and container.handle is not None:
             handle = container.handle
-            await handle.pause(held=True)
-            frozen = container.handle is handle
+            frozen = await _freeze(container, handle)
             if frozen:
                 container.status.state = State.PAUSED
                 context.publish(container, "pause")
@@ -49,6 +54,19 @@ async def still(
             yield go_on
         finally:
             await go_on()
+
+
+async def _freeze(container: Container, handle: ContainerHandle) -> bool:
+    """Whether it stands still; False: it has ended meanwhile, which is as good."""
+    try:
+        await handle.pause(held=True)
+    except SystemFailure:
+        await asyncio.wait({handle.exit}, timeout=_END)  # of a monitor that has gone, the exit is about to be known
+        if not handle.exit.done():
+            raise
+        await exits.released(container)
+        return False
+    return container.handle is handle
 
 
 async def _thaw(context: Context, container: Container) -> None:

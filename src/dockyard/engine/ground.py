@@ -15,7 +15,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import Struct
 
-from dockyard.engine import container_volumes, etcfiles, shipping
+from dockyard.engine import container_volumes, etcfiles, links, shipping
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
 from dockyard.engine.logspec import log_spec
@@ -96,20 +96,25 @@ def bundle_input(context: Context, container: Container) -> BundleInput:
         domainname=named.config.domainname,
         mounts=_bundle_mounts(context, container, network_peer),
         joins=_joins(context, container),
+        env=links.variables(context, container),
         shm_source=_shm_source(context, container),
     )
 
 
 def _bundle_mounts(context: Context, container: Container, network_peer: Container | None) -> list[BundleMount]:
     mounts = [
-        from_mount_point(point, container_volumes.image_rootfs(context, point) if point.type == "image" else None)
+        from_mount_point(
+            point,
+            container_volumes.image_rootfs(context, point) if point.type == "image" else None,
+            remap=point.type == "volume" and not container_volumes.is_mount(context, point),
+        )
         for point in container.mounts
     ]
     taken = {mount.destination for mount in mounts}
     files = network_peer or container  # who shares a network shares its names
     sources = (files.resolv_path, files.hostname_path, files.hosts_path)
     mounts += [
-        BundleMount(destination=target, source=str(source), read_only=container.host.readonly_rootfs)
+        BundleMount(destination=target, source=str(source), read_only=container.host.readonly_rootfs, remap=True)
         for target, source in zip(_ETC, sources, strict=True)
         if target not in taken
     ]
@@ -151,11 +156,10 @@ def read_connections(container: Container) -> Connections | None:
 def write_files(context: Context, container: Container) -> None:
     """The run-time directory and the three files of /etc. SystemFailure naming the file."""
     host = container.host
-    endpoints = container.status.endpoints
     try:
         os.makedirs(container.run_directory, 0o700, exist_ok=True)
         shipping.prepare(container)
-        kept = Connections(endpoints, container.status.ports)
+        kept = Connections(container.status.endpoints, container.status.ports)
         _write(f"{container.run_directory}/{_CONNECTIONS}", msgspec.json.encode(kept))
         if host.ipc_mode == "shareable":
             os.makedirs(f"{container.run_directory}/shm", exist_ok=True)
@@ -163,12 +167,18 @@ def write_files(context: Context, container: Container) -> None:
         if host.network_mode.startswith("container:"):
             return  # that container's files are mounted
         _write(container.hostname_path, f"{container.config.hostname}\n".encode())
-        _write(container.hosts_path, _hosts(context, container, endpoints).encode())
+        links.check(context, container)
+        write_hosts(context, container)
         given = (host.dns or (), host.dns_search or (), host.dns_options or ())
         text = etcfiles.resolv_text(_read("/etc/resolv.conf"), *given, keep_local=host.network_mode == "host")
         _write(container.resolv_path, text.encode())
     except OSError as error:
         raise SystemFailure(f"container {container.id}: {error.strerror}: {error.filename}") from error
+
+
+def write_hosts(context: Context, container: Container) -> None:
+    """/etc/hosts, with the addresses that it has now; in place, because it is a mount point. OSError."""
+    _write(container.hosts_path, _hosts(context, container, container.status.endpoints).encode())
 
 
 def _write(path: str, data: bytes) -> None:
@@ -188,22 +198,9 @@ def _hosts(context: Context, container: Container, endpoints: Mapping[str, Endpo
     if host.network_mode == "host":
         return etcfiles.hosts_text((), extra, _read("/etc/hosts"))
     names = etcfiles.own_names(config.hostname, config.domainname)
-    own: list[tuple[str, list[str]]] = list(_links(context, container))
+    own: list[tuple[str, list[str]]] = list(links.hosts(context, container))
     own += [(endpoint.ip_address, names) for endpoint in endpoints.values() if endpoint.ip_address]
     return etcfiles.hosts_text(own, extra)
-
-
-def _links(context: Context, container: Container) -> Iterable[tuple[str, list[str]]]:
-    """(address, names) of each container of `--link`. Conflict for one that does not run."""
-    for link in container.host.links or ():
-        ref, _, alias = link.partition(":")
-        other = context.registry.get(ref)
-        alias = alias.rpartition("/")[2] or other.name
-        if not other.running:
-            raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{container.name}/{alias}")
-        address = next((e.ip_address for e in other.status.endpoints.values() if e.ip_address), "")
-        if address:
-            yield address, list(dict.fromkeys((alias, other.config.hostname, other.name)))
 
 
 def _read(path: str) -> str:

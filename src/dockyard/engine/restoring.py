@@ -51,7 +51,8 @@ async def restore(context: Context) -> None:
     await context.networks.restore([container for container in context.registry if container.handle is not None])
     await _open_volumes(context)
     for container, record in found:
-        await exits.ended(context, container, record, restart=False)
+        by_itself = record["code"] != HOST_RESTARTED
+        await exits.ended(context, container, record, restart=False, counts=by_itself)
     _sweep(context)
     _follow_policies(context)
 
@@ -168,9 +169,8 @@ def _follow_policies(context: Context) -> None:
         first = [starts[id_] for id_ in before[container.id]]
         if first:
             await asyncio.wait(first)
-        by_itself = container.state is State.RESTARTING and container.status.exit_code != HOST_RESTARTED
         async with limit:
-            await starting.start_at_boot(context, container, counts=by_itself)
+            await starting.start_at_boot(context, container)
 
     for id_, container in wanted.items():
         starts[id_] = context.spawn(start(container), f"container {id_}: starting it by its policy")

@@ -81,8 +81,10 @@ _MARKED = Refusal(Conflict, "container is marked for removal and cannot be {even
 _IN_PROGRESS = Refusal(Conflict, "removal of container {ref} is already in progress")
 _ALREADY_RUNNING = Refusal(NotModified, "container {ref} is already running")
 _ALREADY_STOPPED = Refusal(NotModified, "container {ref} is already stopped")
-_CANNOT_REMOVE = 'cannot remove container "/{name}": container is '
-_STOP_FIRST = "stop the container before removing or force remove"
+# As Docker said until 24. It has what clients look for in the newer text ("stop the container before"), too.
+_CANNOT_REMOVE = "You cannot remove a "
+_STOP_FIRST = " container {id}. Stop the container before attempting removal or force remove"
+_UNPAUSE_FIRST = " container {id}. Unpause and then stop the container before attempting removal or force remove"
 
 _S, _E = State, Event
 _OF_STOPPED: Final[dict[Event, State | Refusal]] = {
@@ -114,7 +116,7 @@ TABLE: Final[dict[State, dict[Event, State | Refusal]]] = {
         _E.ATTACH: _S.RUNNING,
         _E.RESIZE: _S.RUNNING,
         _E.TOP: _S.RUNNING,
-        _E.REMOVE: Refusal(Conflict, _CANNOT_REMOVE + "running: " + _STOP_FIRST),
+        _E.REMOVE: Refusal(Conflict, _CANNOT_REMOVE + "running" + _STOP_FIRST),
         _E.FORCE_REMOVE: _S.RUNNING,
         _E.EXIT: _S.EXITED,
         _E.AGAIN: _S.RESTARTING,
@@ -130,7 +132,7 @@ TABLE: Final[dict[State, dict[Event, State | Refusal]]] = {
         _E.ATTACH: Refusal(Conflict, "container {id} is paused, unpause the container before attach"),
         _E.RESIZE: _S.PAUSED,
         _E.TOP: _S.PAUSED,
-        _E.REMOVE: Refusal(Conflict, _CANNOT_REMOVE + "paused and must be unpaused first"),
+        _E.REMOVE: Refusal(Conflict, _CANNOT_REMOVE + "paused" + _UNPAUSE_FIRST),
         _E.FORCE_REMOVE: _S.PAUSED,
         _E.EXIT: _S.EXITED,
         _E.AGAIN: _S.RESTARTING,
@@ -146,7 +148,7 @@ TABLE: Final[dict[State, dict[Event, State | Refusal]]] = {
         _E.ATTACH: _RESTARTING,
         _E.RESIZE: _RESTARTING,
         _E.TOP: _RESTARTING,
-        _E.REMOVE: Refusal(Conflict, _CANNOT_REMOVE + "restarting: " + _STOP_FIRST),
+        _E.REMOVE: Refusal(Conflict, _CANNOT_REMOVE + "restarting" + _STOP_FIRST),
         _E.FORCE_REMOVE: _S.REMOVING,
         _E.EXIT: _S.EXITED,
     },
@@ -193,7 +195,7 @@ class Status(Struct):
     oom_killed: bool = False
     started_at: int = 0
     finished_at: int = 0
-    restart_count: int = 0  # by the policy, since a client last started it
+    restart_count: int = 0  # exits since a client last started it that the policy made good, or is about to
     endpoints: dict[str, EndpointSettings] = field(default_factory=dict)  # by network name, while it runs
     ports: dict[str, list[PortBinding] | None] = field(default_factory=dict)  # "80/tcp" -> where it is published
     health: Health | None = None  # of the run that is, or of the last one; None: it has no health check

@@ -101,7 +101,7 @@ class OneExec(Execs):
         return self.process
 
     async def start(
-        self, exec_id: str, *, detach: bool = False, tty: bool | None = None, console_size: list[int] | None = None
+        self, exec_id: str, *, detach: bool = False, console_size: list[int] | None = None
     ) -> socket.socket | None:
         if self.error is not None:
             raise self.error

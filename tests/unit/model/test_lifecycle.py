@@ -46,9 +46,10 @@ def test_every_state_answers_everything_that_a_client_can_ask() -> None:
         (State.PAUSED, Event.PAUSE, Conflict, "container abc123 is already paused"),
         (State.RUNNING, Event.UNPAUSE, SystemFailure, "container abc123 is not paused"),
         (State.RUNNING, Event.REMOVE, Conflict,
-         'cannot remove container "/x": container is running: stop the container before removing or force remove'),
+         "You cannot remove a running container abc123. Stop the container before attempting removal or force remove"),
         (State.PAUSED, Event.REMOVE, Conflict,
-         'cannot remove container "/x": container is paused and must be unpaused first'),
+         "You cannot remove a paused container abc123. Unpause and then stop the container before attempting removal or"
+         " force remove"),
         (State.REMOVING, Event.REMOVE, Conflict, "removal of container web is already in progress"),
         (State.DEAD, Event.START, Conflict, "container is marked for removal and cannot be started"),
         (State.DEAD, Event.RESTART, Conflict, "container is marked for removal and cannot be started"),

@@ -18,7 +18,7 @@ from dockyard.edge.api.leases import leased
 from dockyard.edge.routing import Call, Route
 from dockyard.engine.container import Container
 from dockyard.model.container import BindOptions, ContainerConfig, EndpointSettings, HostConfig
-from dockyard.model.errors import DockyardError, InvalidArgument
+from dockyard.model.errors import Conflict, DockyardError, InvalidArgument, NotFound
 
 LIST_FILTERS: Collection[str] = frozenset({
     "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name", "network",
@@ -168,8 +168,17 @@ async def rename(call: Call) -> web.StreamResponse:
 
 async def remove(call: Call) -> web.StreamResponse:
     if call.flag("link"):
-        raise InvalidArgument("removing a link is not possible: links are part of a container's settings")
+        raise Conflict("Conflict, cannot remove the default link name of the container")
     await call.engine.containers.remove(call.path("id"), force=call.flag("force"), volumes=call.flag("v"))
+    return call.empty()
+
+
+async def unlink(call: Call) -> web.StreamResponse:
+    """`docker rm --link CONTAINER/ALIAS`. Without `link` no container has such a name."""
+    ref, alias = call.path("id"), call.path("alias")
+    if not call.flag("link"):
+        raise NotFound(f"No such container: {ref}/{alias}")
+    await call.engine.containers.unlink(ref, alias)
     return call.empty()
 
 
@@ -215,4 +224,5 @@ ROUTES = [
     Route("POST", "/containers/{id}/resize", resize),
     Route("GET", "/containers/{id}/top", top),
     Route("DELETE", "/containers/{id}", remove),
+    Route("DELETE", "/containers/{id}/{alias}", unlink),
 ]

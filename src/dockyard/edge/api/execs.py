@@ -5,6 +5,9 @@ Owns: decoding these requests, encoding their answers. Does not own: relaying (`
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from aiohttp import web
 from msgspec import Struct
 
@@ -13,6 +16,7 @@ from dockyard.edge.api.containers import terminal_size
 from dockyard.edge.routing import Call, Route
 from dockyard.engine.execs import ExecConfig
 from dockyard.model.errors import InvalidArgument
+from dockyard.proto import frames
 from dockyard.proto.detach import parse_keys
 from dockyard.runtime.client import StartFailed
 
@@ -38,7 +42,7 @@ async def start(call: Call) -> web.StreamResponse:
     process = execs.get(call.path("id"))
     config = process.config
     try:
-        sock = await execs.start(process.id, detach=request.detach, tty=request.tty, console_size=request.console_size)
+        sock = await execs.start(process.id, detach=request.detach, console_size=request.console_size)
     except StartFailed as error:
         if request.detach:
             raise
@@ -50,9 +54,23 @@ async def start(call: Call) -> web.StreamResponse:
     keys = parse_keys(config.detach_keys) if config.tty else None
     # Clients ask for the exit code as soon as the stream ends.
     until = process.handle.exit if process.handle is not None else None
-    if await streams.hijack(call, sock, tty=config.tty, stdin=config.attach_stdin, keys=keys, until=until):
+    recode = _recoding(config.tty, request.tty)
+    if await streams.hijack(
+        call, sock, tty=request.tty, stdin=config.attach_stdin, keys=keys, until=until, recode=recode
+    ):
         execs.detached(process.id)
     return streams.finished()
+
+
+def _recoding(terminal: bool, raw: bool) -> Callable[[bytes], bytes] | None:
+    """Whether there is a terminal is said at the creation, whether the stream is framed at the start (docker-py's
+    `exec_start` of a terminal wants frames): what makes the one of the other. None if they agree."""
+    if terminal == raw:
+        return None
+    if terminal:
+        return partial(frames.frame, frames.STDOUT)
+    reader = frames.FrameReader()
+    return lambda data: b"".join(part for _, part in reader.feed(data))
 
 
 async def inspect(call: Call) -> web.StreamResponse:

@@ -20,7 +20,7 @@ from dockyard.engine.images import Deleted, HistoryEntry, Image, Listed, LoadedI
 from dockyard.engine.transfers import Message
 from dockyard.engine.transfers.progress import Feed
 from dockyard.model.container import ContainerConfig
-from dockyard.model.errors import InvalidArgument, NotServed
+from dockyard.model.errors import DockyardError, InvalidArgument, NotServed
 from dockyard.model.oci import ImageConfig, Platform, run_config
 from dockyard.proto.times import ZERO_TIME, format_rfc3339
 from dockyard.proto.units import human_size
@@ -298,6 +298,11 @@ async def load(call: Call) -> web.StreamResponse:
                 for text in _loaded(image):
                     await out.send({"stream": text + "\n"})
             call.body_read = True
+        except DockyardError:
+            await (
+                out.open()
+            )  # Docker's status is 200 here, whatever the archive is; docker-py's ImageLoadError needs it
+            raise
         finally:
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)

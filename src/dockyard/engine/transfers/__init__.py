@@ -16,7 +16,7 @@ from dockyard.engine.transfers.downloads import Downloads
 from dockyard.engine.transfers.looking import Distribution, SearchResult
 from dockyard.engine.transfers.progress import Board, Feed, Message
 from dockyard.engine.transfers.shared import Pool
-from dockyard.model.errors import DockyardError, InvalidArgument
+from dockyard.model.errors import InvalidArgument
 from dockyard.model.oci import Platform
 from dockyard.proto import platforms, references
 from dockyard.proto.dockerconfig import Credentials, registry_of
@@ -89,11 +89,7 @@ class Transfers:
         self._services.layout.sweep_partials()
         asked = [reference]
         if not reference.tag and not reference.digest:
-            own = repositories[-1]
-            try:
-                tags = await own.session.again(lambda: own.tags(f"repository {reference.familiar_repository}"))
-            except DockyardError as error:
-                raise pulling.explain_pull(error, reference) from None
+            tags = await pulling.tags(repositories, reference)
             asked = [reference._replace(tag=tag) for tag in tags if references.is_tag(tag)]
         for one in asked:
             key = ("pull", one.complete, platform, credentials)

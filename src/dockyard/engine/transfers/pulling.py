@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import platform as machine
 from collections.abc import Sequence
+from contextlib import suppress
 
 from dockyard.engine.images.services import Services
 from dockyard.engine.transfers.downloads import Downloads, Wanted
@@ -74,6 +75,20 @@ async def resolve(repositories: Sequence[Repository], reference: Reference) -> t
             if last:
                 raise explain_pull(error, reference) from None
     raise AssertionError("no repository")
+
+
+async def tags(repositories: Sequence[Repository], reference: Reference) -> list[str]:
+    """All tags of a repository, from the first place that can list them: as with manifests, mirrors may fail."""
+    what = f"repository {reference.familiar_repository}"
+    for mirror in repositories[:-1]:
+        if mirror.session.place.resolve:
+            with suppress(DockyardError):
+                return await mirror.tags(what)
+    own = repositories[-1]
+    try:
+        return await own.session.again(lambda: own.tags(what))
+    except DockyardError as error:
+        raise explain_pull(error, reference) from None
 
 
 def explain_pull(error: DockyardError, reference: Reference) -> DockyardError:

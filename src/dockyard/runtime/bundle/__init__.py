@@ -15,7 +15,7 @@ Our extensions to config.json, which our own init reads and other runtimes ignor
 - `config["dockyard"]["init"]`: true for `--init`.
 - `mounts[].dockyard`: `subpath` (of a bind: only this below the source), `chown` (a bind is given to the container's
   user), `idmap: "owner"` (its owner and the container's user change places), `image` (type "image": a Rootfs to lie
-  there read-only).
+  there read-only), `remap` (with a user namespace: on disk its owners have the numbers that are seen inside).
 
 HOME is not in `process.env` unless it was asked for: init appends the one that `linux.passwd` found.
 """
@@ -44,6 +44,7 @@ from dockyard.runtime.bundle.mounts import (
 )
 from dockyard.runtime.bundle.resources import oci_resources
 from dockyard.runtime.bundle.security import SecurityOptions
+from dockyard.runtime.remap import Remap
 from dockyard.runtime.cgroups import systemd
 
 __all__ = ["Bundle", "BundleInput", "BundleMount", "Bundler", "ExecInput", "Host", "from_mount_point", "tmpfs_options"]
@@ -52,7 +53,6 @@ OCI_VERSION: Final = "1.2.0"
 DEFAULT_PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MAX_ID: Final = (1 << 31) - 1
 _PROGRAMS_KEPT: Final = 64
-_WITHOUT_HOOKS: Final = ("", "dockyard")
 
 
 class BundleInput(Struct, frozen=True):
@@ -138,15 +138,21 @@ class Bundler:
         default_ulimits: Sequence[Ulimit] = (),
         cdi_devices: cdi.Devices | None = None,
         cgroup_driver: str = "cgroupfs",
+        remap: Remap | None = None,
+        no_new_privileges: bool = False,
     ) -> None:
         """`seccomp_profile`: the daemon's default, "builtin", "unconfined" or a profile's JSON text;
-        `apparmor_profile`: name of the loaded default profile, "" for none; `cdi_devices`: None is without CDI."""
+        `apparmor_profile`: name of the loaded default profile, "" for none; `cdi_devices`: None is without CDI;
+        `remap`: the ids of containers that do not ask for the host's user namespace;
+        `no_new_privileges`: of containers that say nothing about it."""
         self._host = host
         self._seccomp_default = seccomp_profile
         self._apparmor_default = apparmor_profile
         self._ulimits = tuple(default_ulimits)
         self._cgroup_driver = cgroup_driver
         self._cdi = cdi_devices or cdi.Devices()
+        self._remap = remap
+        self._no_new_privileges = no_new_privileges
         self._mounts = DefaultMounts()
         self._builtin = profiles.default_profile()
         self._filters: dict[tuple[str, frozenset[str]], _Filter | None] = {}
@@ -157,11 +163,13 @@ class Bundler:
 
     def validate(self, config: ContainerConfig, host: HostConfig) -> None:
         """Refuse at create what `make` would refuse at start. Raises InvalidArgument in Docker's words."""
-        options = security.parse_security_options(host.security_opt or ())
+        options = self._options(host)
         caps = security.select_capabilities(host, capabilities.NAMES, self._host.capabilities)
         security.rlimits(host.ulimits or (), self._ulimits)
         self._container_filter(host, options, caps)
         self._cdi.edits(host.device_requests or ())
+        if self._remapped(host) is not None:
+            security.check_user_namespace(host)
 
     def make(self, spec: BundleInput) -> Bundle:
         """The bundle of a container. Raises InvalidArgument in Docker's words, naming the setting.
@@ -169,7 +177,7 @@ class Bundler:
         Takes some 0.1 ms (privileged: some ms, it lists /dev; a filter seen for the first time: 20 ms).
         """
         host = spec.host
-        options = security.parse_security_options(host.security_opt or ())
+        options = self._options(host)
         caps = security.select_capabilities(host, capabilities.NAMES, self._host.capabilities)
         kept = self._container_filter(host, options, caps)
         config: dict[str, Any] = {
@@ -177,7 +185,11 @@ class Bundler:
             "process": self._process(spec, options, caps, kept),
             "root": {"path": spec.rootfs, "readonly": host.readonly_rootfs},
             "mounts": self._mounts.make(
-                host, spec.mounts, shm_source=spec.shm_source, writable_cgroups=options.writable_cgroups
+                host,
+                spec.mounts,
+                shm_source=spec.shm_source,
+                writable_cgroups=options.writable_cgroups,
+                remapped=self._remapped(host) is not None,
             ),
             "linux": self._linux(spec, options),
             "dockyard": {"init": True} if host.init else {},
@@ -190,16 +202,13 @@ class Bundler:
             config["annotations"] = dict(host.annotations)
         if host.device_requests:
             cdi.apply(config, self._cdi.edits(host.device_requests))
-            if "hooks" in config and host.runtime in _WITHOUT_HOOKS:
-                name = next(iter(config["hooks"]))
-                raise InvalidArgument(f"CDI device injection failed: hooks.{name}: this runtime runs no hooks")
         if kept is None:
             return Bundle(config, None, None)
         return Bundle(config, kept.program, kept.profile)
 
     def exec_process(self, spec: BundleInput, wanted: ExecInput) -> dict[str, Any]:
         """The `process` object of an exec: the container's own, changed by what was asked. Raises InvalidArgument."""
-        options = security.parse_security_options(spec.host.security_opt or ())
+        options = self._options(spec.host)
         host = spec.host
         own = security.select_capabilities(host, capabilities.NAMES, self._host.capabilities)
         if wanted.privileged:
@@ -261,6 +270,11 @@ class Bundler:
             process["apparmorProfile"] = apparmor
         return process
 
+    def _options(self, host: HostConfig) -> SecurityOptions:
+        return security.parse_security_options(
+            host.security_opt or (), SecurityOptions(no_new_privileges=self._no_new_privileges)
+        )
+
     def apparmor_profile(self, host: HostConfig) -> str:
         """The AppArmor profile that a container's processes run under; "" where there is none."""
         return self._apparmor(host, security.parse_security_options(host.security_opt or ()))
@@ -286,6 +300,10 @@ class Bundler:
             "maskedPaths": masked,
             "readonlyPaths": readonly,
         }
+        remap = self._remapped(host)
+        if remap is not None:
+            linux["namespaces"].append({"type": "user"})
+            linux["uidMappings"], linux["gidMappings"] = remap.uids, remap.gids
         sysctls = self._sysctls(spec)
         if sysctls:
             linux["sysctl"] = sysctls
@@ -319,6 +337,9 @@ class Bundler:
         if host.cgroupns_mode:
             return host.cgroupns_mode
         return "host" if host.privileged and self._host.cgroup_version == 1 else "private"
+
+    def _remapped(self, host: HostConfig) -> Remap | None:
+        return None if host.userns_mode == "host" else self._remap
 
     def _sysctls(self, spec: BundleInput) -> dict[str, str]:
         own_network = spec.host.network_mode != "host" and "network" not in spec.joins
