@@ -26,7 +26,7 @@ from dockyard.engine.volumes import Volumes
 from dockyard.model.errors import InvalidArgument, SystemFailure
 from dockyard.proto.imagegc import Policy
 from dockyard.proto.registries import RegistryRules
-from dockyard.runtime import apparmor
+from dockyard.runtime import apparmor, remap
 from dockyard.runtime.bundle import Bundler, Host
 from dockyard.runtime.bundle.cdi import Devices
 from dockyard.runtime.client import Runtime
@@ -84,13 +84,14 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
     await networks.start()
     stack.push_async_callback(networks.close)
     devices = Devices(settings.cdi_directories)
+    mapping = await _remap(settings, runtime)
     cgroups = cgroup_driver.choose(settings.cgroup_driver)
     cgroup_driver.check_parent(settings.cgroup_parent, cgroups)
     context = Context(
         layout=layout,
         store=ContainerStore(database),
         runtime=runtime,
-        bundler=_bundler(settings, devices, cgroups),
+        bundler=_bundler(settings, devices, cgroups, mapping),
         snapshots=snapshots,
         images=images,
         networks=networks,
@@ -102,7 +103,7 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
         cgroup_driver=cgroups,
     )
     transfers = _transfers(settings, images)
-    shown = _settings(settings, snapshots.driver, devices, cgroups)
+    shown = _settings(settings, snapshots.driver, devices, cgroups, mapping is not None)
     engine = Engine.assemble(context, images, networks, shown, transfers, build_cache)
     users = engine.containers.users_of_image
     images.set_users(lambda image_id: [(user.id, user.running) for user in users(image_id)])
@@ -153,7 +154,7 @@ def _bridge_options(settings: Configuration) -> BridgeOptions:
     )
 
 
-def _bundler(settings: Configuration, devices: Devices, cgroups: str) -> Bundler:
+def _bundler(settings: Configuration, devices: Devices, cgroups: str, mapping: remap.Remap | None) -> Bundler:
     profile = settings.seccomp_profile
     if profile.startswith("/"):
         try:
@@ -169,13 +170,28 @@ def _bundler(settings: Configuration, devices: Devices, cgroups: str) -> Bundler
         apparmor_profile=confined,
         default_ulimits=settings.default_ulimits,
         cdi_devices=devices,
+        remap=mapping,
+        no_new_privileges=settings.no_new_privileges,
         cgroup_driver=cgroups,
     )
     bundler.warm()
     return bundler
 
 
-def _settings(settings: Configuration, driver: str, devices: Devices, cgroups: str) -> Settings:
+async def _remap(settings: Configuration, runtime: Runtime) -> remap.Remap | None:
+    """Whose ids containers get. InvalidArgument, SystemFailure if that cannot be done here."""
+    found = remap.resolve(settings.userns_remap)
+    if found is None:
+        if settings.userns_remap:
+            log.warning("root cannot be remapped with itself: containers get no user namespaces")
+        return None
+    arguments = {"path": settings.data_root, "uids": found.uids, "gids": found.gids}
+    if error := (await runtime.call("dockyard.runtime.remap:probe", arguments))["error"]:
+        raise SystemFailure(f"--userns-remap: {settings.data_root} cannot be mounted with mapped owners: {error}")
+    return found
+
+
+def _settings(settings: Configuration, driver: str, devices: Devices, cgroups: str, userns: bool) -> Settings:
     """What `info` tells of the settings, and what containers get by default."""
     return Settings(
         data_root=settings.data_root,
@@ -187,6 +203,8 @@ def _settings(settings: Configuration, driver: str, devices: Devices, cgroups: s
         runtimes=known(settings.runtimes),
         registries=_registry_rules(settings),
         devices=devices,
+        userns=userns,
+        no_new_privileges=settings.no_new_privileges,
         log_opts=settings.log_opts,
         cgroup_parent=settings.cgroup_parent,
         cgroup_driver=cgroups,

@@ -53,6 +53,8 @@ class Configuration:
     seccomp_profile: str = ""
     cdi_spec_dirs: list[str] = field(default_factory=lambda: ["/etc/cdi", "/var/run/cdi"])
     features: dict[str, bool] = field(default_factory=dict)
+    userns_remap: str = ""  # "default", USER[:GROUP]; "": containers have the host's ids
+    no_new_privileges: bool = False  # of containers that say nothing about it
     # networks
     bridge: str = "dockyard0"  # made if it does not exist; "none": no default network
     bip: str = ""
@@ -238,6 +240,9 @@ OPTIONS = (
     Option("cgroup-parent", ("--cgroup-parent",), _text, "parent of the containers' control groups"),
     Option("exec-opts", ("--exec-opt",), _texts, "native.cgroupdriver=systemd|cgroupfs: who makes control groups"),
     Option("seccomp-profile", ("--seccomp-profile",), _text, "default seccomp profile of containers"),
+    Option("userns-remap", ("--userns-remap",), _text,
+           "USER[:GROUP] whose subordinate ids containers get, or default; empty: the host's ids"),
+    Option("no-new-privileges", ("--no-new-privileges",), _boolean, "setuid programs gain nothing in containers"),
     Option("cdi-spec-dirs", ("--cdi-spec-dir",), _texts,
            "directory of CDI specifications; a later one comes before an earlier (repeatable)"),
     Option("features", ("--feature",), _switches, "switch a feature, NAME=BOOL: cdi (repeatable)", item=_flag_switch),

@@ -145,6 +145,12 @@ async def end(context: Context, container: Container) -> None:
             log.warning("container %s: %s", container.id, error)
 
 
+def is_mount(context: Context, point: MountPoint) -> bool:
+    """Whether a volume is mounted from elsewhere while it is used, and no directory of ours."""
+    volume = context.volumes.find(point.name)
+    return volume is not None and volume.is_mount
+
+
 def image_rootfs(context: Context, point: MountPoint) -> dict[str, Any]:
     """How the files of an image mount are put together: a `launch.Rootfs` without a writable part."""
     return context.snapshots.view(point.chain_id)

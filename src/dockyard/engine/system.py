@@ -37,6 +37,8 @@ class Settings:
     runtimes: Mapping[str, OciRuntime] = field(default_factory=dict)
     registries: RegistryRules = field(default_factory=RegistryRules)
     devices: Devices = field(default_factory=Devices)
+    userns: bool = False  # containers get a user namespace of their own
+    no_new_privileges: bool = False
     # what containers get that say nothing about it
     log_opts: Mapping[str, str] = field(default_factory=dict)
     cgroup_parent: str = ""

@@ -56,6 +56,14 @@ def prctl(option: int, argument: int | bytes = 0) -> int:
     return result
 
 
+def set_filesystem_ids(uid: int, gid: int) -> None:
+    """setfsgid(2), setfsuid(2): whose files it makes. They report no failure: it is looked for."""
+    for call, wanted in ((libc.setfsgid, gid), (libc.setfsuid, uid)):
+        call(ctypes.c_uint(wanted))
+        if call(ctypes.c_uint(0xFFFFFFFF)) != wanted:  # an id that cannot be tells the one that is
+            raise OSError(1, "the file system ids of a process cannot be set")
+
+
 def close_range_cloexec(first: int) -> None:
     """Mark every descriptor from `first` on close-on-exec: close_range(2), Linux 5.11."""
     if _syscall(abi.NR["close_range"], ctypes.c_uint(first), ctypes.c_uint(0xFFFFFFFF), abi.CLOSE_RANGE_CLOEXEC) < 0:

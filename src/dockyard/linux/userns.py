@@ -1,6 +1,7 @@
-"""User namespaces that nobody lives in: what an idmapped mount is told its mapping by.
+"""User namespaces that nobody lives in: what an idmapped mount is told its mapping by, and a container's own.
 
-Owns: making one with given ranges. Does not own: the mount (`linux.mounts.set_attributes`). Standard library only.
+Owns: making one with given ranges, with other namespaces that belong to it. Does not own: the mount
+(`linux.mounts.set_attributes`), who joins. Standard library only.
 Sources: user_namespaces(7), mount_setattr(2), pidfd_open(2).
 """
 
@@ -12,56 +13,92 @@ from collections.abc import Sequence
 
 from dockyard.linux import abi, calls, process
 
-Ranges = Sequence[Sequence[int]]  # (id on disk, id to be seen, how many)
+Ranges = Sequence[
+    Sequence[int]
+]  # (id on disk, id to be seen, how many); of a container: (inside, on the host, how many)
+_OK = b"ok"
 
 
 def open_mapping(uids: Ranges, gids: Ranges) -> int:
-    """A descriptor of a new user namespace with these mappings. Needs CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID.
+    """A descriptor of a new user namespace with these mappings. Needs CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID."""
+    held = Held(uids, gids)
+    try:
+        return held.open("user")
+    finally:
+        held.close()
 
-    A child makes it and ends. Its process id is looked up in the procfs that is mounted, which need not be that of
+
+class Held:
+    """A child that keeps a new user namespace, and others that belong to it (`flags`, CLONE_NEW*), until `close`.
+
+    OSError if they cannot be made. Its process id is looked up in the procfs that is mounted, which need not be that of
     the caller's pid namespace.
     """
-    ready, made = os.pipe()
-    wait, go = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _live_in_one(made, wait, (ready, go))
-    os.close(made)
-    os.close(wait)
-    try:
-        problem = os.read(ready, 16)
-        if problem != b"ok":
-            raise OSError(int(problem or b"5"), "a user namespace for a mapping of owners cannot be made")
-        pidfd = os.pidfd_open(pid)
+
+    def __init__(self, uids: Ranges, gids: Ranges, flags: int = 0) -> None:
+        self._ready, made = os.pipe()
+        wait, self._go = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _live_in_one(made, wait, (self._ready, self._go), flags)
+        os.close(made)
+        os.close(wait)
         try:
-            seen = _pid_in_procfs(pidfd)
-        finally:
-            os.close(pidfd)
-        _write(f"/proc/{seen}/uid_map", uids)
-        _write(f"/proc/{seen}/gid_map", gids)
-        return os.open(f"/proc/{seen}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(ready)
-        os.close(go)  # the child ends
-        os.waitpid(pid, 0)
+            self._expect("a user namespace for a mapping of owners cannot be made")
+            pidfd = os.pidfd_open(self.pid)
+            try:
+                self._seen = pid_in_procfs(pidfd)
+            finally:
+                os.close(pidfd)
+            _write(f"/proc/{self._seen}/uid_map", uids)
+            _write(f"/proc/{self._seen}/gid_map", gids)
+            if flags:
+                os.write(self._go, b"m")
+                self._expect("namespaces in a user namespace cannot be made")
+        except BaseException:
+            self.close()
+            raise
+
+    def _expect(self, problem: str) -> None:
+        said = os.read(self._ready, 16)
+        if said != _OK:
+            raise OSError(int(said or b"5"), problem)
+
+    def open(self, kind: str) -> int:
+        """A descriptor of one of its namespaces, as /proc/PID/ns names them."""
+        return os.open(f"/proc/{self._seen}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """The child ends. Twice is once."""
+        if self.pid:
+            os.close(self._ready)
+            os.close(self._go)
+            os.waitpid(self.pid, 0)
+            self.pid = 0
 
 
-def _live_in_one(made: int, wait: int, foreign: tuple[int, int]) -> None:
-    """The child: a new user namespace until the parent has opened it. Does not return."""
+def _live_in_one(made: int, wait: int, foreign: tuple[int, int], flags: int) -> None:
+    """The child: new namespaces until the parent has opened them. Does not return."""
     try:
         for fd in foreign:
             os.close(fd)
         calls.prctl(abi.PR_SET_PDEATHSIG, signal.SIGKILL)
         process.unshare(abi.CLONE_NEWUSER)
-        os.write(made, b"ok")
-        os.read(wait, 1)
+        os.write(made, _OK)
+        if os.read(wait, 1) and flags:
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+            process.unshare(flags)
+            os.write(made, _OK)
+            os.read(wait, 1)
     except OSError as error:
         os.write(made, str(error.errno).encode())
     finally:
         os._exit(0)
 
 
-def _pid_in_procfs(pidfd: int) -> int:
+def pid_in_procfs(pidfd: int) -> int:
+    """The number that the mounted procfs has for a process. OSError if it does not show it."""
     with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
         for line in file:
             if line.startswith(b"Pid:"):

@@ -18,8 +18,8 @@ import struct
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from dockyard.linux import abi, calls, process, pty, scheduling
-from dockyard.runtime import hooks, network, owners, program, rootfs
+from dockyard.linux import abi, calls, process, pty, scheduling, userns
+from dockyard.runtime import hooks, network, owners, program, rootfs, users
 from dockyard.runtime.cgroups import Cgroup, is_notation
 
 
@@ -27,9 +27,37 @@ class Job:
     """What a child needs; filled by the parent before the fork."""
 
     __slots__ = (
-        "cgroup", "config", "console_size", "detached", "gate", "given", "hierarchies", "init", "joins", "namespaces",
-        "network", "new_keyring", "new_network", "part", "pidfd", "pivot", "preserved", "process", "rootfs",
-        "seccomp", "sources", "state", "stdio", "step", "sync", "target", "terminal", "told", "unshare_cgroup",
+        "cgroup",
+        "config",
+        "console_size",
+        "detached",
+        "gate",
+        "given",
+        "held",
+        "hierarchies",
+        "init",
+        "joins",
+        "namespaces",
+        "network",
+        "new_keyring",
+        "new_network",
+        "part",
+        "pidfd",
+        "pivot",
+        "preserved",
+        "process",
+        "rootfs",
+        "seccomp",
+        "sources",
+        "state",
+        "stdio",
+        "step",
+        "sync",
+        "target",
+        "terminal",
+        "told",
+        "unshare_cgroup",
+        "users",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -44,6 +72,8 @@ class Job:
         self.hierarchies: list[tuple[str, str]] = []
         self.unshare_cgroup = True
         self.joins: list[tuple[int, int]] = []  # (descriptor, CLONE_NEW* flag)
+        self.held: userns.Held | None = None  # keeps the user namespace and what belongs to it until the child has them
+        self.users: users.Users | None = None  # a user namespace of the container's own
         self.namespaces = 0  # exec: CLONE_NEW* beyond those that every container has
         self.network: network.NetworkPlan | None = None
         self.new_network = False
@@ -126,9 +156,11 @@ def _init(job: Job) -> None:
         process.unshare(abi.CLONE_NEWCGROUP)
     job.step = "mounting the root file system"
     linux = config.get("linux") or {}
-    root = rootfs.mount_root(job.rootfs, job.target, linux.get("rootfsPropagation") or "")
+    if job.users is not None:
+        job.users.act()
+    root = rootfs.mount_root(job.rootfs, job.target, linux.get("rootfsPropagation") or "", users=job.users)
     own_group = job.cgroup.path if job.cgroup is not None and not job.unshare_cgroup else ""
-    rootfs.mount_all(root, config, job.sources, job.hierarchies, own_group)
+    rootfs.mount_all(root, config, job.sources, job.hierarchies, own_group, job.users)
     own_dev = any(m["destination"] == "/dev" and m.get("type") == "tmpfs" for m in config.get("mounts") or [])
     job.step = "configuring the network"
     _expect(job.sync, b"N")  # from here on the device rules hold, too
@@ -136,7 +168,7 @@ def _init(job: Job) -> None:
         network.configure_inside(job.network)
     job.step = "making devices"
     if own_dev:
-        rootfs.make_devices(root, linux.get("devices") or [])
+        rootfs.make_devices(root, linux.get("devices") or [], job.users)
     job.step = "running hooks"
     _run_hooks(job, "createContainer", "creating")
     job.step = "changing the root"
@@ -152,11 +184,11 @@ def _init(job: Job) -> None:
         rootfs.bind_console(slave)
     if linux.get("personality"):
         scheduling.set_personality(linux["personality"]["domain"])
-    _set_sysctls(linux.get("sysctl") or {})
+    _set_sysctls(linux.get("sysctl") or {}, job.users)
     uid, gid, groups, home = program.resolve_user(spec)
     job.step = "giving files to the user"
     for tree in job.given:
-        owners.give(tree, uid, gid)
+        owners.give(tree, *((uid, gid) if job.users is None else (job.users.uid(uid), job.users.gid(gid))))
         os.close(tree)
     job.step = "entering the working directory"
     program.enter_directory(spec.get("cwd") or "/", uid, gid, create=True)
@@ -177,6 +209,7 @@ def _exec(job: Job) -> None:
     if job.cgroup is not None:
         job.cgroup.join(job.part)
     job.step = "joining namespaces"
+    job.users = users.Users.of_process(job.pidfd)
     process.setns(job.pidfd, _EXEC_NAMESPACES | job.namespaces)
     if job.part and job.unshare_cgroup:
         process.unshare(abi.CLONE_NEWCGROUP)  # it sees its part as the root, where the container's limits are mounted
@@ -195,13 +228,18 @@ def _become(job: Job, slave: int, uid: int, gid: int, groups: list[int], home: b
     job.step = "becoming the program"
     _install_stdio(job, slave, uid)
     calls.close_range_cloexec(3 + job.preserved)
+    program.set_limits(spec.get("rlimits") or [])
+    _schedule(spec)
+    if job.users is not None:
+        job.step = "entering the user namespace"
+        for group in (gid, *groups):
+            job.users.gid(group)
+        job.users.enter(own_mounts=job.pidfd < 0)
     try:
         if job.new_keyring:
             calls.join_session_keyring(b"_ses.container")
     except OSError:
         pass  # a kernel without keyrings, or a quota: the program then shares none of ours, only root's
-    program.set_limits(spec.get("rlimits") or [])
-    _schedule(spec)
     program.drop_privileges(spec, job.seccomp, uid, gid, groups)
     os.umask((spec.get("user") or {}).get("umask", 0o022))
     environ = program.environment(spec, home)
@@ -260,6 +298,7 @@ def _split_off(sync: socket.socket, terminal: bool) -> None:
 
 def _install_stdio(job: Job, slave: int, uid: int) -> None:
     """Put stdin, stdout and stderr in their places and give them to the container's user."""
+    uid = uid if job.users is None else job.users.uid(uid)
     for number in (0, 1, 2):
         os.dup2(slave if job.stdio is None else job.stdio[number], number)
         if uid:
@@ -310,7 +349,16 @@ def _set_oom_score(spec: dict[str, Any]) -> None:
         os.close(fd)
 
 
-def _set_sysctls(sysctls: dict[str, str]) -> None:
+def _set_sysctls(sysctls: dict[str, str], inside: users.Users | None = None) -> None:
+    """`inside`: some of the namespaces belong to the container's root, who alone may write some of these."""
+    if inside is not None and sysctls:
+        os.seteuid(inside.uid(0))
+        try:
+            _set_sysctls(sysctls)
+        finally:
+            os.seteuid(0)
+            inside.act()
+        return
     for name, value in sysctls.items():
         path = "/proc/sys/" + name.replace(".", "/")
         try:

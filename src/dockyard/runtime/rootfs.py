@@ -18,6 +18,7 @@ from typing import Any
 from dockyard.linux import abi, mounts
 from dockyard.linux.calls import openat2
 from dockyard.runtime import owners
+from dockyard.runtime.users import Users
 
 _INSIDE = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_MAGICLINKS
 _PATH = os.O_PATH | os.O_CLOEXEC
@@ -38,20 +39,25 @@ _DEVICES = (  # those that every OCI container has: config-linux.md, "Default De
 )
 
 
-def mount_root(rootfs: dict[str, Any], target: str, propagation: str, label: str = "") -> int:
+def mount_root(
+    rootfs: dict[str, Any], target: str, propagation: str, label: str = "", users: Users | None = None
+) -> int:
     """Mount the container's root over the directory `target` and return its descriptor.
 
-    First cuts this namespace's mounts off from the host's, so that nothing mounted here is seen there.
+    First cuts this namespace's mounts off from the host's, so that nothing mounted here is seen there. `users`: whose
+    files these are; on disk they have the numbers that are seen inside.
     """
     up = mounts.PROPAGATION.get(propagation or "rprivate", abi.MS_PRIVATE | abi.MS_REC)
     mounts.mount("", "/", "", up if up & abi.MS_SLAVE else abi.MS_SLAVE | abi.MS_REC)
-    lay_root(rootfs, target, label)
+    lay_root(rootfs, target, label, users)
     return os.open(target, _PATH | os.O_DIRECTORY)
 
 
-def lay_root(rootfs: dict[str, Any], target: str, label: str = "") -> None:
+def lay_root(rootfs: dict[str, Any], target: str, label: str = "", users: Users | None = None) -> None:
     """Mount the root over the directory `target`. Changes the working directory."""
     if rootfs["type"] == "overlay":
+        if users is not None:
+            _map_owners(rootfs["base"], users)
         os.chdir(rootfs["base"])  # short relative names: mount(2) cuts its options at a page
         options = f"lowerdir={':'.join(rootfs['lower'])},upperdir={rootfs['upper']},workdir={rootfs['work']}"
         options += ",index=off,metacopy=off,redirect_dir=off" + label
@@ -59,10 +65,22 @@ def lay_root(rootfs: dict[str, Any], target: str, label: str = "") -> None:
     else:
         tree = mounts.open_tree(abi.AT_FDCWD, rootfs["path"])
         mounts.set_attributes(tree, 0, propagation=abi.MS_PRIVATE, recursive=True)
+        if users is not None:
+            mounts.set_attributes(tree, abi.MOUNT_ATTR_IDMAP, userns=users.namespace)
         at = os.open(target, _PATH)
         mounts.move_mount(tree, at)
         os.close(at)
         os.close(tree)
+
+
+def _map_owners(base: str, users: Users) -> None:
+    """Let the directory of all layers, in this mount namespace, be a mount whose owners are mapped."""
+    tree = mounts.open_tree(abi.AT_FDCWD, base, recursive=False)
+    mounts.set_attributes(tree, abi.MOUNT_ATTR_IDMAP, propagation=abi.MS_PRIVATE, userns=users.namespace)
+    at = os.open(base, _PATH | os.O_DIRECTORY)
+    mounts.move_mount(tree, at)
+    os.close(at)
+    os.close(tree)
 
 
 def open_target(root: int, path: str, directory: bool) -> int:
@@ -114,6 +132,7 @@ def mount_all(
     sources: dict[int, int],
     hierarchies: list[tuple[str, str]],
     own_group: str = "",
+    users: Users | None = None,
 ) -> None:
     """Carry out config.mounts in order. `sources`: index of a bind -> descriptor of its detached tree, taken over."""
     for index, entry in enumerate(config.get("mounts") or []):
@@ -128,6 +147,8 @@ def mount_all(
         elif entry.get("type") == "cgroup":
             _mount_cgroup(root, entry["destination"], options, hierarchies, own_group)
         else:
+            if users is not None:
+                options.data = [users.option(option) for option in options.data]
             _mount_new(root, entry, options)
 
 
@@ -192,6 +213,9 @@ def _mount_new(root: int, entry: dict[str, Any], options: mounts.Options) -> Non
     else:
         target = open_target(root, destination, True)
     data = list(options.data)
+    copied = fstype == "tmpfs" and tmpcopyup.OPTION in data
+    if copied:
+        data.remove(tmpcopyup.OPTION)
     if fstype == "tmpfs" and not any(option.startswith("mode=") for option in data):
         data.append(f"mode={stat.S_IMODE(os.fstat(target).st_mode):o}")  # keep that of the directory underneath
     at = f"/proc/self/fd/{target}"
@@ -255,7 +279,7 @@ def _bind_group(path: str, target: int, options: mounts.Options) -> None:
     os.close(tree)
 
 
-def make_devices(root: int, devices: list[dict[str, Any]]) -> None:
+def make_devices(root: int, devices: list[dict[str, Any]], users: Users | None = None) -> None:
     """/dev of the container: the default nodes and links, then config.linux.devices. Only on a /dev of its own."""
     dev = openat2(root, "dev", _PATH | os.O_DIRECTORY, resolve=_INSIDE)
     for name, major, minor in _DEVICES:
@@ -267,7 +291,10 @@ def make_devices(root: int, devices: list[dict[str, Any]]) -> None:
         kind = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}[device["type"]]
         number = os.makedev(device["major"], device["minor"]) if kind != stat.S_IFIFO else 0
         mode = kind | (0o666 if device.get("fileMode") is None else device["fileMode"])
-        _make_node(root, device["path"].lstrip("/"), mode, number, device.get("uid") or 0, device.get("gid") or 0)
+        uid, gid = device.get("uid") or 0, device.get("gid") or 0
+        if users is not None:
+            uid, gid = users.uid(uid), users.gid(gid)
+        _make_node(root, device["path"].lstrip("/"), mode, number, uid, gid)
     for target, name in _DEV_LINKS:
         try:
             os.symlink(target, name, dir_fd=dev)

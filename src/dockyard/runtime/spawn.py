@@ -15,9 +15,10 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from dockyard.linux import abi, mounts, process
+from dockyard.linux import abi, mounts, process, userns
 from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import channel, network
+from dockyard.runtime import users as users_
 from dockyard.runtime.cgroups import Cgroup, is_notation, open_cgroup
 from dockyard.runtime.init import Job, run_exec, run_init
 from dockyard.runtime.rootfs import open_part
@@ -114,6 +115,8 @@ def spawn_container(
     except OSError as error:
         raise SpawnFailed(describe(error)) from error
     finally:
+        if job.held is not None:
+            job.held.close()
         for fd in opened:
             os.close(fd)
 
@@ -154,6 +157,9 @@ def _namespaces(config: dict[str, Any], job: Job, opened: list[int]) -> int:
     """The flags for clone; joins go into the job, a pid namespace is entered here for the children to come."""
     flags = 0
     job.unshare_cgroup = False
+    _make_users(
+        config["linux"], job, opened
+    )  # first: a child that is forked for it must not be born in a new pid namespace
     for entry in config["linux"].get("namespaces") or []:
         kind, path = entry["type"], entry.get("path")
         flag = process.NAMESPACE_FLAGS[kind]
@@ -164,6 +170,12 @@ def _namespaces(config: dict[str, Any], job: Job, opened: list[int]) -> int:
                 process.setns(fd, flag)
             else:
                 job.joins.append((fd, flag))
+        elif kind == "user":
+            continue
+        elif job.held is not None and kind in users_.OWN_KINDS:
+            opened.append(job.held.open("net" if kind == "network" else kind))
+            job.joins.append((opened[-1], flag))
+            job.new_network = job.new_network or kind == "network"
         elif kind == "pid":
             process.unshare(flag)  # not at clone: so that every later child (exec) is born in it too
         elif kind == "time":
@@ -175,6 +187,21 @@ def _namespaces(config: dict[str, Any], job: Job, opened: list[int]) -> int:
             flags |= flag
             job.new_network = job.new_network or kind == "network"
     return flags
+
+
+def _make_users(linux: dict[str, Any], job: Job, opened: list[int]) -> None:
+    """A user namespace of the container's own, and those that belong to it."""
+    kinds = {entry["type"]: entry.get("path") for entry in linux.get("namespaces") or []}
+    if "user" not in kinds:
+        return
+    uids, gids = linux["uidMappings"], linux["gidMappings"]
+    flags = 0
+    for kind in users_.OWN_KINDS:
+        if kind in kinds and not kinds[kind]:
+            flags |= process.NAMESPACE_FLAGS[kind]
+    job.held = userns.Held(users_.ranges(uids), users_.ranges(gids), flags)
+    opened.append(job.held.open("user"))
+    job.users = users_.Users(uids, gids, opened[-1])
 
 
 def _set_time_offsets(offsets: dict[str, Any]) -> None:
@@ -193,6 +220,9 @@ def _open_sources(config: dict[str, Any], job: Job) -> None:
         job.sources[index] = open_bind_source(entry, recursive)
         if (entry.get("dockyard") or {}).get("chown"):
             job.given.append(open_bind_source(entry, False))
+        if job.users is not None and (entry.get("dockyard") or {}).get("remap"):
+            for tree in (job.sources[index], *(job.given[-1:] if entry["dockyard"].get("chown") else ())):
+                mounts.set_attributes(tree, abi.MOUNT_ATTR_IDMAP, userns=job.users.namespace)
 
 
 def open_bind_source(entry: dict[str, Any], recursive: bool) -> int:
@@ -316,7 +346,7 @@ def _clone_container(
         if job.cgroup is not None and job.cgroup.adopt(pid, _resources(job.config)):
             _tell(ours, b"G")
         if plan is not None:
-            network.attach_host(plan, pid, rules)
+            network.attach_host(plan, job.held.pid if job.held is not None and job.new_network else pid, rules)
             attached = True
         if on_created is not None:
             on_created(pid)

@@ -137,6 +137,10 @@ def _process(system: System) -> dict[str, Any]:
 def _host(system: System) -> dict[str, Any]:
     host = system.host
     security = ["name=cgroupns"]
+    if system.settings.userns:
+        security.append("name=userns")
+    if system.settings.no_new_privileges:
+        security.append("name=no-new-privileges")
     if host.seccomp:
         security.insert(0, "name=seccomp,profile=builtin")
     if host.apparmor:

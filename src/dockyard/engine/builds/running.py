@@ -126,6 +126,7 @@ def _host_config(op: Exec, options: BuildOptions) -> HostConfig:
         privileged=insecure,
         ipc_mode="private",
         cgroupns_mode="private",
+        userns_mode="host",  # its mounts are of many kinds, not all of which can have mapped owners
     )
     if 0 < host.memory < 6 << 20:
         raise InvalidArgument("Minimum memory limit allowed is 6MB")

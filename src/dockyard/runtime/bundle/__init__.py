@@ -44,8 +44,8 @@ from dockyard.runtime.bundle.mounts import (
 )
 from dockyard.runtime.bundle.resources import oci_resources
 from dockyard.runtime.bundle.security import SecurityOptions
-from dockyard.runtime.remap import Remap
 from dockyard.runtime.cgroups import systemd
+from dockyard.runtime.remap import Remap
 
 __all__ = ["Bundle", "BundleInput", "BundleMount", "Bundler", "ExecInput", "Host", "from_mount_point", "tmpfs_options"]
 

@@ -68,6 +68,7 @@ class BundleMount(Struct, frozen=True):
     subpath: str = ""
     chown: bool = False
     idmap: str = ""
+    remap: bool = False  # the engine's own file or directory, owned by the numbers that the container sees
     image: dict[str, Any] | None = None
 
 
@@ -96,6 +97,7 @@ class DefaultMounts:
         *,
         shm_source: str,
         writable_cgroups: bool,
+        remapped: bool = False,
     ) -> list[dict[str, Any]]:
         """All mounts, in order. `shm_source`: a host path to bind at /dev/shm, "" for a new tmpfs."""
         asked = {mount.destination for mount in mounts}
@@ -108,7 +110,9 @@ class DefaultMounts:
             for mount in out:
                 if mount["destination"] not in _READONLY_KEPT_WRITABLE and "ro" not in mount["options"]:
                     mount["options"].append("ro")
-        out += [_asked(mount) for mount in sorted(mounts, key=_depth)]
+        if remapped and (mapped := [each.destination for each in mounts if each.idmap]):
+            raise InvalidArgument(f"mount {mapped[0]}: idmap cannot be with user namespaces: use --userns=host")
+        out += [_asked(mount, remapped) for mount in sorted(mounts, key=_depth)]
         return out
 
     def _defaults(self, host: HostConfig, shm_source: str, writable_cgroups: bool) -> Iterable[dict[str, Any]]:
@@ -160,7 +164,7 @@ def tmpfs_options(given: str) -> list[str]:
     return list(chosen.values())
 
 
-def from_mount_point(point: MountPoint, image: dict[str, Any] | None = None) -> BundleMount:
+def from_mount_point(point: MountPoint, image: dict[str, Any] | None = None, *, remap: bool = False) -> BundleMount:
     """A mount point whose volume, source or image (then `image`) the engine has resolved, for the bundle."""
     if point.type == "image":
         return BundleMount(point.destination, point.source, type="image", subpath=point.subpath, image=image)
@@ -177,10 +181,11 @@ def from_mount_point(point: MountPoint, image: dict[str, Any] | None = None) -> 
         subpath=point.subpath,
         chown=point.chown,
         idmap=point.idmap,
+        remap=remap,
     )
 
 
-def _asked(mount: BundleMount) -> dict[str, Any]:
+def _asked(mount: BundleMount, remapped: bool) -> dict[str, Any]:
     if mount.type == "tmpfs":
         options = tmpfs_options(f"{mount.options},ro" if mount.read_only else mount.options)
         return {"destination": mount.destination, "type": "tmpfs", "source": "tmpfs", "options": options}
@@ -209,6 +214,7 @@ def _asked(mount: BundleMount) -> dict[str, Any]:
     own: dict[str, Any] = {
         "subpath": mount.subpath,
         "chown": mount.chown,
+        "remap": mount.remap and remapped,
         "idmap": mount.idmap if mapping is None else "",
     }
     if any(own.values()):

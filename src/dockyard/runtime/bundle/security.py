@@ -65,7 +65,7 @@ class SecurityOptions(NamedTuple):
     system_paths_unconfined: bool = False
 
 
-def parse_security_options(options: Iterable[str]) -> SecurityOptions:
+def parse_security_options(options: Iterable[str], defaults: SecurityOptions = SecurityOptions()) -> SecurityOptions:  # noqa: B008
     """Raises InvalidArgument in Docker's words. SELinux labels are accepted and have no effect without SELinux."""
     parsed: dict[str, Any] = {}
     for option in options:
@@ -85,7 +85,7 @@ def parse_security_options(options: Iterable[str]) -> SecurityOptions:
             parsed["system_paths_unconfined"] = True
         elif key != "label":
             raise InvalidArgument(f'invalid --security-opt 2: "{option}"')
-    return SecurityOptions(**parsed)
+    return defaults._replace(**parsed)
 
 
 def _boolean(value: str, option: str) -> bool:
@@ -151,6 +151,21 @@ def oci_capabilities(names: Sequence[str], root: bool | None) -> dict[str, list[
     if root is False:
         return {"bounding": plain, "effective": [], "inheritable": [], "permitted": [], "ambient": []}
     return {"bounding": plain, "effective": plain, "inheritable": [], "permitted": plain, "ambient": []}
+
+
+def check_user_namespace(host: HostConfig) -> None:
+    """What cannot be together with a user namespace of the container's own. InvalidArgument in Docker's words."""
+    if host.privileged:
+        raise InvalidArgument(
+            "privileged mode is incompatible with user namespaces.  You must run the container in the host namespace "
+            "when running privileged mode"
+        )
+    if host.network_mode == "host":
+        raise InvalidArgument("cannot share the host's network namespace when user namespaces are enabled")
+    if host.pid_mode == "host":
+        raise InvalidArgument("cannot share the host PID namespace when user namespaces are enabled")
+    if host.runtime not in ("", "dockyard"):
+        raise InvalidArgument(f"user namespaces need the runtime dockyard, not {host.runtime}: use --userns=host")
 
 
 def system_paths(host: HostConfig, options: SecurityOptions, thermal: Sequence[str]) -> tuple[list[str], list[str]]:
