@@ -17,7 +17,7 @@ from typing import Any
 
 from dockyard.linux import abi, mounts
 from dockyard.linux.calls import openat2
-from dockyard.runtime import owners
+from dockyard.runtime import owners, tmpcopyup
 from dockyard.runtime.users import Users
 
 _INSIDE = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_MAGICLINKS
@@ -219,7 +219,14 @@ def _mount_new(root: int, entry: dict[str, Any], options: mounts.Options) -> Non
     if fstype == "tmpfs" and not any(option.startswith("mode=") for option in data):
         data.append(f"mode={stat.S_IMODE(os.fstat(target).st_mode):o}")  # keep that of the directory underneath
     at = f"/proc/self/fd/{target}"
-    mounts.mount(entry.get("source") or fstype, at, fstype, options.flags, ",".join(data))
+    flags = options.flags & ~abi.MS_RDONLY if copied else options.flags
+    mounts.mount(entry.get("source") or fstype, at, fstype, flags, ",".join(data))
+    if copied:
+        mounted = openat2(root, destination, _PATH, resolve=_INSIDE)
+        tmpcopyup.copy(target, mounted)
+        if options.flags & abi.MS_RDONLY:
+            mounts.set_attributes(mounted, abi.MOUNT_ATTR_RDONLY)
+        os.close(mounted)
     if options.propagation:
         mounted = openat2(root, destination, _PATH, resolve=_INSIDE)
         for change in options.propagation:
