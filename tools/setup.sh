@@ -32,6 +32,8 @@ if [ "$goal" != run ]; then
     have skopeo || need skopeo
     have dockerd || need docker.io
     have runc || need runc
+    have crun || need crun
+    have podman && have conmon || need podman # with conmon: 11 MB, 6 s
     have mkfs.btrfs || need btrfs-progs
     have mkfs.xfs || need xfsprogs
     have docker-registry || need docker-registry

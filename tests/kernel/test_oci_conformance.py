@@ -171,3 +171,17 @@ def test_delete_runs_every_poststop_hook_though_one_fails(ours: OciRuntime, bund
     identity = ours.create(bundle.sh("true"))
     done = ours("delete", identity)
     assert "warning: hooks.poststop[0]" in done.stderr and (tmp_path / "second").exists()
+
+
+def test_tmpcopyup(runtime: OciRuntime, bundle: Bundle) -> None:
+    """A mount option of podman's: a tmpfs that begins with what lies beneath it."""
+    (bundle.root / "full" / "below").mkdir(parents=True)
+    (bundle.root / "full" / "below" / "file").write_text("text\n")
+    os.chown(bundle.root / "full" / "below", 5, 6)
+    (bundle.root / "full" / "link").symlink_to("/etc")
+    options = ["tmpcopyup", "mode=0711", "nosuid", "ro"]
+    bundle.config["mounts"].append({"destination": "/full", "type": "tmpfs", "source": "tmpfs", "options": options})
+    script = "cat /full/below/file; readlink /full/link; stat -c %u:%g /full/below; touch /full/x || echo ro"
+    out = runtime.run(bundle.sh(script)).stdout
+    assert out == "text\n/etc\n5:6\nro\n"
+    assert not (bundle.root / "full" / "x").exists()

@@ -24,7 +24,10 @@ _PREFIXES = ("unable to start container process: ", "runc create failed: ", "run
 _NOT_FOUND = ("executable file not found", "not found in $path", "no such file or directory")
 _NOT_EXECUTABLE = ("permission denied", "is a directory", "not a directory", "exec format error")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_CRUN_NOT_FOUND = re.compile(r"executable file `([^`]*)` not found in \$PATH.*")  # clients match Docker's words
+_CRUN = (  # what it says, and Docker's words, which clients look for
+    (re.compile(r"executable file `([^`]*)` not found in \$PATH.*"), r'exec: "\1": executable file not found in $PATH'),
+    (re.compile(r"open executable: (Operation not permitted|Permission denied)"), "exec: permission denied"),
+)
 _MAX_LOG = 1 << 20  # bytes that are read of it
 
 
@@ -95,7 +98,9 @@ def _last_error(path: str) -> str:
             found = str(record.get("msg") or "")
     for prefix in _PREFIXES:
         found = found.replace(prefix, "", 1)
-    return _CRUN_NOT_FOUND.sub(r'exec: "\1": executable file not found in $PATH', found)
+    for pattern, words in _CRUN:
+        found = pattern.sub(words, found)
+    return found
 
 
 def _code(text: str) -> int:

@@ -53,6 +53,8 @@ def plain_config(config: dict[str, Any]) -> dict[str, Any]:
         raise SpawnFailed("--init works with the runtime dockyard only")
     plain["ociVersion"] = _VERSION
     linux = plain["linux"] = dict(config["linux"])
+    if any(entry["type"] == "user" for entry in linux.get("namespaces") or []):
+        raise SpawnFailed("user namespaces work with the runtime dockyard only (--userns=host does without)")
     group = linux.get("cgroupsPath") or ""
     linux["cgroupsPath"] = group if is_notation(group) else "/" + group.strip("/")
     resources = linux.get("resources") or {}
