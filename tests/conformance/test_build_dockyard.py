@@ -390,3 +390,19 @@ def test_several_platforms_and_provenance(cli: Cli, tmp_path: Path) -> None:
     cli.engine.docker("rmi", "several:1")
     text = cli.build("--sbom=true", str(root), code=1)
     assert "no SBOM is made here" in text
+
+
+def test_cache_mounts_leave_and_come(cli: Cli, tmp_path: Path) -> None:
+    root = contexts.directory(
+        tmp_path, "FROM bb\nRUN --mount=type=cache,id=kept,target=/c cat /c/*; echo of-this-step > /c/f\n"
+    )
+    tar = str(tmp_path / "mount.tar")
+    cli.build(str(root))
+    assert cli.run("builder", "export", "kept", "-o", tar).returncode == 0
+    done = cli.run("builder", "export", "nosuchmount")
+    assert done.returncode == 1 and "no such cache mount: nosuchmount" in done.stderr
+    cli.run("builder", "prune", "-af")
+    assert cli.run("builder", "import", "kept", "-i", tar).returncode == 0
+    assert " of-this-step\n" in cli.build(str(root))
+    done = cli.run("builder", "import", "kept", input=b"x" * 2000)
+    assert done.returncode == 1 and done.stderr

@@ -188,6 +188,25 @@ async def fetch(call: Call) -> web.StreamResponse:
     return response
 
 
+async def export_mount(call: Call) -> web.StreamResponse:
+    """A cache mount as a tar (ours)."""
+    async with aclosing(call.engine.builds.export_mount(call.text("id"))) as chunks:
+        first = await anext(chunks)
+        response = await call.stream(_TAR)
+        await response.write(first)
+        async for chunk in chunks:
+            await response.write(chunk)
+    return response
+
+
+async def import_mount(call: Call) -> web.StreamResponse:
+    """A tar becomes a cache mount (ours)."""
+    if not call.request.can_read_body:
+        raise InvalidArgument("a tar is expected as the body")
+    await call.engine.builds.import_mount(call.text("id"), call.chunks())
+    return call.empty(201)
+
+
 async def cancel(call: Call) -> web.StreamResponse:
     """Ends the build that was begun with this `buildid`. One that is over already is no error, as in Docker."""
     identifier = call.text("id")
@@ -236,6 +255,8 @@ ROUTES = [
     Route("POST", "/build", build),
     Route("POST", "/build/contexts", receive),
     Route("GET", "/build/outputs/{id}", fetch),
+    Route("GET", "/build/mounts", export_mount),
+    Route("POST", "/build/mounts", import_mount),
     Route("POST", "/build/cancel", cancel, since=(1, 39)),
     Route("POST", "/build/prune", prune, since=(1, 31)),
 ]

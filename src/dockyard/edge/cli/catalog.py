@@ -324,6 +324,8 @@ ENTRIES = (
         complete=("running",),
     ),
     Entry("builder df", "builder:df", "Show disk usage of the build cache", "[OPTIONS]", 0, 0, ("builder du",)),
+    Entry("builder export", "builder:export", "Write a cache mount as a tar", "[OPTIONS] ID", 1, 1),
+    Entry("builder import", "builder:import_", "Make a tar a cache mount", "[OPTIONS] ID", 1, 1),
     Entry("builder prune", "builder:prune", "Remove build cache", "[OPTIONS]", 0, 0),
     Entry(
         "image build",

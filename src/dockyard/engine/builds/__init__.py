@@ -15,7 +15,17 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack
 
-from dockyard.engine.builds import cachetransfer, exporting, fetching, output, planning, platformindex, pruning, sources
+from dockyard.engine.builds import (
+    cachetransfer,
+    exporting,
+    fetching,
+    mounttransfer,
+    output,
+    planning,
+    platformindex,
+    pruning,
+    sources,
+)
 from dockyard.engine.builds.agents import Agents
 from dockyard.engine.builds.cachemounts import Locks
 from dockyard.engine.builds.ground import Ground, Session, Shared
@@ -97,6 +107,14 @@ class Builds:
         ids, freed = await pruning.prune(self._ground, selection, check_limits(reserved, maximum, free))
         self._ground.context.events.publish("builder", "prune", "", {"reclaimed": str(freed)})
         return ids, freed
+
+    def export_mount(self, identity: str) -> AsyncGenerator[bytes, None]:
+        """The tar of a cache mount (`RUN --mount=type=cache`): `identity` is its id, or its target. NotFound."""
+        return mounttransfer.export(self._ground, self._locks, identity)
+
+    async def import_mount(self, identity: str, chunks: AsyncIterator[bytes]) -> None:
+        """Make a tar the cache mount of that identity, in place of what it was. Conflict while a step has it."""
+        await mounttransfer.import_(self._ground, self._locks, identity, chunks)
 
     # --- outputs ---------------------------------------------------------------------------------------------------
 

@@ -57,8 +57,17 @@ async def take(session: Session, mount: ExecMount, content: Tree | None, stack: 
         if mount.sharing == "private":
             locks.exclusive.add(record.id)
             stack.callback(locks.exclusive.discard, record.id)
+        if record.imported:
+            _own(f"{ground.context.layout.build_mount(record.directory)}", mount)
+            record.imported = False
     ground.cache.touch(record)
     return ground.context.layout.build_mount(record.directory)
+
+
+def _own(directory: str, mount: ExecMount) -> None:
+    """The directory itself belongs to whom the first mount says; an imported one's owner came with no archive."""
+    os.chown(directory, mount.uid, mount.gid)
+    os.chmod(directory, 0o755 if mount.mode is None else mount.mode)
 
 
 async def _make(session: Session, mount: ExecMount, identity: str, content: Tree | None) -> Record:
@@ -70,8 +79,7 @@ async def _make(session: Session, mount: ExecMount, identity: str, content: Tree
         if content is not None:
             arguments = {"source": content.source(), "path": mount.source, "target": str(directory)}
             await work.call(ground, "dockyard.store.builds.binds:fill", arguments, small=False)
-        os.chown(directory, mount.uid, mount.gid)
-        os.chmod(directory, 0o755 if mount.mode is None else mount.mode)
+        _own(str(directory), mount)
     except BaseException:
         ground.context.layout.discard(directory)
         raise

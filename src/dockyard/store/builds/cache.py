@@ -53,6 +53,7 @@ class Record(Struct, omit_defaults=True):
     etag: str = ""  # fetched file: what the server called this version
     modified: int = 0  # fetched file: when it says that it was made, ns
     digest: str = ""  # fetched file: "sha256:…"; checkout: its commit
+    imported: bool = False  # cache mount: nobody has had it since it came
     directory: str = ""  # below builds/mounts: a cache mount's or fetched file's
 
 

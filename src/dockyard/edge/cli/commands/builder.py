@@ -1,16 +1,23 @@
-"""`dockyard builder prune`, `dockyard builder df` (`du`): the build cache."""
+"""`dockyard builder prune`, `df` (`du`), `export`, `import`: the build cache, cache mounts as tars."""
 
 from __future__ import annotations
 
 import time
 
 from dockyard.edge.cli.call import Body, Call, confirm, say
+from dockyard.edge.cli.commands.archive import save_stream
 from dockyard.edge.cli.commands.df import CACHE_HEADERS, cache_row
 from dockyard.edge.cli.commands.ps import FORMAT_HELP
 from dockyard.edge.cli.errors import CliError
 from dockyard.edge.cli.flags import BYTES, FILTER, flag, many, value
 from dockyard.edge.cli.show import show_rows
+from dockyard.edge.cli.terminal import is_terminal
 from dockyard.proto.units import human_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
 
 _ALL = "This will remove all build cache."
 _DANGLING = "This will remove all dangling build cache."
@@ -54,6 +61,31 @@ def _df(call: Call) -> None:
         say(f"\nReclaimable:\t{human_size(free)}\nTotal:\t\t{human_size(size)}")
 
 
+def _export(call: Call) -> None:
+    if not call.text("output") and is_terminal(1):
+        raise CliError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+    response = call.api.send("GET", "/build/mounts", {"id": call.arguments[0]}, fresh=True)
+    save_stream(call.text("output"), response.chunks(), "failed to save the cache mount")
+
+
+def _import(call: Call) -> None:
+    path = call.text("input") or "-"
+    if path == "-" and is_terminal(0):
+        raise CliError("requested import from stdin, but stdin is a terminal. Use the -i flag or redirect")
+    try:
+        with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
+            call.api.send("POST", "/build/mounts", {"id": call.arguments[0]}, raw=_pieces(file), fresh=True).read()
+    except OSError as error:
+        raise CliError(f"open {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    while piece := file.read(1 << 18):
+        yield piece
+
+
+export = Body(_export, (value("-o --output", "Write to a file, instead of STDOUT", complete="file"),))
+import_ = Body(_import, (value("-i --input", "Read from a file, instead of STDIN", complete="file"),))
 prune = Body(
     _prune,
     (
