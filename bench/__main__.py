@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from bench import builds, files, registry, registry_server, traces, volumes, watching, work
+from bench import builds, files, logs, registry, registry_server, traces, volumes, watching, work
 from bench.report import Row, table, write_json
 from tests.support import busybox, steps
 from tests.support.engines import Dockyardd, Engine, PeerDocker, docker_cli, why_no_dockyardd, why_no_peer
@@ -215,6 +215,25 @@ def _peak_of_pull(engine: Engine) -> float:
     return peak.bytes
 
 
+def container_logs(bench: Bench) -> None:
+    """A million lines written and read; a log of 1 GB searched."""
+    times = max(2, round(4 * bench.share))
+    row = bench.row("a container writes a million lines", "s", goal=2.5)
+    bench.few(row, logs.write, times, 1.0)
+    boxes = {engine.name: logs.written(engine)[0] for engine in bench.engines}
+    row = bench.row("reading them back", "s", goal=8)
+    bench.few(row, lambda engine: logs.read(engine, boxes[engine.name]), times, 1.0)
+    for engine in bench.engines:
+        logs.remove(engine, boxes[engine.name])
+        boxes[engine.name] = logs.big(engine)
+    row = bench.row("the last 10 lines of a log of 1 GB", "ms", limit=20)
+    bench.few(row, lambda engine: logs.tail(engine, boxes[engine.name]), times, 1000)
+    row = bench.row("its last second, by --since", "ms", limit=50)
+    bench.few(row, lambda engine: logs.since(engine, boxes[engine.name]), times, 1000)
+    for engine in bench.engines:
+        logs.remove(engine, boxes[engine.name])
+
+
 def watched(bench: Bench) -> None:
     row = bench.row("stats of 100 containers, every second", "% CPU", limit=1.0)
     bench.few(row, watching.stats, 1, 1.0)
@@ -241,6 +260,7 @@ def everything(bench: Bench) -> None:
     bench.few(bench.row("200 × _ping on one connection", "ms"), lambda engine: work.pings(apis[engine.name]), 5, 1000.0)
     copies(bench, apis)
     new_volumes(bench, apis)
+    container_logs(bench)
     watched(bench)
     registries(bench, archives(bench))
     building(bench)
