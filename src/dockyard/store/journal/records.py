@@ -18,9 +18,9 @@ from msgspec import Struct
 
 from dockyard.store.journal.writer import format_time
 
-_STDOUT: Final = b"\1\0\0\0"
-_HEADS: Final = {"stdout": _STDOUT, "stderr": b"\2\0\0\0"}
-_SIZE: Final = Layout(">I").pack
+_NUMBERS: Final = {"stdout": 1, "stderr": 2}
+_HEAD: Final = Layout(">BxxxI").pack
+_KEPT: Final = 20_000  # longest text whose frame's head is kept
 R = TypeVar("R")
 
 
@@ -36,9 +36,26 @@ class Query(Struct):
     tail: int | None = None
 
 
+class _Text(Struct, gc=False):
+    log: str = ""
+
+
 class _Line(Struct, gc=False):
     log: str = ""
     stream: str = "stdout"
+
+
+class _Heads(dict[int, bytes]):
+    """The heads of one stream's frames by the texts' lengths, each made once."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __missing__(self, length: int) -> bytes:
+        head = _HEAD(self._number, length)
+        if length <= _KEPT:
+            self[length] = head
+        return head
 
 
 class _FullLine(Struct):
@@ -60,26 +77,25 @@ class Encoder:
         self._until = None if query.until is None else sortable(format_time(query.until))
         self._plain = not (query.timestamps or query.details) and self.since is None and self._until is None
         self._decode = _decoder(_Line) if self._plain else _decoder(_FullLine)
+        self._decode_texts = _decoder(_Text)
+        self._heads = {name: _Heads(number) for name, number in _NUMBERS.items()}
         self.finished = False
 
     def encode(self, records: bytes) -> bytes:
         """The stream of `records` (whole lines of the file). Damaged ones are skipped."""
+        if self._plain and not self._raw and "stdout" in self._wanted and b'"stream":"stderr"' not in records:
+            heads = self._heads["stdout"]  # the common case, a million times: quotes within a text are escaped
+            return b"".join([heads[len(text := line.log.encode())] + text for line in self._decode_texts(records)])
         lines: Iterable[Any] = self._decode(records)
         if not self._plain:
             return self._join([(line.stream, self._text(line)) for line in self._select(lines)])
-        if len(self._wanted) == 2 and not self._raw:
-            # The common case, a million times: everything, framed.
-            head, size = _HEADS.get, _SIZE
-            return b"".join(
-                [head(line.stream, _STDOUT) + size(len(text := line.log.encode())) + text for line in lines]
-            )
         return self._join([(line.stream, line.log) for line in lines if line.stream in self._wanted])
 
     def _join(self, texts: list[tuple[str, str]]) -> bytes:
         if self._raw:
             return "".join([text for _, text in texts]).encode()
-        encoded = [(name, text.encode()) for name, text in texts]
-        return b"".join([_HEADS[name] + _SIZE(len(data)) + data for name, data in encoded])
+        heads, other = self._heads, self._heads["stdout"]
+        return b"".join([heads.get(name, other)[len(data := text.encode())] + data for name, text in texts])
 
     def _select(self, lines: Iterable[_FullLine]) -> list[_FullLine]:
         chosen = []
