@@ -9,8 +9,13 @@ The machine is emulated (TCG: no KVM is needed, ten times slower than real), has
     /dev/vdb  this project and its Python packages, copied anew each time (the interpreter is Debian's: wheels of the
               same minor version fit)
 
-Its serial line is our output; the last thing it says is pytest's exit code. Owns: making and booting it. Does not own:
-what is tested (`-m vm` unless told otherwise).
+Its serial line is our output; the last thing it says is pytest's exit code. PID 1 is a script that runs the tests, or,
+with `--systemd`, systemd with one unit that does. Without arguments both are booted: the tests marked `vm`, then those
+of the systemd cgroup driver.
+
+    python -m tools.vm [--systemd] [PYTEST ARGUMENTS]
+
+Owns: making and booting it. Does not own: what is tested.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ CACHE = Path(".cache/vm").absolute()
 MODULES = ("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk")
 PACKAGES = (
     "python3,python3-distutils,busybox-static,kmod,iproute2,nftables,iptables,libnftables1,libseccomp2,procps,mount,"
-    "apparmor,runc,crun,util-linux,ca-certificates,e2fsprogs,xfsprogs,btrfs-progs"
+    "apparmor,runc,crun,util-linux,ca-certificates,e2fsprogs,xfsprogs,btrfs-progs,systemd,dbus"
 )
 LEFT_OUT = (
     "moto",
@@ -55,20 +60,24 @@ $b mount -t ext4 -o ro /dev/vda /lower && $b mount -t ext4 /dev/vdb /data
 $b mkdir -p /data/upper /data/work
 $b mount -t overlay -o lowerdir=/lower,upperdir=/data/upper,workdir=/data/work o /new
 $b mkdir -p /new/data && $b mount --move /data /new/data
-exec $b switch_root /new /data/start
+exec $b switch_root /new {program}
+"""
+
+SETUP = r"""
+mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev 2>/dev/null
+mkdir -p /dev/pts /dev/shm /run; mount -t devpts -o ptmxmode=666 devpts /dev/pts; mount -t tmpfs shm /dev/shm
+mount -t tmpfs run /run; mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount -t securityfs s /sys/kernel/security
+mkdir /sys/fs/cgroup/tests && echo $$ > /sys/fs/cgroup/tests/cgroup.procs
+for c in $(cat /sys/fs/cgroup/cgroup.controllers); do echo +$c > /sys/fs/cgroup/cgroup.subtree_control; done
 """
 
 START = r"""#!/bin/sh
 export PATH=/data/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
-mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev 2>/dev/null
-mkdir -p /dev/pts /dev/shm /run; mount -t devpts -o ptmxmode=666 devpts /dev/pts; mount -t tmpfs shm /dev/shm
-mount -t tmpfs run /run; mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount -t securityfs s /sys/kernel/security
+{setup}
 mkdir -p /data/tmp && chmod 1777 /data/tmp && mount --bind /data/tmp /tmp
 for m in veth bridge br_netfilter nf_tables nft_chain_nat nft_ct nft_masq tun xfs btrfs loop; do modprobe -q $m; done
 ip link set lo up
 hostname vm
-mkdir /sys/fs/cgroup/tests && echo $$ > /sys/fs/cgroup/tests/cgroup.procs
-for c in $(cat /sys/fs/cgroup/cgroup.controllers); do echo +$c > /sys/fs/cgroup/cgroup.subtree_control; done
 cd /data/project
 script() {
     printf '#!/usr/bin/python3\nimport sys\nfrom %s import main\nsys.exit(main())\n' $2 >/usr/bin/$1
@@ -81,6 +90,26 @@ python3 -m pytest -p no:cacheprovider {arguments}
 echo "vm: pytest ended with $?"
 sync; echo o > /proc/sysrq-trigger; sleep 60
 """
+
+# Nothing of a usual boot: systemd, the bus and the tests.
+UNITS = {
+    "tests.service": """[Unit]
+DefaultDependencies=no
+Requires=dbus.service
+After=dbus.service
+[Service]
+ExecStart=/data/start-systemd
+StandardOutput=tty
+StandardError=inherit
+TTYPath=/dev/ttyS0
+TasksMax=infinity
+""",
+    "dbus.service.d/early.conf": "[Unit]\nDefaultDependencies=no\n",
+    "dbus.socket.d/early.conf": "[Unit]\nDefaultDependencies=no\n",
+}
+SYSTEMD = "/lib/systemd/systemd"
+SYSTEMD_OPTIONS = "systemd.unit=tests.service systemd.show_status=no systemd.log_level=warning"
+DEFAULT = ["-q", "--color=no", "--durations=10", "--engine=dockyardd", "--timeout=600"]
 
 
 def run(*command: str | Path, **more: object) -> str:
@@ -135,8 +164,8 @@ def _disk(image: Path, tree: Path, spare: int) -> None:
     run("mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-d", tree, image)
 
 
-def project(arguments: list[str]) -> Path:
-    """The disk image with this project, its packages and what to do with them."""
+def project(arguments: dict[bool, list[str]]) -> Path:
+    """The disk image with this project, its packages and what to do with them (by whether systemd is PID 1)."""
     tree = CACHE / "data"
     shutil.rmtree(tree, ignore_errors=True)
     ours = tree / "project"
@@ -149,17 +178,31 @@ def project(arguments: list[str]) -> Path:
     packages = Path(sys.prefix, f"lib/python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
     skip = shutil.ignore_patterns(*LEFT_OUT, "*__mypyc*", "_editable*", "*.pth")
     shutil.copytree(packages, tree / "site-packages", ignore=skip)
-    start = tree / "start"
-    start.write_text(START.replace("{arguments}", shlex.join(arguments)).replace("$CI", os.environ.get("CI", "")))
-    start.chmod(0o755)
+    for by_systemd, words in arguments.items():
+        _start(tree, by_systemd, words)
     image = CACHE / "data.ext4"
     _disk(image, tree, 3000)
     shutil.rmtree(tree)
     return image
 
 
-def initrd(modules: Path) -> Path:
-    """What finds the disks."""
+def _start(tree: Path, by_systemd: bool, arguments: list[str]) -> None:
+    """What runs the tests: a script, and for systemd its unit."""
+    script = tree / ("start-systemd" if by_systemd else "start")
+    text = START.replace("{setup}", "" if by_systemd else SETUP).replace("{arguments}", shlex.join(arguments))
+    script.write_text(text.replace("$CI", os.environ.get("CI", "")))
+    script.chmod(0o755)
+    if by_systemd:
+        etc = tree / "upper/etc"
+        for name, unit in UNITS.items():
+            path = etc / "systemd/system" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(unit)
+        (etc / "machine-id").write_text("0123456789abcdef" * 2 + "\n")  # else this is a first boot, with presets
+
+
+def initrd(modules: Path, program: str) -> Path:
+    """What finds the disks and executes `program` as PID 1."""
     tree = CACHE / "initrd"
     shutil.rmtree(tree, ignore_errors=True)
     for name in ("bin", "mod", "proc", "dev", "sys", "new", "lower", "data"):
@@ -167,18 +210,24 @@ def initrd(modules: Path) -> Path:
     shutil.copy("/bin/busybox", tree / "bin/busybox")
     for name in (*MODULES, "overlay"):
         shutil.copy(next(modules.rglob(f"{name}.ko")), tree / "mod")
-    (tree / "init").write_text(INITRD.format(modules=" ".join(MODULES)))
+    (tree / "init").write_text(INITRD.format(modules=" ".join(MODULES), program=program))
     (tree / "init").chmod(0o755)
     image = CACHE / "initrd.gz"
     run("sh", "-c", f"find . | cpio -o -H newc --quiet | gzip -1 > {shlex.quote(str(image))}", cwd=tree)
     return image
 
 
-def boot(vmlinuz: Path, initial: Path, root: Path, data: Path) -> int:
-    """Run it, its serial line being our output; pytest's exit code, 1 if it did not get to say one."""
+def boot(vmlinuz: Path, initial: Path, root: Path, data: Path, options: str = "") -> int:
+    """Run it with more `options` for kernel and PID 1, its serial line being our output; pytest's exit code, 1 if it
+    did not get to say one."""
     command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", PROCESSORS, "-m", MEMORY]
     command += ["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-kernel", str(vmlinuz)]
-    command += ["-initrd", str(initial), "-append", "console=ttyS0 quiet panic=-1 lsm=landlock,yama,apparmor"]
+    command += [
+        "-initrd",
+        str(initial),
+        "-append",
+        f"console=ttyS0 quiet panic=-1 lsm=landlock,yama,apparmor {options}",
+    ]
     command += ["-drive", f"file={root},if=virtio,format=raw,readonly=on"]
     command += ["-drive", f"file={data},if=virtio,format=raw,cache=unsafe"]
     code = 1
@@ -194,23 +243,21 @@ def boot(vmlinuz: Path, initial: Path, root: Path, data: Path) -> int:
 
 def main() -> int:
     os.chdir(Path(__file__).parent.parent)
-    arguments = sys.argv[1:] or [
-        "tests",
-        "-m",
-        "vm",
-        "-q",
-        "--color=no",
-        "--durations=10",
-        "--engine=dockyardd",
-        "--timeout=600",
-    ]
+    given = sys.argv[1:]
+    if given[:1] == ["--systemd"]:
+        wanted = {True: given[1:] or ["tests/kernel/test_systemd.py", *DEFAULT]}
+    elif given:
+        wanted = {False: given}
+    else:
+        wanted = {False: ["tests", "-m", "vm", *DEFAULT], True: ["tests/kernel/test_systemd.py", *DEFAULT]}
     CACHE.mkdir(parents=True, exist_ok=True)
-    begun = time.monotonic()
+    begun, code = time.monotonic(), 0
     vmlinuz, modules = kernel()
-    images = system(modules), project(arguments)
-    initial = initrd(modules)
-    print(f"vm: made in {time.monotonic() - begun:.1f} s, booting", flush=True)
-    code = boot(vmlinuz, initial, *images)
+    images = system(modules), project(wanted)
+    for by_systemd in wanted:
+        initial = initrd(modules, SYSTEMD if by_systemd else "/data/start")
+        print(f"vm: {time.monotonic() - begun:.1f} s: booting{' systemd' if by_systemd else ''}", flush=True)
+        code = boot(vmlinuz, initial, *images, SYSTEMD_OPTIONS if by_systemd else "") or code
     images[1].unlink()
     print(f"vm: done in {time.monotonic() - begun:.1f} s", flush=True)
     return code

@@ -123,9 +123,9 @@ class Peer:
         connection, _ = self._listener.accept()
         with connection:
             connection.settimeout(10)
-            assert connection.recv(100).startswith(b"\0AUTH EXTERNAL ")
+            greeting = connection.recv(100)
+            assert greeting.startswith(b"\0AUTH EXTERNAL ") and greeting.endswith(b"\r\nBEGIN\r\n")
             connection.sendall(b"OK 1234\r\n")
-            assert connection.recv(7) == b"BEGIN\r\n"
             for answers in self._answers:
                 head = connection.recv(16, socket.MSG_WAITALL)
                 body, _serial, fields = struct.unpack("<4xIII", head)

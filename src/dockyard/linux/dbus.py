@@ -163,8 +163,12 @@ class Connection:
         self._socket.close()
 
     def _greet(self) -> None:
-        """EXTERNAL: the other side asks the kernel who we are."""
-        self._socket.sendall(b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\n")
+        """EXTERNAL: the other side asks the kernel who we are.
+
+        BEGIN goes out with the rest and nothing behind it until the answer is there: systemd does not look for a
+        message that it has read in one go with BEGIN, until another byte comes.
+        """
+        self._socket.sendall(b"\0AUTH EXTERNAL %s\r\nBEGIN\r\n" % str(os.geteuid()).encode().hex().encode())
         answer = b""
         while not answer.endswith(b"\r\n"):
             answer += self._receive(1)
@@ -172,7 +176,6 @@ class Connection:
                 raise OSError(errno.EPROTO, "no D-Bus service answers")
         if not answer.startswith(b"OK "):
             raise OSError(errno.EACCES, "the D-Bus service refuses us")
-        self._socket.sendall(b"BEGIN\r\n")
 
     def _receive(self, size: int) -> bytes:
         found = b""

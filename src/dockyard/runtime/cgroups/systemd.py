@@ -28,6 +28,7 @@ _NAME = "org.freedesktop.systemd1"
 _MANAGER = ("/org/freedesktop/systemd1", f"{_NAME}.Manager")
 _INFINITY = (1 << 64) - 1
 _PATIENCE = 30.0  # s that systemd may take for an answer or a job
+_BRIEFLY = 10.0  # s, when it is only asked whether it is there
 _AGAIN = 2.0  # s that a scope of the same name, of a container that has just ended, is waited for
 _HIGHEST = 8191  # the kernel's largest CONFIG_NR_CPUS
 _ACCOUNTING = ("CPUAccounting", "MemoryAccounting", "TasksAccounting", "IOAccounting")
@@ -72,21 +73,21 @@ def available() -> bool:
     if not os.path.isdir(BOOTED):
         return False
     try:
-        with _connect() as connection:
+        with _connect(_BRIEFLY) as connection:
             connection.call(_NAME, _MANAGER[0], "org.freedesktop.DBus.Properties", "Get", "ss", _MANAGER[1], "Version")
     except OSError:
         return False
     return True
 
 
-def _connect() -> dbus.Connection:
+def _connect(timeout: float = _PATIENCE) -> dbus.Connection:
     """Straight to systemd, which needs no bus; else by the bus. OSError naming both."""
     try:
-        return dbus.Connection(PRIVATE, private=True, timeout=_PATIENCE)
+        return dbus.Connection(PRIVATE, private=True, timeout=timeout)
     except OSError:
         pass
     try:
-        connection = dbus.Connection(BUS, private=False, timeout=_PATIENCE)
+        connection = dbus.Connection(BUS, private=False, timeout=timeout)
     except OSError as error:
         text = f"systemd does not answer on {PRIVATE} nor {BUS}: {error.strerror}"
         raise OSError(error.errno, text) from error
