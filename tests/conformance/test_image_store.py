@@ -14,6 +14,7 @@ from tests.support.engines import Dockyardd, Engine
 pytestmark = pytest.mark.dockyardd_only
 
 
+@pytest.mark.vm
 def test_an_image_of_128_layers_runs(engine: Engine) -> None:
     layers = [busybox.rootfs_tar()]
     layers += [busybox.layer_tar({f"f{number}": b"", "last": b"%d" % number}) for number in range(1, 128)]

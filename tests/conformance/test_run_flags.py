@@ -14,8 +14,6 @@ from tests.support import steps
 from tests.support.engines import Engine
 from tests.support.rawhttp import Connection
 
-pytestmark = pytest.mark.vm
-
 
 def sh(engine: Engine, *flags: str, script: str) -> str:
     """What a script prints in a container run with these flags."""
@@ -121,10 +119,12 @@ def test_mount_bind_needs_its_source(engine: Engine, tmp_path: Path) -> None:
     assert engine.out("ps", "-aq") == ""
 
 
+@pytest.mark.vm
 def test_submounts_of_a_bind_are_seen(engine: Engine) -> None:
     assert sh(engine, "-v", "/sys:/mnt", script="test -d /mnt/fs/cgroup && ls /mnt/fs/cgroup | wc -l") != "0"
 
 
+@pytest.mark.vm
 def test_bind_propagation(engine: Engine, api: Connection, tmp_path: Path) -> None:
     engine.docker("run", "-d", "--name", "prop", "-v", f"{tmp_path}:/mnt:rprivate", "bb", "sleep", "100")
     mount = steps.inspect(api, "prop")["Mounts"][0]
@@ -133,6 +133,7 @@ def test_bind_propagation(engine: Engine, api: Connection, tmp_path: Path) -> No
     )
 
 
+@pytest.mark.vm
 def test_tmpfs(engine: Engine) -> None:
     assert "size=1024k" in sh(engine, "--tmpfs", "/scratch:size=1m,mode=700", script="grep /scratch /proc/mounts")
     flag = "type=tmpfs,target=/scratch,tmpfs-size=2097152,tmpfs-mode=0711"
@@ -142,11 +143,13 @@ def test_tmpfs(engine: Engine) -> None:
     assert all(option in printed for option in ("nosuid", "nodev", "noexec"))
 
 
+@pytest.mark.vm
 def test_read_only(engine: Engine) -> None:
     script = "touch /x 2>&1 | grep -c Read-only; touch /dev/shm/ok /proc/self/comm && echo fine"
     assert sh(engine, "--read-only", script=script) == "1\nfine"
 
 
+@pytest.mark.vm
 def test_shm_size(engine: Engine) -> None:
     assert "size=65536k" in sh(engine, script="grep /dev/shm /proc/mounts")
     assert "size=8192k" in sh(engine, "--shm-size", "8m", script="grep /dev/shm /proc/mounts")
@@ -172,6 +175,7 @@ def test_network_of_another_container(engine: Engine) -> None:
     assert done.returncode == 125 and b"nobody" in done.stderr
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("kind", ["pid", "ipc", "uts"])
 def test_namespaces_of_the_host(engine: Engine, kind: str) -> None:
     assert sh(engine, f"--{kind}", "host", script=f"readlink /proc/self/ns/{kind}") == os.readlink(
@@ -180,6 +184,7 @@ def test_namespaces_of_the_host(engine: Engine, kind: str) -> None:
     assert sh(engine, script=f"readlink /proc/self/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("kind", ["pid", "ipc"])
 def test_namespaces_of_another_container(engine: Engine, kind: str) -> None:
     base = ["--ipc", "shareable"] if kind == "ipc" else []
@@ -188,6 +193,7 @@ def test_namespaces_of_another_container(engine: Engine, kind: str) -> None:
     assert sh(engine, f"--{kind}", "container:base", script=f"readlink /proc/self/ns/{kind}") == there
 
 
+@pytest.mark.vm
 def test_init(engine: Engine) -> None:
     printed = sh(engine, "--init", script="cat /proc/1/comm; cat /proc/$$/stat | cut -d' ' -f1")
     first, own = printed.split()
@@ -221,6 +227,7 @@ def test_cidfile(engine: Engine, tmp_path: Path) -> None:
     assert cidfile.read_text() == identifier
 
 
+@pytest.mark.vm
 def test_resources(engine: Engine, api: Connection) -> None:
     flags = ["--memory", "64m", "--cpus", "0.5", "--pids-limit", "50", "--cpu-shares", "512"]
     identifier = engine.out("run", "-d", *flags, "bb", "sleep", "100")
@@ -241,6 +248,7 @@ def cgroup_value(pid: int, controller: str, v1: str, v2: str) -> str:
     return Path(f"/sys/fs/cgroup{path}/{v2}").read_text().strip()
 
 
+@pytest.mark.vm
 def test_out_of_memory_is_told(engine: Engine, api: Connection) -> None:
     script = "head -c 200m /dev/zero | tail -c 150m >/dev/null; echo $?"
     identifier = engine.out(
@@ -251,10 +259,12 @@ def test_out_of_memory_is_told(engine: Engine, api: Connection) -> None:
     assert state["OOMKilled"] or "137" in engine.out("logs", identifier)
 
 
+@pytest.mark.vm
 def test_ulimit(engine: Engine) -> None:
     assert sh(engine, "--ulimit", "nofile=100:200", script="ulimit -n; ulimit -Hn") == "100\n200"
 
 
+@pytest.mark.vm
 def test_sysctl(engine: Engine) -> None:
     assert (
         sh(
@@ -267,12 +277,14 @@ def test_sysctl(engine: Engine) -> None:
     )
 
 
+@pytest.mark.vm
 def test_devices(engine: Engine) -> None:
     assert (
         sh(engine, "--device", "/dev/loop-control:/dev/lc:r", script="stat -c %F /dev/lc") == "character special file"
     )
 
 
+@pytest.mark.vm
 def test_capabilities(engine: Engine) -> None:
     assert bit(sh(engine, "--cap-add", "SYS_TIME", script="grep CapEff /proc/self/status"), 25)
     assert not bit(sh(engine, "--cap-drop", "CHOWN", script="grep CapEff /proc/self/status"), 0)
@@ -283,6 +295,7 @@ def bit(line: str, number: int) -> bool:
     return bool(int(line.split()[1], 16) >> number & 1)
 
 
+@pytest.mark.vm
 def test_privileged(engine: Engine) -> None:
     needs_all_capabilities(engine)
     script = "grep -E 'CapEff|Seccomp:' /proc/self/status; ls /dev | wc -l; touch /proc/sys/kernel/domainname && echo w"
@@ -300,12 +313,14 @@ def host_capabilities() -> str:
     return next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff"))
 
 
+@pytest.mark.vm
 def test_no_new_privileges(engine: Engine) -> None:
     assert (
         sh(engine, "--security-opt", "no-new-privileges", script="grep NoNewPrivs /proc/self/status").split()[1] == "1"
     )
 
 
+@pytest.mark.vm
 def test_seccomp_unconfined(engine: Engine) -> None:
     printed = sh(engine, "--security-opt", "seccomp=unconfined", script="grep Seccomp: /proc/self/status")
     assert printed.split()[1] == "0"
