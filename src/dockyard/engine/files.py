@@ -233,7 +233,8 @@ def view(context: Context, container: Container, *, writable: bool = False) -> d
     """A `place` of `store.roots`. `writable`: it does not run, and what is written shall last."""
     handle = container.handle
     if handle is not None:
-        return {"pid": handle.started["pid"], "start_time": handle.started["start_time"]}
+        first = {"pid": handle.started["pid"], "start_time": handle.started["start_time"]}
+        return {**first, "rootfs": context.snapshots.rootfs(container.id)}
     return {
         "rootfs": context.snapshots.rootfs(container.id),
         "mounts": _mounts(context, container),

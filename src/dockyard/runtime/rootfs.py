@@ -65,7 +65,7 @@ def lay_root(rootfs: dict[str, Any], target: str, label: str = "", users: Users 
     else:
         tree = mounts.open_tree(abi.AT_FDCWD, rootfs["path"])
         mounts.set_attributes(tree, 0, propagation=abi.MS_PRIVATE, recursive=True)
-        if users is not None:
+        if users is not None and not rootfs.get("owned"):
             mounts.set_attributes(tree, abi.MOUNT_ATTR_IDMAP, userns=users.namespace)
         at = os.open(target, _PATH)
         mounts.move_mount(tree, at)

@@ -10,7 +10,7 @@ back, so nothing of Python is ever looked up in the container. All that follows 
 the root, with RESOLVE_IN_ROOT and without magic links: symbolic links lead where they would lead the container,
 whatever it does to them meanwhile (S20-S22, S24).
 
-A `place` says which: {"pid", "start_time"} of a first process, or {"rootfs": a `runtime.launch.Rootfs`, "mounts":
+A `place` says which: {"pid", "start_time"} of a first process, and or only {"rootfs": a `runtime.launch.Rootfs`, "mounts":
 [{"source", "destination", "read_only", "subpath", "image": a Rootfs without a writable part}], "read_only": of the
 root, "writable": whether what is written has to last}.
 """
@@ -47,10 +47,11 @@ def standing(place: dict[str, Any], *, mounted: bool = True) -> Iterator[int]:
 
     Unavailable if it was to run and does not run any more. OSError of what cannot be mounted. One thread only.
     """
-    if "pid" in place:
+    users = _foreign_users(place["pid"], place["start_time"]) if "pid" in place else -1
+    if "pid" in place and (mounted or users < 0):
         root, held = _enter(place["pid"], place["start_time"], mounted)
-        _take_ids(place["pid"])
-    else:
+        _take_ids(users)
+    else:  # of a user namespace's root no copy without its mounts can be had: it would show what they hide
         root, held = _assemble(place, mounted), -1
     try:
         yield root
@@ -58,6 +59,8 @@ def standing(place: dict[str, Any], *, mounted: bool = True) -> Iterator[int]:
         os.close(root)
         if held >= 0:
             os.close(held)
+        if users >= 0:
+            os.close(users)
 
 
 def _enter(pid: int, started: int, mounted: bool) -> tuple[int, int]:
@@ -82,21 +85,30 @@ def _enter(pid: int, started: int, mounted: bool) -> tuple[int, int]:
         os.close(home)
 
 
-def _take_ids(pid: int) -> None:
-    """Be root in the container's user namespace, if it has one of its own: owners are the numbers seen inside, and
-    nothing is reached that it could not reach. For good: this worker ends with its work."""
+def _foreign_users(pid: int, started: int) -> int:
+    """A descriptor of a process's user namespace; -1 if it is ours."""
+    theirs = -1
     try:
         theirs = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        os.close(process.open_process(pid, started))
     except OSError:
+        if theirs >= 0:
+            os.close(theirs)
         raise Unavailable("the container has ended") from None
-    try:
-        if os.fstat(theirs).st_ino != os.stat("/proc/self/ns/user").st_ino:
-            process.setns(theirs, abi.CLONE_NEWUSER)
-            os.setgroups([])
-            os.setresgid(0, 0, 0)
-            os.setresuid(0, 0, 0)
-    finally:
-        os.close(theirs)
+    if os.fstat(theirs).st_ino != os.stat("/proc/self/ns/user").st_ino:
+        return theirs
+    os.close(theirs)
+    return -1
+
+
+def _take_ids(users: int) -> None:
+    """Be root in the container's user namespace: owners are the numbers seen inside, and nothing is reached that it
+    could not reach. For good: this worker ends with its work."""
+    if users >= 0:
+        process.setns(users, abi.CLONE_NEWUSER)
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
 
 
 # --- one that does not run -------------------------------------------------------------------------------------------
