@@ -33,7 +33,7 @@ def programs(found: Plan) -> list[str]:
 
 def test_what_is_the_same_is_there_once() -> None:
     first, second = plans()
-    assert first.vertices is second.vertices
+    assert first.vertices == second.vertices
     assert sorted(programs(first)) == ["/differs", "/differs", "/same", "/target", "/target"]
     assert first.result != second.result and (first.platform, second.platform) == BOTH
     for vertex, place in ((vertex, place) for place, vertex in enumerate(first.vertices)):
