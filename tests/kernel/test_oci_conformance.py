@@ -185,3 +185,34 @@ def test_tmpcopyup(runtime: OciRuntime, bundle: Bundle) -> None:
     out = runtime.run(bundle.sh(script)).stdout
     assert out == "text\n/etc\n5:6\nro\n"
     assert not (bundle.root / "full" / "x").exists()
+
+
+def test_a_user_namespace(runtime: OciRuntime, bundle: Bundle) -> None:
+    """Root inside is 100000 outside; a root file system that belongs to it; an exec is in it too."""
+    for top, directories, files in os.walk(bundle.root):
+        for name in (".", *directories, *files):
+            os.chown(os.path.join(top, name), 100000, 100000, follow_symlinks=False)
+    for directory in bundle.root.parents:
+        if directory.stat().st_mode & 0o001 == 0:
+            directory.chmod(directory.stat().st_mode | 0o011)
+    linux = bundle.config["linux"]
+    linux.pop("sysctl")  # ids of the host that have no place inside
+    linux["namespaces"].append({"type": "user"})
+    linux["uidMappings"] = linux["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    look = "id -u; stat -c %u /bin/sh /dev/null; touch /new; cat /proc/self/uid_map"
+    done = runtime.run(bundle.sh(f"{look}; mount -t tmpfs x /tmp || echo refused"))
+    assert done.stdout.split()[:2] == ["0", "0"]
+    assert done.stdout.split()[2] == "0" or is_runc(runtime)  # which binds /dev/null: nobody's
+    assert done.stdout.split()[-4:] == ["0", "100000", "65536", "refused"], done
+    assert (bundle.root / "new").stat().st_uid == 100000
+    identity = runtime.started(bundle.sh("sleep 1000"))
+    pid = runtime.state(identity)["pid"]
+    assert Path(f"/proc/{pid}").stat().st_uid == 100000
+    assert runtime.exec(identity, "sh", "-c", "id -u; cat /proc/self/uid_map").stdout.split() == [
+        "0",
+        "0",
+        "100000",
+        "65536",
+    ]
+    user = {**bundle.config["process"], "args": ["id", "-u"], "user": {"uid": 7, "gid": 7}}
+    assert runtime.exec_process(identity, user).stdout == "7\n"

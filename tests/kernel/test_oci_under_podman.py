@@ -126,3 +126,10 @@ def test_terminals(podman: Podman) -> None:
             second.expect(b"/dev/pts/1")
         terminal.type(b"exit 5\n")
         assert terminal.finish() == 5
+
+
+def test_a_user_namespace(podman: Podman) -> None:
+    mapping = ("--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536")
+    script = "id -u; cat /proc/self/uid_map; touch /new; stat -c %u /new"
+    found = podman.out("run", "--rm", "--network=none", *mapping, "bb", "sh", "-c", script)
+    assert found.split() == ["0", "0", "100000", "65536", "0"]

@@ -71,6 +71,7 @@ class Held:
     def close(self) -> None:
         """The child ends. Twice is once."""
         if self.pid:
+            os.kill(self.pid, signal.SIGKILL)  # the pipe's end would not do: others may have been forked with it
             os.close(self._ready)
             os.close(self._go)
             os.waitpid(self.pid, 0)

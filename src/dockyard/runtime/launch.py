@@ -31,6 +31,7 @@ class DirectoryRootfs(TypedDict):
 
     type: Literal["directory"]
     path: str
+    owned: NotRequired[bool]  # by the ids of the container's user namespace: not to be mapped
 
 
 Rootfs = OverlayRootfs | DirectoryRootfs

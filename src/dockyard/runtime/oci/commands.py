@@ -259,7 +259,7 @@ def _spec(_root: str, arguments: Arguments) -> int:
     from dockyard.runtime.oci.specification import default_config
 
     if arguments.flag("rootless"):
-        raise OciError("spec: --rootless: user namespaces are not supported")
+        raise OciError("spec: --rootless: running without root is not supported")
     path = os.path.join(arguments.text("bundle", "."), "config.json")
     try:
         with open(path, "x", encoding="utf-8") as file:

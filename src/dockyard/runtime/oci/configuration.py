@@ -14,10 +14,8 @@ from dockyard.linux import process, scheduling
 from dockyard.runtime.cgroups import version
 from dockyard.runtime.oci.errors import OciError
 
-SUPPORTED_NAMESPACES: Final = tuple(kind for kind in process.NAMESPACE_FLAGS if kind != "user")
+SUPPORTED_NAMESPACES: Final = tuple(process.NAMESPACE_FLAGS)
 _UNSUPPORTED_LINUX: Final = (
-    ("uidMappings", "user namespaces are not supported"),
-    ("gidMappings", "user namespaces are not supported"),
     ("intelRdt", "not supported"),
     ("netDevices", "not supported"),
     ("memoryPolicy", "not supported"),
@@ -177,10 +175,7 @@ def _check_mappings(mount: dict[str, Any], options: list[str], field: str) -> No
     if mount.get("type") != "bind" and not {"bind", "rbind"} & set(options):
         raise OciError(f"{field}: only bind mounts can be mapped")
     for name in given:
-        for index, each in enumerate(_get(mount, name, list, f"{field}.{name}")):
-            numbers = [each.get(key) if isinstance(each, dict) else None for key in ("containerID", "hostID", "size")]
-            if not all(isinstance(number, int) and 0 <= number < 2**32 for number in numbers):
-                raise OciError(f"{field}.{name}[{index}]: containerID, hostID and size are needed")
+        _check_ranges(mount, name, f"{field}.{name}")
 
 
 def _check_linux(linux: dict[str, Any]) -> None:
@@ -196,6 +191,7 @@ def _check_linux(linux: dict[str, Any]) -> None:
         raise OciError("linux.namespaces: a container without a mount namespace of its own is not supported")
     if any(entry["type"] == "mount" and entry.get("path") for entry in linux["namespaces"]):
         raise OciError("linux.namespaces: joining a mount namespace is not supported")
+    _check_users(linux, seen)
     for name, reason in _UNSUPPORTED_LINUX:
         if linux.get(name):
             raise OciError(f"linux.{name}: {reason}")
@@ -207,6 +203,24 @@ def _check_linux(linux: dict[str, Any]) -> None:
     for index, device in enumerate(_get(linux, "devices", list, "linux.devices", optional=True)):
         if device.get("type") not in ("c", "b", "u", "p") or not str(device.get("path", "")).startswith("/"):
             raise OciError(f"linux.devices[{index}]: type and path are needed")
+
+
+def _check_users(linux: dict[str, Any], namespaces: set[str]) -> None:
+    """A user namespace of its own with both mappings, or none of it."""
+    for name in ("uidMappings", "gidMappings"):
+        if bool(linux.get(name)) != ("user" in namespaces):
+            what = "missing for" if "user" in namespaces else "cannot be set without"
+            raise OciError(f"linux.{name}: {what} a user namespace of its own in linux.namespaces")
+        _check_ranges(linux, name, f"linux.{name}")
+    if any(entry["type"] == "user" and entry.get("path") for entry in linux.get("namespaces") or []):
+        raise OciError("linux.namespaces: joining a user namespace is not supported")
+
+
+def _check_ranges(parent: dict[str, Any], name: str, field: str) -> None:
+    for index, each in enumerate(_get(parent, name, list, field, optional=True)):
+        numbers = [each.get(key) if isinstance(each, dict) else None for key in ("containerID", "hostID", "size")]
+        if not all(isinstance(number, int) and 0 <= number < 2**32 for number in numbers):
+            raise OciError(f"{field}[{index}]: containerID, hostID and size are needed")
 
 
 def _check_personality(personality: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
     launch: Launch = {
         "id": container.id,
         "config": config,
-        "rootfs": {"type": "directory", "path": config["root"]["path"]},
+        "rootfs": {"type": "directory", "path": config["root"]["path"], "owned": True},
         "stdio": {"tty": False, "open_stdin": True, "stdin_once": False, "console_size": None},
         "log": None,
         "network": None,
