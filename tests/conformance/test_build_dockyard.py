@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -283,6 +284,118 @@ def test_outputs(cli: Cli, tmp_path: Path) -> None:
             assert {"index.json", "oci-layout", "manifest.json"} <= set(archive.getnames())
             manifest = json.load(archive.extractfile("manifest.json") or io.BytesIO())
         assert manifest[0]["RepoTags"] == ["arch:ive"]
+
+
+CACHED = """FROM bb AS tool
+RUN echo tool > /tool
+FROM bb
+COPY f /f
+RUN cat /proc/sys/kernel/random/uuid > /unique
+COPY --from=tool /tool /tool
+"""
+
+
+def blobs_of(directory: Path) -> dict[str, Path]:
+    return {path.name: path for path in (directory / "blobs/sha256").iterdir()}
+
+
+def manifest_of(directory: Path) -> dict[str, Any]:
+    index = json.loads((directory / "index.json").read_text())
+    (entry,) = index["manifests"]
+    found: dict[str, Any] = json.loads(blobs_of(directory)[entry["digest"][7:]].read_text())
+    return found
+
+
+def test_a_cache_in_a_directory(cli: Cli, engine: Engine, tmp_path: Path) -> None:
+    root = contexts.directory(tmp_path / "c", CACHED, {"f": "f"})
+    cache = tmp_path / "a, cache"  # its name has to be quoted
+    there = f'"dest={cache}"'
+    cli.build("-t", "k", "--cache-to", f"type=local,mode=max,{there}", str(root))
+    made = cat(engine, "k", "cat", "/unique")
+    first = set(blobs_of(cache))
+    for name, path in blobs_of(cache).items():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == name
+    engine.docker("rmi", "k")
+    cli.run("builder", "prune", "-af")
+    said = cli.build("-t", "k", "--cache-from", f'type=local,"src={cache}"', str(root))
+    assert said.count(" CACHED\n") >= 4 and "WARN" not in said.upper(), said
+    assert cat(engine, "k", "cat", "/unique") == made
+    # mode=min: only what the image consists of; what the tag had before and nothing needs any more goes
+    (root / "f").write_text("another")
+    cli.build("--cache-to", f"type=local,{there}", str(root))
+    steps = json.loads(blobs_of(cache)[manifest_of(cache)["config"]["digest"][7:]].read_text())["steps"]
+    assert len(steps) == 3 and first - set(blobs_of(cache)), steps
+    assert len(blobs_of(cache)) == len({each["digest"] for each in manifest_of(cache)["layers"]}) + 2
+    cli.build("--cache-to", f"type=local,tag=other,{there}", str(root))
+    assert len(json.loads((cache / "index.json").read_text())["manifests"]) == 2
+    assert sorted(each.name for each in cache.iterdir()) == ["blobs", "index.json", "oci-layout"]
+
+
+def test_a_damaged_cache_is_a_warning(cli: Cli, tmp_path: Path) -> None:
+    root = contexts.directory(tmp_path / "c", "FROM bb\nRUN echo one > /1\nRUN echo two > /2\n")
+    cache = tmp_path / "cache"
+    cli.build("--cache-to", f"type=local,dest={cache}", str(root))
+
+    def again() -> str:
+        cli.run("image", "prune", "-f")
+        cli.run("builder", "prune", "-af")
+        return cli.build("--cache-from", f"type=local,src={cache}", str(root))
+
+    top = blobs_of(cache)[manifest_of(cache)["layers"][-1]["digest"][7:]]
+    data = top.read_bytes()
+    top.write_bytes(data[:600] + b"X" + data[601:])
+    said = again()
+    assert top.name in said and "could not be fetched" in said and said.count(" CACHED\n") == 2, said  # FROM, first RUN
+    top.unlink()
+    said = again()
+    assert top.name in said and "missing" in said, said
+    blobs_of(cache)[manifest_of(cache)["config"]["digest"][7:]].write_text('{"layers":[],"steps":[]}')
+    said = again()
+    assert f"cache from {cache}: its list of steps is damaged" in said, said
+    (cache / "index.json").write_text('{"manifests": 7}')
+    assert f"cache from {cache}: its index.json" in again()
+    shutil.rmtree(cache)
+    assert f"local cache import at {cache} not found" in again()
+
+
+def test_where_a_cache_cannot_be(cli: Cli, engine: Engine, api: Connection, tmp_path: Path) -> None:
+    root = contexts.directory(tmp_path / "c", "FROM bb\nRUN echo never > /1\n")
+    (tmp_path / "file").write_text("")
+    for flag, text, says in (
+        ("--cache-to", "type=local", "needs dest="),
+        ("--cache-from", "type=local", "needs src="),
+        ("--cache-to", f"type=local,dest={tmp_path / 'file'}", "is no directory"),
+        ("--cache-to", f"type=local,mode=all,dest={tmp_path / 'd'}", "min or max"),
+        ("--cache-to", "type=gha", "type=gha: inline, registry (with ref=), local are served"),
+    ):
+        said = cli.build(flag, text, str(root), code=1)
+        assert says in said and "RUN echo never" not in said, said
+    cli.build("--cache-to", "type=local,ignore-error=true,dest=/proc/nowhere", str(root))
+    assert "/proc/nowhere" in cli.build("--cache-to", "type=local,dest=/proc/nowhere", str(root), code=1)
+    for source in (str(tmp_path), "upload:" + "0" * 26, "upload:../../x"):
+        asked = {"cachefrom": json.dumps([f"type=local,src={source}"])}
+        status = api.request("POST", "/build", query=asked, raw=contexts.tar("FROM bb\n")).status
+        assert status in (400, 404), source
+    assert api.get("/build/outputs/cache:" + "0" * 32).status == 404
+
+
+def test_a_cache_with_docker_py(client: docker.DockerClient, cli: Cli, tmp_path: Path) -> None:
+    """As docs/build.md has it."""
+    api = client.api
+    root = contexts.directory(tmp_path / "c", "FROM bb\nRUN cat /proc/sys/kernel/random/uuid > /unique\n")
+    api.params = {"cacheto": json.dumps(["type=local,mode=max"])}
+    image, log = client.images.build(path=str(root))
+    api.params = {}
+    (name,) = [line["aux"]["id"] for line in log if line.get("id") == "dockyard.cache"]
+    reply = api.get(api._url("/build/outputs/{0}", name), stream=True)
+    (tmp_path / "cache.tar").write_bytes(reply.content)
+    assert api.get(api._url("/build/outputs/{0}", name)).status_code == 404  # once
+    client.images.remove(image.id)
+    cli.run("builder", "prune", "-af")
+    with open(tmp_path / "cache.tar", "rb") as tar:
+        sent = api.post(api._url("/build/contexts"), data=tar).json()["ID"]
+    again, _ = client.images.build(path=str(root), cache_from=[f"type=local,src=upload:{sent}"])
+    assert again.id == image.id
 
 
 def test_a_build_is_pushed(cli: Cli, engine: Engine, tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_flags_reach_the_daemon(run: Run, server: FakeApi, tmp_path: Path, monke
     assert _names(body) == ["Dockerfile"]
     assert {key: json.loads(query[key]) for key in query if query[key][0] in "[{"} == {
         "buildargs": {"A": "b=c", "FROM_ENV": "e"}, "labels": {"l": ""}, "nocachefilter": ["s", "t"],
-        "ulimits": [{"Name": "nofile", "Soft": 1, "Hard": 2}], "cachefrom": ["i", "type=local,src=x"],
+        "ulimits": [{"Name": "nofile", "Soft": 1, "Hard": 2}], "cachefrom": ["i"],
         "cacheto": ["type=inline"], "attests": ["type=provenance,mode=max"], "allow": ["network.host"],
         "annotations": {"k": "v"}, "outputs": [{"Type": "image", "Attrs": {"push": "true"}}],
         "contexts": {"more": f"upload:c{len(_asked(server, '/build/contexts')[1])}", "base": "docker-image://y"},

@@ -160,3 +160,4 @@ class BuildResult(BuildEvent, frozen=True):
     digest: str = ""  # of the manifest or index, where one was written
     names: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)  # by buildx's names: containerimage.descriptor, …
+    caches: tuple[tuple[int, str], ...] = ()  # of those of cache_to that the client keeps: number, ID to fetch it by

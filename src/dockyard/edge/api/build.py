@@ -31,7 +31,7 @@ from dockyard.proto.times import format_rfc3339
 PRUNE_FILTERS = frozenset({"until", "id", "parent", "type", "description", "inuse", "shared", "private", "unused-for"})
 _MAX_DOCKERFILE = 1 << 20  # bytes of one that comes beside a remote context
 _TAR = "application/x-tar"
-_OUTPUT = "dockyard.output"
+_OUTPUT, _CACHE = "dockyard.output", "dockyard.cache"
 
 Message = dict[str, Any]
 Events = AsyncGenerator[tuple[BuildEvent, list[Message]], None]
@@ -114,8 +114,14 @@ async def _with_outputs(
     """Each event, and what is to be said of the build's outputs before it."""
     async with aclosing(events):
         async for event in events:
-            found = exporting.to_fetch(request.options, event) if isinstance(event, BuildResult) else ()
-            yield event, [{"id": _OUTPUT, "aux": {"index": number, "id": name}} for number, name in found]
+            yield event, _to_fetch(request.options, event) if isinstance(event, BuildResult) else []
+
+
+def _to_fetch(options: BuildOptions, result: BuildResult) -> list[Message]:
+    """`index`: which of `outputs`, or of `cacheto`."""
+    outputs = [(_OUTPUT, number, name) for number, name in exporting.to_fetch(options, result)]
+    caches = [(_CACHE, number, name) for number, name in result.caches]
+    return [{"id": kind, "aux": {"index": number, "id": name}} for kind, number, name in outputs + caches]
 
 
 async def _classic(call: Call, events: Events) -> web.StreamResponse:
@@ -144,7 +150,7 @@ async def _quiet(call: Call, events: Events) -> web.StreamResponse:
             await _fail(out, error)
         else:
             for message in kept:
-                if message.get("id") == _OUTPUT:
+                if message.get("id") in (_OUTPUT, _CACHE):
                     await out.send(message)
                 elif "aux" in message:
                     await out.send({"stream": f"{message['aux']['ID']}\n"})

@@ -15,10 +15,13 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack
 
+from msgspec import structs
+
 from dockyard.engine.builds import (
     cachetransfer,
     exporting,
     fetching,
+    localcache,
     mounttransfer,
     output,
     planning,
@@ -58,6 +61,7 @@ class Builds:
         self.agents = Agents()
         self._shared = Shared()
         self._locks = Locks()
+        self._shelf = localcache.Shelf(self._ground)
         self._running: dict[str, asyncio.Task[BuildResult]] = {}
         self._tasks: set[asyncio.Task[BuildResult]] = set()
         self._waiting: dict[str, asyncio.TimerHandle] = {}  # contexts that no build has asked for yet
@@ -70,6 +74,7 @@ class Builds:
         await asyncio.gather(*tasks, return_exceptions=True)
         for timer in self._waiting.values():
             timer.cancel()
+        self._shelf.close()
         await self._ground.cache.close()
 
     # --- contexts --------------------------------------------------------------------------------------------------
@@ -119,7 +124,10 @@ class Builds:
     # --- outputs ---------------------------------------------------------------------------------------------------
 
     def output(self, identifier: str) -> AsyncGenerator[bytes, None]:
-        """The tar of what a build has made for its client (`exporting.to_fetch` names it). NotFound."""
+        """The tar of what a build has made for its client (`exporting.to_fetch`, `BuildResult.caches` name it).
+        NotFound."""
+        if self._shelf.has(identifier):
+            return self._shelf.fetch(identifier)
         return exporting.fetch(self._ground, identifier)
 
     # --- building --------------------------------------------------------------------------------------------------
@@ -192,15 +200,17 @@ class Builds:
                 return BuildResult()
             exporting.check(session)
             platformindex.check(session)
+            cachetransfer.check(request.options)
             plans = await planning.plan(session)
-            session.remotes = await cachetransfer.load(session)
+            session.remotes = [*await localcache.load(session), *await cachetransfer.load(session)]
             solver = Solver(session, plans[0].vertices)
             events.put_nowait(planning.announce(plans, solver.name))
             trees = await solver.solve([plan.result for plan in plans])
             result = await output.make_images(session, plans, trees)
             await exporting.push(session)
-            await cachetransfer.export(session, list(trees.values()), [trees[plan.result].chain for plan in plans])
-            return result
+            made, results = list(trees.values()), [trees[plan.result].chain for plan in plans]
+            await cachetransfer.export(session, made, results)
+            return structs.replace(result, caches=self._shelf.put(session, made, results))
 
     def _let_go(self, session: Session, late: ExitStack) -> None:
         """The build has ended; a step of it that another build waits for may still need its files."""
@@ -222,7 +232,7 @@ class Builds:
             ids[""] = request.context_id
         elif chunks is not None:
             ids[""] = await sources.receive(self._ground, chunks, request.options.source_date_epoch)
-        for context_id in ids.values():
+        for context_id in dict.fromkeys([*ids.values(), *localcache.uploads(request.options)]):
             if not _CONTEXT_ID.match(context_id):
                 raise NotFound(f"no such build context: {context_id[:100]}")
             self._claim(context_id)

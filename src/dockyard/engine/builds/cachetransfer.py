@@ -1,4 +1,4 @@
-"""The build cache to and from registries: `--cache-to`, `--cache-from`.
+"""The build cache to and from registries: `--cache-to`, `--cache-from`. (`localcache`: directories of the client.)
 
 Owns: the document that tells which keys stand for which layers, sending it with those layers (registry) or within an
 image's configuration (inline), and finding steps in one that was fetched. Does not own: transfers of layers
@@ -20,9 +20,9 @@ from msgspec import Struct, field
 
 from dockyard.engine.builds.ground import Session, Tree
 from dockyard.engine.transfers.contents import Made, Stored
-from dockyard.engine.transfers.downloads import Wanted
+from dockyard.engine.transfers.downloads import BlobSource, Wanted
 from dockyard.model import oci
-from dockyard.model.build import Planned, VertexDone, VertexInfo, VertexStarted, Warned
+from dockyard.model.build import BuildOptions, Planned, TypedSpec, VertexDone, VertexInfo, VertexStarted, Warned
 from dockyard.model.errors import DockyardError, InvalidArgument, NotFound
 from dockyard.model.oci import Descriptor, Manifest
 from dockyard.proto import references
@@ -101,6 +101,23 @@ def describe(
     return document, layers
 
 
+def check(options: BuildOptions) -> None:
+    """Before anything is built: InvalidArgument for a cache that cannot come, or go, as it is asked."""
+    asked = [("from", spec) for spec in options.cache_from] + [("to", spec) for spec in options.cache_to]
+    for way, spec in asked:
+        kinds = ("registry", "local") if way == "from" else ("inline", "registry", "local")
+        if spec.type not in kinds or (spec.type == "registry" and not spec.fields.get("ref")):
+            served = ", ".join(kinds).replace("registry", "registry (with ref=)")
+            raise InvalidArgument(f"--cache-{way} type={spec.type}: {served} are served")
+        if way == "to" and spec.fields.get("mode", "min") not in ("min", "max"):
+            raise InvalidArgument(f"--cache-to mode={spec.fields['mode'][:50]}: min or max is expected")
+
+
+def steps_within(spec: TypedSpec, results: Sequence[str | None]) -> Sequence[str | None] | None:
+    """`within` of `describe`: with mode=max all steps, else those of the results."""
+    return None if spec.fields.get("mode") == "max" else results
+
+
 def inline(session: Session, trees: Mapping[int, Tree], chain: str | None) -> dict[str, Any]:
     """What goes into the image's configuration; nothing unless it was asked for."""
     if not any(spec.type == "inline" for spec in session.options.cache_to):
@@ -112,17 +129,14 @@ def inline(session: Session, trees: Mapping[int, Tree], chain: str | None) -> di
 async def export(session: Session, trees: Sequence[Tree], results: Sequence[str | None]) -> None:
     """Send the cache where `--cache-to` says. DockyardError of the first failure, unless `ignore-error` is given."""
     for spec in session.options.cache_to:
-        if spec.type == "inline":
+        if spec.type != "registry":
             continue
-        ref = spec.fields.get("ref", "")
-        if spec.type != "registry" or not ref:
-            raise InvalidArgument(f"--cache-to type={spec.type}: inline and registry (with ref=) are served")
+        ref = spec.fields["ref"]
         clock, vertex = session.ground.context.clock, f"cache-to:{ref}"
         session.emit(Planned((VertexInfo(vertex, f"exporting cache to registry {ref}"),)))
         session.emit(VertexStarted(vertex, clock()))
         try:
-            within = None if spec.fields.get("mode") == "max" else results
-            document, layers = describe(session, trees, within)
+            document, layers = describe(session, trees, steps_within(spec, results))
             await _send(session, references.parse(ref).with_default_tag(), document, layers)
         except DockyardError as error:
             session.emit(VertexDone(vertex, error=error.message, time_ns=clock()))
@@ -179,7 +193,7 @@ class RemoteCache:
     """A cache that was found under a reference. Layers are fetched when a step needs them."""
 
     def __init__(
-        self, document: Document, blobs: Sequence[Descriptor], repositories: Sequence[Repository], name: str
+        self, document: Document, blobs: Sequence[Descriptor], repositories: Sequence[BlobSource], name: str
     ) -> None:
         self._document = document
         self._repositories = repositories
@@ -231,9 +245,9 @@ async def load(session: Session) -> list[RemoteCache]:
     """Everything that `--cache-from` names; what is not there is told as a warning."""
     found: list[RemoteCache] = []
     for spec in session.options.cache_from:
-        ref = spec.fields.get("ref", "")
-        if spec.type != "registry" or not ref:
-            raise InvalidArgument(f"--cache-from type={spec.type}: registry (with ref=) is served")
+        if spec.type != "registry":
+            continue
+        ref = spec.fields["ref"]
         try:
             cache = await _load(session, references.parse(ref).with_default_tag())
         except DockyardError as error:
@@ -258,7 +272,7 @@ async def _load(session: Session, reference: Reference) -> RemoteCache | None:
     if config is None:
         raise InvalidArgument("an index of several images holds no build cache")
     data = await repositories[-1].small_blob(config, f"build cache {name}")
-    document = _parse(data, config.media_type)
+    document = parse_document(data, config.media_type)
     if document is None:
         return None
     return RemoteCache(document, fetched.manifest.layers or (), repositories[-1:], name)
@@ -270,13 +284,13 @@ def _local(session: Session, name: str) -> RemoteCache | None:
         image = session.ground.services.catalogue.get(name)
     except (NotFound, InvalidArgument):
         return None
-    document = _parse(session.ground.services.content.read(image.id), oci.OCI_CONFIG)
+    document = parse_document(session.ground.services.content.read(image.id), oci.OCI_CONFIG)
     if document is None:
         return None
     return RemoteCache(document, [Descriptor(digest=layer.diff_id) for layer in document.layers], (), name)
 
 
-def _parse(data: bytes, media_type: str) -> Document | None:
+def parse_document(data: bytes, media_type: str) -> Document | None:
     """The document in a configuration; None: there is none. InvalidArgument if it is damaged."""
     try:
         if media_type == CACHE_CONFIG:

@@ -11,17 +11,31 @@ import fcntl
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from dockyard.engine.images.services import Services
 from dockyard.engine.transfers.progress import Board, Listener
 from dockyard.engine.transfers.shared import Pool
 from dockyard.model.errors import DockyardError, InvalidArgument, SystemFailure
 from dockyard.model.oci import Descriptor
-from dockyard.store.remote.repository import Repository
 from dockyard.store.spooling import feed
 
 _STALE_TRIES = 2
+
+
+class BlobSource(Protocol):
+    """Where blobs come from: a registry's repository (`store.remote.repository`), or what offers them as that does."""
+
+    def blob(
+        self,
+        descriptor: Descriptor,
+        start: int,
+        what: str,
+        waiting: Callable[[float], None] | None = None,
+        tries: int | None = None,
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes from `start`, as many as the descriptor says, not verified. DockyardError."""
+        ...
 
 
 class Wanted(NamedTuple):
@@ -59,7 +73,7 @@ class Downloads:
 
     async def fetch(
         self,
-        repositories: Sequence[Repository],
+        repositories: Sequence[BlobSource],
         wanted: Wanted,
         parent: Callable[[], Awaitable[str | None]],
         listener: Listener | None,
@@ -90,7 +104,7 @@ class Downloads:
 
     async def _layer(
         self,
-        repositories: Sequence[Repository],
+        repositories: Sequence[BlobSource],
         wanted: Wanted,
         parent: Callable[[], Awaitable[str | None]],
         board: Board,
@@ -124,7 +138,7 @@ class Downloads:
         return self._blobs.setdefault(digest, asyncio.Lock())
 
     async def _unpack(
-        self, repositories: Sequence[Repository], wanted: Wanted, place: dict[str, Any], board: Board
+        self, repositories: Sequence[BlobSource], wanted: Wanted, place: dict[str, Any], board: Board
     ) -> dict[str, Any]:
         content = self._services.content
         if not content.has(wanted.blob.digest):
@@ -139,7 +153,7 @@ class Downloads:
             os.close(fd)
 
     async def _download(
-        self, repositories: Sequence[Repository], wanted: Wanted, place: dict[str, Any], board: Board
+        self, repositories: Sequence[BlobSource], wanted: Wanted, place: dict[str, Any], board: Board
     ) -> dict[str, Any]:
         """Unpack while the blob arrives, going on with what a broken pull left. _StalePart if that was no good."""
         partial = self._services.layout.partial(wanted.blob.digest)
@@ -203,7 +217,7 @@ class Downloads:
 
 
 async def _chunks(
-    repositories: Sequence[Repository], wanted: Wanted, start: int, board: Board
+    repositories: Sequence[BlobSource], wanted: Wanted, start: int, board: Board
 ) -> AsyncGenerator[bytes, None]:
     """The blob from `start`: from the first repository that has it, gone on with by the next if that one fails."""
     at, total = start, wanted.blob.size

@@ -61,7 +61,7 @@ def unpack(pieces: Iterable[bytes], target: str) -> None:
 
     os.makedirs(target, exist_ok=True)
     root = os.path.realpath(target)
-    with tarfile.open(fileobj=cast(Any, _Reader(iter(pieces))), mode="r|") as archive:
+    with tarfile.open(fileobj=cast(Any, Pieces(iter(pieces))), mode="r|") as archive:
         archive.extractall(root, filter=_checked, numeric_owner=True)
 
 
@@ -80,7 +80,7 @@ def _checked(member: tarfile.TarInfo, root: str) -> tarfile.TarInfo | None:
     return member.replace(name=name)
 
 
-class _Reader:
+class Pieces:
     """Pieces as a file that tarfile can read."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:

@@ -39,7 +39,8 @@ _PLAIN = {  # flag → parameter that every Docker engine knows
 
 
 def query(call: Call, ours: bool) -> dict[str, Any]:
-    """What every engine understands; `ours`: what only Dockyard's `POST /build` has is added, else it is refused."""
+    """What every engine understands; `ours`: what only Dockyard's `POST /build` has is added, else it is refused.
+    Directories of `--cache-from` are sent now (`cachedirectory.send`)."""
     environment = dict(os.environ)
     found: dict[str, Any] = {parameter: call.get(name) or None for name, parameter in _PLAIN.items()}
     found |= {
@@ -54,7 +55,7 @@ def query(call: Call, ours: bool) -> dict[str, Any]:
         "extrahosts": [_host(each) for each in call.texts("add-host")] or None,
         "securityopt": call.texts("security-opt") or None,
         "ulimits": _json(call.get("ulimit")),
-        "cachefrom": _json(_words(call, "cache-from")),
+        "cachefrom": _json(_cache_from(call, ours)),
         "platform": ",".join(_words(call, "platform")) or None,
     }
     extra = _additions(call)
@@ -63,6 +64,16 @@ def query(call: Call, ours: bool) -> dict[str, Any]:
     if extra:
         raise CliError(f"the daemon is no Dockyard: it has no {', '.join(sorted(extra))} for a build")
     return {**found, "q": call.on("quiet")}
+
+
+def _cache_from(call: Call, ours: bool) -> list[str]:
+    words = _words(call, "cache-from")
+    if not ours or not any("type=local" in word for word in words):
+        return words
+    from dockyard.edge.cli.building import cachedirectory
+
+    unused = call.on("no-cache") or call.on("check") or call.text("call") == "check"
+    return cachedirectory.send(call, words, unused=unused)
 
 
 def _additions(call: Call) -> dict[str, Any]:

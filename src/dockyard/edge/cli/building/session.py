@@ -44,6 +44,7 @@ class Result:
         self.metadata: dict[str, Any] = {}
         self.warnings: list[dict[str, Any]] = []
         self.outputs: list[dict[str, Any]] = []  # what is to be fetched: {"index": n, "id": …}
+        self.caches: list[dict[str, Any]] = []  # the same of --cache-to
 
 
 class Display:
@@ -176,6 +177,8 @@ def _take(message: dict[str, Any], display: Display, result: Result, source: Sou
         result.metadata = dict(aux.get("metadata") or {})
     elif kind == "dockyard.output":
         result.outputs.append(aux)
+    elif kind == "dockyard.cache":
+        result.caches.append(aux)
 
 
 def _failed(message: dict[str, Any], display: Display, source: Source) -> CliError:

@@ -122,6 +122,7 @@ def _once(call: Call, source: Source, named: dict[str, str | Source]) -> session
             for name, each in named.items()
         }
         wanted = [{"Type": kind, "Attrs": {k: v for k, v in a.items() if k != "dest"}} for kind, a in outputs]
+        caches = _caches(call)
         result = session.run(call, source, contexts, wanted)
         if result.outputs:
             from dockyard.edge.cli.building.output import fetch
@@ -130,10 +131,23 @@ def _once(call: Call, source: Source, named: dict[str, str | Source]) -> session
                 kind, attributes = outputs[int(each["index"])]
                 if attributes.get("dest"):
                     fetch(call, str(each["id"]), kind, attributes["dest"])
+        for each in result.caches:
+            from dockyard.edge.cli.building import cachedirectory
+
+            cachedirectory.receive(call, str(each["id"]), caches[int(each["index"])])
     session.keep(call, result)
     if call.on("quiet") or call.text("progress") == "quiet":
         say(result.image)
     return result
+
+
+def _caches(call: Call) -> list[dict[str, str]]:
+    """The fields of each `--cache-to`."""
+    if not call.texts("cache-to"):
+        return []
+    from dockyard.edge.cli.building import cachedirectory
+
+    return cachedirectory.check(call)
 
 
 def _compressed(body: Iterable[bytes]) -> Iterator[bytes]:
@@ -183,7 +197,7 @@ FLAGS: tuple[Flag, ...] = (
     many("--build-context", "Additional build contexts (name=path, name=docker-image://image, name=URL)"),
     value("--builder", "Accepted for docker's sake: the daemon is the builder", hidden=True),
     many("--cache-from", 'External cache sources ("user/app:cache", "type=local,src=path")'),
-    many("--cache-to", 'Cache export destinations ("type=inline", "type=registry,ref=user/app:cache")'),
+    many("--cache-to", 'Cache export destinations ("type=registry,ref=user/app:cache", "type=local,dest=path")'),
     value("--call", 'Set method for evaluating build ("check")', default="build", shown_default='"build"'),
     value("--cgroup-parent", 'Set the parent cgroup for the "RUN" instructions during build'),
     flag("--check", 'Shorthand for "--call=check"'),
