@@ -143,7 +143,7 @@ def mount_all(
                 owners.map_tree(sources[index], entry, config["process"], root, recursive)
             _bind(root, entry["destination"], sources[index], options)
         elif "image" in (entry.get("dockyard") or {}):
-            mount_image(root, entry)
+            mount_image(root, entry, users)
         elif entry.get("type") == "cgroup":
             _mount_cgroup(root, entry["destination"], options, hierarchies, own_group)
         else:
@@ -167,7 +167,7 @@ def _bind(root: int, destination: str, tree: int, options: mounts.Options) -> No
     os.close(target)
 
 
-def mount_image(root: int, entry: dict[str, Any]) -> None:
+def mount_image(root: int, entry: dict[str, Any], users: Users | None = None) -> None:
     """An image's files, read-only. `entry.dockyard`: image (a `launch.Rootfs` without upper and work), subpath.
 
     The overlay is mounted at the target and, for a part of it, replaced there by a bind of that part.
@@ -186,6 +186,8 @@ def mount_image(root: int, entry: dict[str, Any]) -> None:
         part = open_part(whole, own.get("subpath") or ".", entry["source"])
         tree = mounts.open_tree(part, "", recursive=False)
         mounts.set_attributes(tree, abi.MOUNT_ATTR_RDONLY, propagation=abi.MS_PRIVATE)
+        if users is not None and rootfs["type"] != "overlay":
+            mounts.set_attributes(tree, abi.MOUNT_ATTR_IDMAP, userns=users.namespace)
         if rootfs["type"] == "overlay":
             mounts.umount(f"/proc/self/fd/{whole}", abi.MNT_DETACH)
         if not stat.S_ISDIR(os.fstat(part).st_mode):

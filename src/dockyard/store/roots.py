@@ -10,9 +10,9 @@ back, so nothing of Python is ever looked up in the container. All that follows 
 the root, with RESOLVE_IN_ROOT and without magic links: symbolic links lead where they would lead the container,
 whatever it does to them meanwhile (S20-S22, S24).
 
-A `place` says which: {"pid", "start_time"} of a first process, and or only {"rootfs": a `runtime.launch.Rootfs`, "mounts":
-[{"source", "destination", "read_only", "subpath", "image": a Rootfs without a writable part}], "read_only": of the
-root, "writable": whether what is written has to last}.
+A `place` says which: {"pid", "start_time"} of a first process, and or only {"rootfs": a `runtime.launch.Rootfs`,
+"mounts": [{"source", "destination", "read_only", "subpath", "image": a Rootfs without a writable part}], "read_only":
+of the root, "writable": whether what is written has to last}.
 """
 
 from __future__ import annotations
