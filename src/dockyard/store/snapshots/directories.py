@@ -26,6 +26,7 @@ class Directories:
 
     def __init__(self, base: Path) -> None:
         self.base = base
+        self._trees = f"{base}/l/"
         for part in ("", "l", "r", "c", f"l/{NO_LAYER}"):
             (base / part).mkdir(mode=0o700, exist_ok=True)
         layers = os.open(base / "l", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -36,6 +37,10 @@ class Directories:
 
     def tree(self, short: str) -> Path:
         return self.base / "l" / short
+
+    def tree_path(self, short: str) -> str:
+        """`tree` as text: a step of a build asks for all the layers that it lies on."""
+        return self._trees + short
 
     def recipe(self, short: str) -> Path:
         return self.base / "r" / short

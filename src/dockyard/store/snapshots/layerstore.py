@@ -312,7 +312,7 @@ class LayerStore:
 
     def tree_of(self, layer: Layer) -> str:
         """The directory of a layer's files, as an argument for worker functions."""
-        return str(self._ready.directories.tree(layer.directory))
+        return self._ready.directories.tree_path(layer.directory)
 
     def recipe_of(self, layer: Layer) -> str:
         return str(self._ready.directories.recipe(layer.directory))
