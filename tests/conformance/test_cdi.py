@@ -102,3 +102,17 @@ def test_a_specification_that_goes_before_the_start(engine: Engine, api: Connect
     assert answer.status == 400 and "unresolvable CDI devices vendor.com/thing=full" in answer.message
     (directory / "vendor.away").rename(directory / "vendor.yaml")
     assert api.post(f"/containers/{identifier}/start").status == 204
+
+
+def test_hooks_of_a_device_are_run(engine: Engine, api: Connection, directory: Path, tmp_path: Path) -> None:
+    program = tmp_path / "hook"
+    program.write_text(f"#!/bin/sh\ncat > {tmp_path}/$1\n")
+    program.chmod(0o755)
+    hooks = [{"hookName": name, "path": str(program), "args": ["hook", name]} for name in ("createRuntime", "poststop")]
+    devices = [{"name": "hooked", "containerEdits": {"hooks": hooks}}]
+    (directory / "hooks.json").write_text(json.dumps({"cdiVersion": "0.5.0", "kind": "hook.com/it", "devices": devices}))
+    identifier = steps.create(api, "true", **requests(Driver="cdi", DeviceIDs=["hook.com/it=hooked"]))
+    steps.start(api, identifier)
+    assert steps.wait(api, identifier) == 0
+    assert json.loads((tmp_path / "createRuntime").read_text())["id"] == identifier
+    steps.eventually((tmp_path / "poststop").exists)
