@@ -19,6 +19,7 @@ from typing import Any
 
 import docker
 import pytest
+import zstandard
 
 from tests.conformance.test_build import cat, config, no_images_left, sleeping, wait_until
 from tests.support import contexts, debian_registry
@@ -429,6 +430,16 @@ def test_docker_py_has_what_only_buildkit_had(client: docker.DockerClient, cli: 
     assert client.containers.run(image, "cat /lib2/l", remove=True) == b"l"
 
 
+@pytest.mark.parametrize("size", [1, 3 << 20])  # taken in whole, and by a worker while it arrives
+def test_a_body_compressed_with_zstd(engine: Engine, api: Connection, size: int) -> None:
+    body = zstandard.compress(contexts.tar("FROM bb\nCOPY x /x\n", {"x": os.urandom(size)}))
+    answer = api.request("POST", "/build", query={"t": "zstd"}, raw=body)
+    assert answer.status == 200 and "Successfully tagged zstd" in contexts.stream(answer.body)
+    assert cat(engine, "zstd", "stat", "-c", "%s", "/x") == str(size)
+    cut = api.request("POST", "/build", raw=body[: len(body) // 2])
+    assert cut.status == 400 and b"build context: " in cut.body, cut.body
+
+
 def test_version_two_is_a_trace(api: Connection) -> None:
     answer = api.request("POST", "/build", query={"version": "2"}, raw=contexts.tar("FROM bb\nRUN echo traced\n"))
     messages = contexts.messages(answer.body)
@@ -501,6 +512,10 @@ def test_several_platforms_and_provenance(cli: Cli, tmp_path: Path) -> None:
     assert kinds == ["image", "image", "attestation-manifest", "attestation-manifest"]
     assert index["annotations"] == {"made": "here"}
     cli.engine.docker("rmi", "several:1")
+    cli.build("--platform=linux/arm64,linux/amd64", "-o", str(tmp_path / "files"), str(root))
+    files = {str(path.relative_to(tmp_path / "files")) for path in (tmp_path / "files").rglob("*")}
+    assert files == {"linux_amd64", "linux_amd64/arch", "linux_arm64", "linux_arm64/arch"}
+    assert (tmp_path / "files/linux_arm64/arch").read_text() == "1"
     text = cli.build("--sbom=true", str(root), code=1)
     assert "no SBOM is made here" in text
 

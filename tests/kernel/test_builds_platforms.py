@@ -68,7 +68,7 @@ def test_identical_steps_of_platforms_are_one(ground: Ground) -> None:
 
 
 async def archive(engine: Engine, told: Any, kind: str) -> dict[str, bytes]:
-    ((_, identifier),) = exporting.to_fetch(BuildOptions(outputs=(TypedSpec(kind),)), told.result)
+    ((_, identifier, _),) = exporting.to_fetch(BuildOptions(outputs=(TypedSpec(kind),)), told.result)
     async with aclosing(engine.builds.output(identifier)) as chunks:
         data = b"".join([chunk async for chunk in chunks])
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
@@ -93,8 +93,8 @@ def test_an_archive_has_the_index_whole(ground: Ground) -> None:
             manifest = json.loads(blob(members, entry["digest"]))
             for part in [manifest["config"], *manifest["layers"]]:
                 assert len(blob(members, part["digest"])) == part["size"]
-        with pytest.raises(InvalidArgument, match="type=local is for one platform"):
-            await build(engine, CROSS, platforms=BOTH, outputs=(TypedSpec("local"),))
+        with pytest.raises(InvalidArgument, match="type=tar is for one platform"):
+            await build(engine, CROSS, platforms=BOTH, outputs=(TypedSpec("tar"),))
 
     with_engine(ground, body)
 

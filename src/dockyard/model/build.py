@@ -159,5 +159,6 @@ class BuildResult(BuildEvent, frozen=True):
     image_id: str = ""  # "sha256:…" of the configuration; "" for outputs that make no image
     digest: str = ""  # of the manifest or index, where one was written
     names: tuple[str, ...] = ()
+    platforms: dict[str, str] = field(default_factory=dict)  # of each platform ("linux/arm64") the image's ID
     metadata: dict[str, Any] = field(default_factory=dict)  # by buildx's names: containerimage.descriptor, …
     caches: tuple[tuple[int, str], ...] = ()  # of those of cache_to that the client keeps: number, ID to fetch it by

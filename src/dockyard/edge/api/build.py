@@ -118,10 +118,12 @@ async def _with_outputs(
 
 
 def _to_fetch(options: BuildOptions, result: BuildResult) -> list[Message]:
-    """`index`: which of `outputs`, or of `cacheto`."""
-    outputs = [(_OUTPUT, number, name) for number, name in exporting.to_fetch(options, result)]
-    caches = [(_CACHE, number, name) for number, name in result.caches]
-    return [{"id": kind, "aux": {"index": number, "id": name}} for kind, number, name in outputs + caches]
+    """`index`: which of `outputs`, or of `cacheto`; `directory`: where in it a platform's files belong."""
+    messages: list[Message] = []
+    for number, name, directory in exporting.to_fetch(options, result):
+        aux = {"index": number, "id": name} | ({"directory": directory} if directory else {})
+        messages.append({"id": _OUTPUT, "aux": aux})
+    return messages + [{"id": _CACHE, "aux": {"index": number, "id": name}} for number, name in result.caches]
 
 
 async def _classic(call: Call, events: Events) -> web.StreamResponse:

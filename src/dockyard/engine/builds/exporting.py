@@ -41,15 +41,25 @@ _TRUE: Final = ("1", "true", "t", "yes")
 _NOBODY: Final = Credentials()
 
 
-def to_fetch(options: BuildOptions, result: BuildResult) -> list[tuple[int, str]]:
-    """(number of the output, the ID to fetch it by) of every output that the client keeps itself."""
-    plain = result.image_id.removeprefix("sha256:")
+def to_fetch(options: BuildOptions, result: BuildResult) -> list[tuple[int, str, str]]:
+    """(number of the output, the ID to fetch it by, the directory within `dest` that it fills) of every output that the
+    client keeps itself. Of several platforms `local` has a directory each, as with buildx: linux_arm64."""
+    found = []
     whole = result.metadata.get("containerimage.descriptor", {}).get("mediaType") in INDEXES
-    return [
-        (number, f"{spec.type}{'+index' if whole else ''}:{plain}")
-        for number, spec in enumerate(options.outputs)
-        if spec.type in FETCHED
-    ]
+    for number, spec in enumerate(options.outputs):
+        if spec.type in ARCHIVES:
+            name = f"{spec.type}{'+index' if whole else ''}:{_hex(result.image_id)}"
+            found.append((number, name, ""))
+        elif spec.type == "local" and len(result.platforms) > 1:
+            for platform, image_id in result.platforms.items():
+                found.append((number, f"local:{_hex(image_id)}", platform.replace("/", "_")))
+        elif spec.type in FETCHED:
+            found.append((number, f"{spec.type}:{_hex(result.image_id)}", ""))
+    return found
+
+
+def _hex(digest: str) -> str:
+    return digest.removeprefix("sha256:")
 
 
 async def fetch(ground: Ground, identifier: str) -> AsyncGenerator[bytes, None]:
@@ -113,8 +123,8 @@ def names_to_push(session: Session) -> list[str]:
 def check(session: Session) -> None:
     """Before anything is built: InvalidArgument for an output that cannot be."""
     for spec in session.options.outputs:
-        if spec.type in _FILES and len(session.options.platforms) > 1:
-            raise InvalidArgument(f"output type={spec.type} is for one platform: one build for each --platform, please")
+        if spec.type == "tar" and len(session.options.platforms) > 1:
+            raise InvalidArgument("output type=tar is for one platform; type=local has a directory for each")
         pushes = spec.type == "image" and spec.fields.get("push", "").lower() in _TRUE
         if pushes and not (spec.fields.get("name") or session.options.tags):
             raise InvalidArgument("an image that shall be pushed needs a name: --tag")

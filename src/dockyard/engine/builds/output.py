@@ -43,7 +43,13 @@ async def make_images(session: Session, plans: Sequence[Plan], trees: Mapping[in
         await services.commit([(first, [name.complete for name in names]), *rest])
     for name in names:
         services.publish("tag", first.id, name.familiar)
-    return BuildResult(first.id, digest=digest, names=tuple(name.familiar for name in names), metadata=metadata)
+    return BuildResult(
+        first.id,
+        digest=digest,
+        names=tuple(name.familiar for name in names),
+        platforms={plan.platform: record.id for plan, record in zip(plans, records, strict=True)},
+        metadata=metadata,
+    )
 
 
 def _native(shown: Sequence[str]) -> int:

@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
-def fetch(call: Call, identifier: str, kind: str, target: str) -> None:
-    """One output of a build: a directory filled (`local`), or a tar as a file or on stdout (`-`)."""
+def fetch(call: Call, identifier: str, kind: str, target: str, platform: str = "") -> None:
+    """One output of a build: a directory filled (`local`), or a tar as a file or on stdout (`-`). `platform`: the
+    directory in it for this one of several."""
+    if platform:
+        if "/" in platform or platform in (".", ".."):  # the daemon's word does not lead out of `target` (S43)
+            raise CliError(f"the daemon names no directory: {platform!r}")
+        target = os.path.join(target, platform)
     if target == "-" and is_terminal(1):
         raise CliError("dest file is required for a tar: stdout is a terminal")
     response = call.api.send("GET", f"/build/outputs/{quote(identifier)}", fresh=True)

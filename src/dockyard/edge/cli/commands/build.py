@@ -130,7 +130,7 @@ def _once(call: Call, source: Source, named: dict[str, str | Source]) -> session
             for each in result.outputs:
                 kind, attributes = outputs[int(each["index"])]
                 if attributes.get("dest"):
-                    fetch(call, str(each["id"]), kind, attributes["dest"])
+                    fetch(call, str(each["id"]), kind, attributes["dest"], str(each.get("directory") or ""))
         for each in result.caches:
             from dockyard.edge.cli.building import cachedirectory
 
