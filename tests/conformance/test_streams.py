@@ -181,7 +181,8 @@ def test_detach_keys_of_the_api(engine: Engine, api: Connection) -> None:
         stream.send(b"\x18y")
         stream.read_all()
     assert steps.inspect(api, identifier)["State"]["Running"]
-    events = api.get("/events", since=str(time.time() - 5), until=str(time.time()), filters={"event": ["detach"]})
+    wanted = {"event": ["detach"], "container": [identifier]}
+    events = api.get("/events", since=str(time.time() - 5), until=str(time.time()), filters=wanted)
     assert [event["Actor"]["ID"] for event in events.lines()] == [identifier]
 
 
