@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,11 +108,13 @@ def test_a_parent_is_a_slice(engine: Dockyardd) -> None:
 
 def test_restarts_failures_and_kills_from_outside(engine: Dockyardd) -> None:
     with engine.api() as api:
-        container = steps.started(api, "sleep", "1000")
-        for _ in range(3):
+        container = steps.sleeper(api)
+        for _ in range(2):
             steps.expect(api.post(f"/containers/{container}/restart", t=0), 204)
+        pid = steps.inspect(api, container)["State"]["Pid"]
+        steps.eventually(lambda: steps.catches(pid, signal.SIGTERM))
         systemctl("stop", f"dockyard-{container}.scope")
-        assert steps.wait(api, container) in (137, 143)
+        assert steps.wait(api, container) == 0
         steps.start(api, container)
         systemctl("kill", "--signal=KILL", f"dockyard-{container}.scope")
         assert steps.wait(api, container) == 137
@@ -122,7 +125,7 @@ def test_restarts_failures_and_kills_from_outside(engine: Dockyardd) -> None:
 
 def test_out_of_memory_is_told(engine: Dockyardd) -> None:
     eat = "head -c 100000000 /dev/zero | tail"
-    for name in ("eater1", "eater2", "eater3"):
+    for name in ("eater1", "eater2"):
         engine.docker("run", "--name", name, "--memory=16m", "--memory-swap=16m", "bb", "sh", "-c", eat, check=False)
         assert engine.out("inspect", "-f", "{{.State.OOMKilled}}", name) == "true"
         engine.docker(
@@ -131,30 +134,10 @@ def test_out_of_memory_is_told(engine: Dockyardd) -> None:
         assert engine.out("inspect", "-f", "{{.State.OOMKilled}}", f"{name}-exec") == "true"
 
 
-def test_a_daemon_with_another_driver_takes_over(engine: Dockyardd) -> None:
-    container = engine.out("run", "-d", "bb", "sleep", "1000")
-    group = group_of(engine, container)
-    engine.kill()
-    engine.config_file.write_text(json.dumps({"exec-opts": ["native.cgroupdriver=cgroupfs"]}))
-    try:
-        engine.start()
-        assert engine.out("info", "-f", "{{.CgroupDriver}}") == "cgroupfs"
-        engine.docker("update", "--pids-limit=33", container)
-        assert (group / "pids.max").read_text().strip() == "33"
-        assert shown(group.name, "TasksMax") == {"TasksMax": "33"}
-        engine.docker("restart", "-t0", container)
-        assert group_of(engine, container) == TREE / "dockyard" / container
-    finally:
-        engine.remove_containers()
-        engine.stop()
-        engine.config_file.write_text("{}")
-        engine.start()
-
-
 @pytest.mark.parametrize("runtime", ["runc", "crun"])
 def test_other_runtimes(engine: Dockyardd, runtime: str) -> None:
     container = engine.out("run", "-d", "--runtime", runtime, "--memory=64m", "bb", "sleep", "1000")
-    assert group_of(engine, container).name == f"dockyard-{container}.scope"
+    assert f"system.slice/dockyard-{container}.scope" in str(group_of(engine, container))  # crun: a part of it
     assert shown(f"dockyard-{container}.scope", "MemoryMax") == {"MemoryMax": str(64 << 20)}
     engine.docker("rm", "-f", container)
 
@@ -186,6 +169,10 @@ def test_the_oci_command(tmp_path: Path) -> None:
             "user": {"uid": 0, "gid": 0},
         },
         "root": {"path": "rootfs"},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+        ],
         "linux": {"namespaces": [{"type": "mount"}, {"type": "pid"}], "cgroupsPath": "system.slice:dockyard:oci"},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -193,8 +180,9 @@ def test_the_oci_command(tmp_path: Path) -> None:
     refused = subprocess.run([*command, "create", "-b", tmp_path, "o"], check=False, capture_output=True, timeout=60)
     assert b"needs --systemd-cgroup" in refused.stderr
     create = [*command, "--systemd-cgroup", "create", "-b", str(tmp_path), "o"]
-    null = subprocess.DEVNULL
-    subprocess.run(create, check=True, stdin=null, stdout=null, stderr=null, timeout=60)
+    with open(tmp_path / "out", "wb") as out:
+        done = subprocess.run(create, check=False, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=60)
+    assert done.returncode == 0, (tmp_path / "out").read_text()
     try:
         pid = json.loads(subprocess.run([*command, "state", "o"], check=True, capture_output=True, timeout=60).stdout)[
             "pid"
@@ -204,3 +192,17 @@ def test_the_oci_command(tmp_path: Path) -> None:
     finally:
         subprocess.run([*command, "delete", "-f", "o"], check=True, timeout=60)
     assert not scopes()
+
+
+def test_a_daemon_with_another_driver_takes_over(engine: Dockyardd) -> None:
+    container = engine.out("run", "-d", "bb", "sleep", "1000")
+    group = group_of(engine, container)
+    engine.kill()
+    engine.config_file.write_text(json.dumps({"exec-opts": ["native.cgroupdriver=cgroupfs"]}))
+    engine.start()
+    assert engine.out("info", "-f", "{{.CgroupDriver}}") == "cgroupfs"
+    engine.docker("update", "--pids-limit=33", container)
+    assert (group / "pids.max").read_text().strip() == "33"
+    assert shown(group.name, "TasksMax") == {"TasksMax": "33"}
+    engine.docker("restart", "-t0", container)
+    assert group_of(engine, container) == TREE / "dockyard" / container

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,22 @@ def test_systemd_is_refused_where_it_cannot(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(InvalidArgument, match=r"native\.cgroupdriver=systemd"):
         cgroup_driver.choose("systemd")
     assert cgroup_driver.choose("") == "cgroupfs"
+
+
+def test_kills_that_only_the_log_knows(tmp_path: Path) -> None:
+    group, other = "/system.slice/dockyard-abc.scope", "/system.slice/dockyard-abd.scope"
+    now = time.monotonic_ns() // 1000
+    text = "oom-kill:constraint=CONSTRAINT_MEMCG,oom_memcg={0},task_memcg={0},task=tail,pid=5,uid=0"
+
+    def found(at: int, where: str) -> int:
+        record = tmp_path / "kmsg"  # a file gives all records at once, the device one a read
+        record.write_text(f"6,339,{at},-;{text.format(where)}\n")
+        return systemd.logged_kills(group, time.time_ns() - 1_000_000_000, str(record))
+
+    assert found(now, group) == found(now, f"{group}/exec-1") == 1
+    assert found(now - 5_000_000, group) == 0, "of an earlier run"
+    assert found(now, other) == 0
+    assert systemd.logged_kills(group, 0, str(tmp_path / "nosuch")) == 0
 
 
 # -- D-Bus --

@@ -207,7 +207,7 @@ class Monitor(Host):
         channel.close_all(self._ports)
         cgroup = self._cgroup()
         if cgroup is not None:
-            record["oom_killed"] = cgroup.oom_kills() > 0
+            record["oom_killed"] = cgroup.oom_kills(self._made.started["started_at"]) > 0
         if self._made.runtime is not None:
             making.forget(Command(self._made.runtime, self._made.directory), self._made.identity)
         if cgroup is not None:

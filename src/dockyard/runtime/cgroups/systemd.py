@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from dockyard.linux import dbus
-from dockyard.runtime.cgroups.v2 import CgroupV2, settings
+from dockyard.runtime.cgroups.v2 import CgroupV2, oom_count, settings
 
 SLICE = "system.slice"
 PREFIX = "dockyard"
@@ -174,11 +174,13 @@ class Scope(CgroupV2):
                     raise OSError(error.errno, f"systemd does not limit {self._unit}: {error.strerror}") from error
         self.write(resources)
 
-    def oom_kills(self) -> int:
-        try:
-            return super().oom_kills()
-        except OSError:  # ENODEV: systemd has just removed it
-            return 0
+    def oom_kills(self, since: int = 0) -> int:
+        """systemd removes a group as soon as it is empty, with all that it had counted: then the slice says whether
+        there can have been any, and the kernel's log which."""
+        found = super().oom_kills()
+        if found or os.path.exists(self._directory) or not oom_count(os.path.dirname(self._directory)):
+            return found
+        return logged_kills(self._directory.removeprefix(self._root), since)
 
     def remove(self) -> None:
         """Stop the scope; systemd removes the group."""
@@ -201,6 +203,31 @@ class Scope(CgroupV2):
 
     def rename(self, path: str) -> None:
         raise OSError(95, f"the scope {self._unit} cannot be renamed to {path}")
+
+
+def logged_kills(group: str, since: int, log: str = "/dev/kmsg") -> int:
+    """How many processes of a group (absolute) the kernel says it has killed for lack of memory since a time (wall
+    clock, ns). 0 where its log cannot be read. Source: Documentation/ABI/testing/dev-kmsg."""
+    oldest = (time.monotonic_ns() - (time.time_ns() - since)) // 1000
+    victim, count = f"task_memcg={group}".encode(), 0
+    try:
+        fd = os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        while True:
+            try:
+                record = os.read(fd, 8192)  # one a read
+            except BrokenPipeError:
+                continue  # records that we had not read are overwritten
+            except OSError:
+                return count  # EAGAIN: that was the last
+            if not record:
+                return count
+            head, _, text = record.partition(b";")
+            count += text.startswith(b"oom-kill:") and victim in text and int(head.split(b",")[2]) >= oldest
+    finally:
+        os.close(fd)
 
 
 def properties(resources: dict[str, Any]) -> list[Property]:

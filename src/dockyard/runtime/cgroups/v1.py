@@ -160,7 +160,7 @@ class CgroupV1:
     def kill(self) -> None:
         kill(self._any())
 
-    def oom_kills(self) -> int:
+    def oom_kills(self, since: int = 0) -> int:
         directory = self._directories.get("memory")
         if directory:
             for line in read(f"{directory}/memory.oom_control").splitlines():

@@ -89,12 +89,8 @@ class CgroupV2:
     def kill(self) -> None:
         kill(self._directory)
 
-    def oom_kills(self) -> int:
-        try:
-            events = read(f"{self._directory}/memory.events")
-        except FileNotFoundError:
-            return 0
-        return next((int(line.split()[1]) for line in events.splitlines() if line.startswith("oom_kill ")), 0)
+    def oom_kills(self, since: int = 0) -> int:
+        return oom_count(self._directory)
 
     def remove(self) -> None:
         remove_tree(self._directory)
@@ -107,6 +103,15 @@ class CgroupV2:
 
     def hierarchies(self) -> list[tuple[str, str]]:
         return []
+
+
+def oom_count(directory: str) -> int:
+    """How many processes the kernel has killed for lack of memory in a group and beneath it."""
+    try:
+        events = read(f"{directory}/memory.events")
+    except OSError:  # no memory controller, or (ENOENT, ENODEV) no group any more
+        return 0
+    return next((int(line.split()[1]) for line in events.splitlines() if line.startswith("oom_kill ")), 0)
 
 
 def kill(directory: str) -> None:
