@@ -26,6 +26,7 @@ import zstandard
 from isal import igzip_lib
 
 from dockyard.proto.tarread import StreamError
+from dockyard.proto.zstdframes import Frames
 
 CHUNK = 1 << 20  # bytes read at a time, and the most that is decompressed at a time
 _AHEAD = 6  # chunks between the threads
@@ -263,14 +264,30 @@ def _gzip(source: RawInput) -> Iterator[bytes]:
             raise StreamError("damaged gzip data: something else follows it")
 
 
+class _Watched:
+    """Input on its way to zstd's reader, which takes the end of the input for the end of a frame."""
+
+    def __init__(self, source: RawInput) -> None:
+        self._source = source
+        self.frames = Frames()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._source.read(size)
+        self.frames.feed(data)
+        return data
+
+
 def _zstd(source: RawInput) -> Iterator[bytes]:
     decoder = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
-    with decoder.stream_reader(cast(IO[bytes], source), read_across_frames=True, closefd=False) as reader:
+    watched = _Watched(source)
+    with decoder.stream_reader(cast(IO[bytes], watched), read_across_frames=True, closefd=False) as reader:
         try:
             while data := reader.read(CHUNK):
                 yield data
         except zstandard.ZstdError as error:
             raise StreamError(f"damaged zstd data: {error}") from None
+    if not watched.frames.whole:
+        raise StreamError("unexpected end: the zstd data is truncated")
 
 
 def _bzip2(source: RawInput) -> Iterator[bytes]:

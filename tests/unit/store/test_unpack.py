@@ -297,6 +297,11 @@ BROKEN = {
     "gzip-cut": (gzip.compress(tar(member("a", data=os.urandom(9000))))[:8000], "truncated"),
     "gzip-damaged": (gzip.compress(WHOLE)[:-8] + b"\0\0\0\0\0\0\0\0", "gzip"),
     "gzip-and-garbage": (gzip.compress(WHOLE) + b"garbage", "gzip"),
+    "zstd-cut": (zstandard.compress(tar(member("a", data=os.urandom(9000))))[:8000], "zstd data is truncated"),
+    "zstd-cut-in-checksum": (
+        zstandard.ZstdCompressor(write_checksum=True).compress(WHOLE)[:-1],
+        "zstd data is truncated",
+    ),
     "zstd-damaged": (zstandard.compress(WHOLE)[:9] + b"\xff" * 50, "zstd"),
     "no-name": (patched(0, bytes(100)), "no name"),
 }
