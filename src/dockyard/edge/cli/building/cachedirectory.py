@@ -33,6 +33,7 @@ _INDEX = "index.json"
 _BLOBS = "blobs/sha256/"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _MEMBER = re.compile(r"blobs/sha256/[0-9a-f]{64}\Z")
+_HALF = re.compile(r"[0-9a-f]{64}\.dockyard-([0-9]+)\Z")
 _REF_NAME = "org.opencontainers.image.ref.name"
 _OURS = "application/vnd.dockyard.build.cache.v1+json"
 _MAX_DOCUMENT = 8 << 20  # bytes
@@ -179,6 +180,7 @@ def _write(pieces: Iterable[bytes], target: str) -> None:
     from typing import cast
 
     os.makedirs(os.path.join(target, _BLOBS), exist_ok=True)
+    _sweep(os.path.join(target, _BLOBS))
     documents: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=cast("Any", Pieces(iter(pieces))), mode="r|") as archive:
@@ -196,6 +198,20 @@ def _write(pieces: Iterable[bytes], target: str) -> None:
         raise CliError("the cache did not arrive whole")
     _replace(os.path.join(target, _LAYOUT), documents[_LAYOUT])
     _join(target, json.loads(documents[_INDEX]))
+
+
+def _sweep(directory: str) -> None:
+    """Remove what clients that were killed have left half-written."""
+    for name in os.listdir(directory):
+        match = _HALF.match(name)
+        if match is None:
+            continue
+        try:
+            os.kill(int(match[1]), 0)
+        except ProcessLookupError:
+            os.unlink(os.path.join(directory, name))
+        except (OSError, OverflowError):
+            pass  # somebody else's, at work
 
 
 def _write_blob(content: IO[bytes], target: str, name: str) -> None:
