@@ -602,7 +602,8 @@ def test_a_child_that_was_killed_is_replaced(tmp_path: Path) -> None:
     time.sleep(0.1)
     first = log.child
     os.kill(first, signal.SIGKILL)
-    time.sleep(1.1)
+    while b"State:\tZ" not in Path(f"/proc/{first}/status").read_bytes():
+        time.sleep(0.01)
     log.write("stdout", b"second\n", T0)  # finds nobody
     log.write("stdout", b"third\n", T0)
     log.close()

@@ -36,6 +36,7 @@ class ShipperClient:
         self._starting = asyncio.Lock()
         self._replacing: asyncio.Task[None] | None = None
         self._closed = False
+        self._replaced = False  # one of another version was; what came then is what there is on disk
 
     async def look(self, container_id: str = "") -> None:
         """Tell the shipper, which is started if need be, to look at a container's spool (""; at all of them)."""
@@ -79,9 +80,11 @@ class ShipperClient:
             os.close(home)
         sock.setblocking(False)
         greeting = await _receive(sock)
-        if greeting is None or greeting.get("version") != __version__ or self._closed:
-            if greeting is not None and not self._closed:
-                log.info("replacing the shipper of version %s", greeting.get("version"))
+        other = greeting is not None and greeting.get("version") != __version__ and not self._replaced
+        if greeting is None or other or self._closed:
+            if other and not self._closed:
+                self._replaced = True
+                log.info("replacing a shipper of another version")
                 channel.send(sock, {"op": "end"})
             sock.close()
             return

@@ -99,6 +99,8 @@ class Shipper:
                 swept = now
                 spool.sweep(self._spools)
                 self._look_at_all()
+            if not os.path.isdir(self._spools):
+                break  # the data root has been taken away
             if self._shipments:
                 quiet_since = now
             elif now - quiet_since > _PATIENCE:

@@ -77,6 +77,9 @@ class BufferedLog:
     def close(self, now_ns: int | None = None) -> None:
         """Let the child write the rest and wait for it, but not forever: a disk may stand still."""
         deadline = time.monotonic() + _PATIENCE
+        if self._queue and self._sock is None:  # the child was lost a moment ago: one more tries
+            self._started = 0.0
+            self._flush()
         while self._queue and self._sock is not None and (left := deadline - time.monotonic()) > 0:
             poll = select.poll()
             poll.register(self._sock, select.POLLOUT)

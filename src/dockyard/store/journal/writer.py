@@ -85,7 +85,9 @@ class LogWriter:
         if self._path:
             self._open(os.O_APPEND)
             self._end_torn_record()
-            self._pack_next()  # what an earlier monitor has left
+            if self._compress:  # what an earlier monitor has left
+                _unlink(f"{self._path}.packing")
+                self._pack_next()
 
     @property
     def child(self) -> int:
