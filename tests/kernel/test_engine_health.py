@@ -158,7 +158,8 @@ def test_restart_on_unhealthy(ground: Ground) -> None:
             host=host, healthcheck=check("CMD", "false"),
         )  # fmt: skip
         container = engine.containers.get(name)
-        await until(lambda: container.status.restart_count == 2 and status_of(container) == "unhealthy", 20)
+        status = container.status
+        await until(lambda: container.running and status.restart_count == 2 and status_of(container) == "unhealthy", 20)
         await asyncio.sleep(0.3)
         assert container.running  # it has been tried often enough
         assert (await log_of(engine, name)).count(b"up\n") == 3
