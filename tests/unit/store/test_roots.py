@@ -14,7 +14,8 @@ from dockyard.store.roots import absolute
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        (b"a/b", b"/a/b"), (b"/a/b/", b"/a/b/"), (b".", b"/."), (b"/a/b/.", b"/a/b/."), (b"/a/./b", b"/a/b"), (b"/", b"/"),
+        (b"a/b", b"/a/b"), (b"/a/b/", b"/a/b/"), (b".", b"/."), (b"/a/b/.", b"/a/b/."), (b"/a/./b", b"/a/b"),
+        (b"/", b"/"),
         (b"../../a", b"/a"), (b"/a/../b", b"/b"), (b"//a//b", b"/a/b"), (b"/a/./", b"/a/./"), (b"/..", b"/"),
     ],
 )  # fmt: skip
