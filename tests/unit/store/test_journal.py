@@ -599,8 +599,9 @@ def test_a_stuck_log_never_blocks_and_no_line_is_glued_to_another(tmp_path: Path
 def test_a_child_that_was_killed_is_replaced(tmp_path: Path) -> None:
     log = BufferedLog(spec(tmp_path / "log", buffer=100_000), Hearing())
     log.write("stdout", b"first\n", T0)
-    time.sleep(0.1)
     first = log.child
+    while read(tmp_path / "log") != b"first\n":
+        time.sleep(0.01)
     os.kill(first, signal.SIGKILL)
     while b"State:\tZ" not in Path(f"/proc/{first}/status").read_bytes():
         time.sleep(0.01)
