@@ -195,6 +195,14 @@ def test_mounts_made_inside_belong_to_the_container(ours: Engine, far: Connectio
     assert len(complaints) == 3 and all("umount" in line or "mount:" in line for line in complaints), err
 
 
+def test_writable_control_groups_are_the_containers(ours: Engine, far: Connection) -> None:
+    if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        pytest.skip("control groups are given away on cgroup v2 only")
+    script = "mkdir /sys/fs/cgroup/mine && echo $$ > /sys/fs/cgroup/mine/cgroup.procs && cat /proc/self/cgroup"
+    options = ["writable-cgroups=true", "apparmor=unconfined"]
+    assert steps.sh(far, script, host={"SecurityOpt": options}).strip().endswith("/mine")
+
+
 def test_the_engines_next_life(ours: Engine, far: Connection) -> None:
     """A daemon without the option finds a container that has ids of its own."""
     box = steps.sleeper(far)

@@ -145,7 +145,7 @@ def mount_all(
         elif "image" in (entry.get("dockyard") or {}):
             mount_image(root, entry, users)
         elif entry.get("type") == "cgroup":
-            _mount_cgroup(root, entry["destination"], options, hierarchies, own_group)
+            _mount_cgroup(root, entry["destination"], options, hierarchies, own_group, users)
         else:
             if users is not None:
                 options.data = [users.option(option) for option in options.data]
@@ -247,8 +247,19 @@ def _real_directory(root: int, destination: str) -> int:
     return openat2(root, name, _PATH | os.O_DIRECTORY | os.O_NOFOLLOW, resolve=_INSIDE | abi.RESOLVE_NO_SYMLINKS)
 
 
+def _give_group(group: int, users: Users) -> None:
+    """Let the container's root make groups below its own one (cgroups(7), "Delegation containment")."""
+    for name in (".", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
+        os.chown(name, users.uid(0), users.gid(0), dir_fd=group, follow_symlinks=False)
+
+
 def _mount_cgroup(
-    root: int, destination: str, options: mounts.Options, hierarchies: list[tuple[str, str]], own_group: str
+    root: int,
+    destination: str,
+    options: mounts.Options,
+    hierarchies: list[tuple[str, str]],
+    own_group: str,
+    users: Users | None = None,
 ) -> None:
     """The container's view of its control groups: one tree on v2, a tmpfs with one mount a hierarchy on v1.
 
@@ -260,6 +271,10 @@ def _mount_cgroup(
     if not hierarchies:
         mounts.mount("cgroup", at, "cgroup2", options.flags)
         os.close(target)
+        if users is not None and not options.flags & abi.MS_RDONLY and not own_group:
+            target = openat2(root, destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, resolve=_INSIDE)
+            _give_group(target, users)
+            os.close(target)
         return
     inner = options.flags & ~abi.MS_RDONLY
     mounts.mount("tmpfs", at, "tmpfs", inner, "mode=755,size=1m")
