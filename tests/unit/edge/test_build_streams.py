@@ -161,7 +161,7 @@ def test_a_message_of_the_trace_does_not_change_when_more_is_known() -> None:
 
 
 def test_the_trace_ends_with_image_and_result() -> None:
-    image, result = _trace([BuildResult(_IMAGE, "sha256:d", ("x:latest",), {"k": "v"})])
+    image, result = _trace([BuildResult(_IMAGE, "sha256:d", ("x:latest",), metadata={"k": "v"})])
     assert image == {"id": "moby.image.id", "aux": {"ID": _IMAGE}}
     assert result["aux"] == {"digest": "sha256:d", "names": ["x:latest"], "metadata": {"k": "v"}}
 
