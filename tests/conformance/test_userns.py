@@ -71,6 +71,7 @@ def of_process(pid: int, field: str) -> list[int]:
     raise AssertionError(field)
 
 
+@pytest.mark.vm
 def test_root_inside_is_nobody_outside(remapped: Engine, far: Connection) -> None:
     box = steps.sleeper(far)
     pid = steps.inspect(far, box)["State"]["Pid"]
@@ -195,6 +196,7 @@ def test_mounts_made_inside_belong_to_the_container(ours: Engine, far: Connectio
     assert len(complaints) == 3 and all("umount" in line or "mount:" in line for line in complaints), err
 
 
+@pytest.mark.vm
 def test_writable_control_groups_are_the_containers(ours: Engine, far: Connection) -> None:
     if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
         pytest.skip("control groups are given away on cgroup v2 only")
