@@ -52,8 +52,8 @@ class Cgroup(Protocol):
         """SIGKILL every process in it and beneath it, also such as fork while it runs."""
 
     def oom_kills(self, since: int = 0) -> int:
-        """How many processes the kernel has killed in it for lack of memory. `since`: the container's start (wall clock,
-        ns), needed where the group may be gone already."""
+        """How many processes the kernel has killed in it for lack of memory. `since`: the container's start (wall
+        clock, ns), needed where the group may be gone already."""
 
     def remove(self) -> None:
         """Remove it and what is beneath; a missing one is no error. OSError (EBUSY) if processes live in it."""
