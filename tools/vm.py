@@ -20,6 +20,7 @@ Owns: making and booting it. Does not own: what is tested.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shlex
@@ -259,13 +260,15 @@ def main() -> int:
         wanted = {False: [*marked(), "-m", "vm", *DEFAULT], True: [BY_SYSTEMD, *DEFAULT]}
     CACHE.mkdir(parents=True, exist_ok=True)
     begun, code = time.monotonic(), 0
+    lock = open(CACHE / "lock", "w")  # noqa: SIM115 - held to the end: the images have one name each
+    fcntl.flock(lock, fcntl.LOCK_EX)
     vmlinuz, modules = kernel()
     images = system(modules), project(wanted)
     for by_systemd in wanted:
         initial = initrd(modules, SYSTEMD if by_systemd else "/data/start")
         print(f"vm: {time.monotonic() - begun:.1f} s: booting{' systemd' if by_systemd else ''}", flush=True)
         code = boot(vmlinuz, initial, *images, SYSTEMD_OPTIONS if by_systemd else "") or code
-    images[1].unlink()
+    images[1].unlink(missing_ok=True)
     print(f"vm: done in {time.monotonic() - begun:.1f} s", flush=True)
     return code
 

@@ -57,6 +57,8 @@ def plain_config(config: dict[str, Any]) -> dict[str, Any]:
         raise SpawnFailed("user namespaces work with the runtime dockyard only (--userns=host does without)")
     group = linux.get("cgroupsPath") or ""
     linux["cgroupsPath"] = group if is_notation(group) else "/" + group.strip("/")
+    if is_notation(group):  # crun: limits on the scope itself, where updates go, too
+        plain["annotations"] = {**(plain.get("annotations") or {}), "run.oci.systemd.subgroup": ""}
     resources = linux.get("resources") or {}
     if ((resources.get("pids") or {}).get("limit") or 0) <= 0:  # crun writes -1 as it is, and the kernel refuses
         linux["resources"] = {name: value for name, value in resources.items() if name != "pids"}
