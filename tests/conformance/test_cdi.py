@@ -110,7 +110,9 @@ def test_hooks_of_a_device_are_run(engine: Engine, api: Connection, directory: P
     program.chmod(0o755)
     hooks = [{"hookName": name, "path": str(program), "args": ["hook", name]} for name in ("createRuntime", "poststop")]
     devices = [{"name": "hooked", "containerEdits": {"hooks": hooks}}]
-    (directory / "hooks.json").write_text(json.dumps({"cdiVersion": "0.5.0", "kind": "hook.com/it", "devices": devices}))
+    (directory / "hooks.json").write_text(
+        json.dumps({"cdiVersion": "0.5.0", "kind": "hook.com/it", "devices": devices})
+    )
     identifier = steps.create(api, "true", **requests(Driver="cdi", DeviceIDs=["hook.com/it=hooked"]))
     steps.start(api, identifier)
     assert steps.wait(api, identifier) == 0
