@@ -55,6 +55,7 @@ def test_life(engine: Engine, api: Connection, name: str) -> None:
     """exec, its user and terminal, pause, kill, stop, restart, logs, what ends with the container."""
     program = "trap 'echo stopping; exit 3' TERM; echo begun; while :; do sleep 0.1; done"
     container = steps.started(api, "sh", "-c", program, host={"Runtime": name}, Domainname="dom", User="7:8")
+    steps.eventually(lambda: steps.logs(api, container)[0] == "begun\n")
     assert steps.inspect(api, container)["HostConfig"]["Runtime"] == name
     script = "id -u; echo $A; cat /proc/sys/kernel/domainname; grep -c . /proc/1/cmdline; exit 4"
     assert steps.exec_sh(api, container, script, Env=["A=b"], User="0") == (4, "0\nb\ndom\n1\n")
@@ -68,6 +69,7 @@ def test_life(engine: Engine, api: Connection, name: str) -> None:
     steps.expect(api.post(f"/containers/{container}/kill", signal="WINCH"), 204)
     assert next(row[-1] for row in api.get(f"/containers/{container}/top").json()["Processes"]).startswith("sh -c")
     steps.expect(api.post(f"/containers/{container}/restart", t=5), 204)
+    steps.eventually(lambda: steps.logs(api, container)[0].endswith("stopping\nbegun\n"))  # it minds TERM from here
     steps.expect(api.post(f"/containers/{container}/stop", t=5), 204)
     assert steps.inspect(api, container)["State"]["ExitCode"] == 3
     steps.eventually(lambda: steps.logs(api, container)[0] == "begun\nstopping\n" * 2)
