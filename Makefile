@@ -14,7 +14,7 @@ test: ## all the tests: unit, kernel, conformance (ARGS='-k exec' goes to pytest
 	@tools/setup.sh test
 	@$(PY) -m tools.suites $(ARGS)
 
-test-vm: ## the tests marked vm on Debian's kernel in a virtual machine: cgroup v2, AppArmor (ARGS='tests/kernel' runs others)
+test-vm: ## the tests marked vm on Debian's kernel in a virtual machine: cgroup v2, AppArmor, systemd (ARGS='tests/kernel' runs others)
 	@tools/setup.sh vm
 	@$(PY) -m tools.vm $(ARGS)
 
