@@ -98,7 +98,7 @@ def run(
     rules: SharedElements | None,
     place: cgroups.Cgroup | None = None,
 ) -> NoReturn:
-    """`request` and `fds` as the zygote got them: see `monitor.main`. `place`: see `spawn_container`."""
+    """`request` and `fds` as the zygote got them: see `becoming.main`. `place`: see `spawn_container`."""
     options = json.loads(request)
     control = socket.socket(fileno=fds[0])
     failure: dict[str, Any] = {"event": "failed", "code": REFUSED}

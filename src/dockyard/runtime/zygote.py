@@ -7,7 +7,7 @@ Executed fresh by the daemon as `python -I -S` out of detached read-only clones 
 directories (`runtime.client`), so that nothing of it can be overwritten from a container (S1). Standard library only.
 
 Requests, one message each, neither read nor answered by the zygote itself: `CALL` with the descriptors of
-`worker.main`, anything else is for `monitor.main`.
+`worker.main`, anything else is for `becoming.main`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import NoReturn
 
 from dockyard.linux import abi, calls, process, signals
 from dockyard.linux.nfnetlink import SharedElements
-from dockyard.runtime import channel, monitor, worker
+from dockyard.runtime import becoming, channel, worker
 from dockyard.runtime.cgroups import open_cgroup
 
 CALL = b"call"
@@ -44,7 +44,7 @@ def serve(control: socket.socket, site_paths: list[str], rules: SharedElements |
     while True:
         while len(spares) < SPARES and not ready.poll(0):
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            _fork([control, ours, *spares], functools.partial(monitor.wait, theirs, rules))
+            _fork([control, ours, *spares], functools.partial(becoming.wait, theirs, rules))
             theirs.close()
             spares.append(ours)
         received = channel.receive_raw(control)
@@ -54,7 +54,7 @@ def serve(control: socket.socket, site_paths: list[str], rules: SharedElements |
         if request == CALL:
             _fork([control, *spares], functools.partial(worker.main, fds, site_paths))
         elif not _hand_to_spare(spares, request, fds):
-            _fork([control, *spares], functools.partial(monitor.main, request, fds, rules))
+            _fork([control, *spares], functools.partial(becoming.main, request, fds, rules))
         channel.close_all(fds)
 
 
