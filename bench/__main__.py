@@ -251,20 +251,28 @@ def client(bench: Bench) -> None:
             row.add("dockerd", work.client_version(engine, docker_cli()) * 1000)
 
 
-def everything(bench: Bench) -> None:
-    apis = {engine.name: engine.api() for engine in bench.engines}
-    memory(bench)
-    containers(bench, apis)
-    execs(bench, apis)
+Apis = dict[str, Connection]
+
+
+def _bursts(bench: Bench, apis: Apis) -> None:
     bench.few(bench.row("40 runs on the bridge, 8 at a time", "s", goal=12), work.burst, 3, 1.0)
-    bench.few(bench.row("200 × _ping on one connection", "ms"), lambda engine: work.pings(apis[engine.name]), 5, 1000.0)
-    copies(bench, apis)
-    new_volumes(bench, apis)
-    container_logs(bench)
-    watched(bench)
-    registries(bench, archives(bench))
-    building(bench)
-    client(bench)
+    row = bench.row("200 × _ping on one connection", "ms")
+    bench.few(row, lambda engine: work.pings(apis[engine.name]), 5, 1000.0)
+
+
+SECTIONS: dict[str, Callable[[Bench, Apis], None]] = {
+    "memory": lambda bench, apis: memory(bench),
+    "containers": containers,
+    "execs": execs,
+    "bursts": _bursts,
+    "files": copies,
+    "volumes": new_volumes,
+    "logs": lambda bench, apis: container_logs(bench),
+    "stats": lambda bench, apis: watched(bench),
+    "images": lambda bench, apis: registries(bench, archives(bench)),
+    "builds": lambda bench, apis: building(bench),
+    "client": lambda bench, apis: client(bench),
+}
 
 
 def engines_wanted(name: str) -> list[Engine]:
@@ -284,6 +292,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the runs")
     parser.add_argument("--engine", choices=("both", "dockyardd", "dockerd"), default="both")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="these parts")
     parser.add_argument("--json", type=Path, default=Path(".cache/bench.json"), help="where the figures go")
     options = parser.parse_args()
     engines = engines_wanted(options.engine)
@@ -298,7 +307,9 @@ def main() -> int:
                 steps.expect(api.request("POST", "/images/load", raw=image), 200)
                 versions[engine.name] = api.get("/version").json()["Version"]
         bench = Bench(engines, 0.1 if options.quick else 1.0)
-        everything(bench)
+        apis = {engine.name: engine.api() for engine in bench.engines}
+        for name in options.only:
+            SECTIONS[name](bench, apis)
     print(f"\n{', '.join(f'{name} {version}' for name, version in versions.items())}; medians\n\n{table(bench.rows)}\n")
     write_json(bench.rows, options.json, versions)
     print(f"figures: {options.json}")
