@@ -76,19 +76,22 @@ def api_version(engine: Engine) -> tuple[int, ...]:
 
 @pytest.fixture(autouse=True, scope="module")
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After a module nothing of its containers is on the machine: mounts, cgroups, links, rules, processes."""
+    """After a module nothing of its containers is on the machine: mounts, cgroups, links, rules, processes; its volumes
+    and build cache are taken away."""
     if "engine" not in request.fixturenames:
         yield
         return
     running: Engine = request.getfixturevalue("engine")
     if running.name != "dockyardd":
         yield
+        running.remove_stores()
         return
     since = time.time()
     ground = leaks.Ground(str(running.root), running.netns_path)
     before = leaks.snapshot(ground)
     yield
     running.remove_containers()
+    running.remove_stores()
     ids = frozenset(created_since(running, since))
     after = leaks.Ground(ground.root, ground.netns, ids)
     left = leaks.settle(lambda: leaks.snapshot(after).left(before))

@@ -147,7 +147,6 @@ volume rm
 volume rm nosuch
 volume create ../up
 volume create -d local -o odd=1 v1
-volume update web
 volume prune extra
 rm
 rm nosuch nosuch2

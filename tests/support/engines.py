@@ -158,6 +158,16 @@ class Engine:
                 if answer.status not in (204, 404, 409):
                     raise EngineFailed(f"{self.name}: cannot remove {row['Names']}: {answer.status} {answer.message}")
 
+    def remove_stores(self) -> None:
+        """Every volume and the build cache, which outlive their containers. Nothing when the engine is not there."""
+        if not self.answers():
+            return
+        self.remove_containers()
+        with self.api() as api:
+            for volume in api.get("/volumes").json()["Volumes"] or ():
+                api.delete(f"/volumes/{volume['Name']}", force=True)
+            api.post("/build/prune", None, all=True)
+
     def log_tail(self, lines: int = 40) -> str:
         try:
             text = self.log_path.read_text(errors="replace").splitlines()

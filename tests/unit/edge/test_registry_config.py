@@ -13,7 +13,7 @@ def test_settings_of_registries_as_docker_parses_them() -> None:
         [],
         ["f.example", "10.0.0.0/8"],
     )
-    assert registry_config(rules) == {
+    assert registry_config(rules, (1, 48)) == {
         "AllowNondistributableArtifactsCIDRs": ["10.0.0.0/8"],
         "AllowNondistributableArtifactsHostnames": ["f.example"],
         "InsecureRegistryCIDRs": ["10.0.0.0/8", "::1/128", "127.0.0.0/8"],
@@ -32,6 +32,6 @@ def test_settings_of_registries_as_docker_parses_them() -> None:
 
 
 def test_without_settings() -> None:
-    found = registry_config(RegistryRules())
+    found = registry_config(RegistryRules(), (1, 49))
     assert found["InsecureRegistryCIDRs"] == ["::1/128", "127.0.0.0/8"] and found["Mirrors"] == []
     assert list(found["IndexConfigs"]) == ["docker.io"]

@@ -87,7 +87,7 @@ async def info(call: Call) -> web.StreamResponse:
             **_limits(system),
             **_process(system),
             **_host(system),
-            **_settings(system),
+            **_settings(system, call.version),
             **_constants(),
             "CDISpecDirs": list(system.settings.devices.directories),
             "DiscoveredDevices": [{"Source": "cdi", "ID": name} for name in sorted(catalog.devices)],
@@ -174,7 +174,7 @@ def _runtime(runtime: OciRuntime) -> dict[str, Any]:
     return {**found, "runtimeArgs": list(runtime.args)} if runtime.args else found
 
 
-def _settings(system: System) -> dict[str, Any]:
+def _settings(system: System, version: tuple[int, int]) -> dict[str, Any]:
     settings = system.settings
     return {
         "Driver": settings.storage_driver,
@@ -186,11 +186,11 @@ def _settings(system: System) -> dict[str, Any]:
         "ServerVersion": system.version,
         "Runtimes": {name: _runtime(found) for name, found in settings.runtimes.items()},
         "DefaultRuntime": settings.default_runtime,
-        "RegistryConfig": registry_config(settings.registries),
+        "RegistryConfig": registry_config(settings.registries, version),
     }  # fmt: skip
 
 
-def registry_config(rules: RegistryRules) -> dict[str, Any]:
+def registry_config(rules: RegistryRules, version: tuple[int, int]) -> dict[str, Any]:
     """Docker's view of the settings: hosts and ranges apart, loopback always insecure, docker.io always there."""
 
     def index(name: str, secure: bool) -> dict[str, Any]:
@@ -200,9 +200,12 @@ def registry_config(rules: RegistryRules) -> dict[str, Any]:
     names = dict.fromkeys([DEFAULT_DOMAIN, *rules.insecure, *(mirror.domain for mirror in rules.mirrors)])
     ranges = [str(network) for network in rules.ranges]
     allowed = rules.nondistributable
-    return {
+    foreign = {
         "AllowNondistributableArtifactsCIDRs": [name for name in allowed if "/" in name],
         "AllowNondistributableArtifactsHostnames": [name for name in allowed if "/" not in name],
+    }
+    return {
+        **(foreign if version < (1, 49) else {}),
         "InsecureRegistryCIDRs": [*ranges, "::1/128", "127.0.0.0/8"],
         "IndexConfigs": {name: index(name, not rules.is_insecure(name)) for name in names},
         "Mirrors": index(DEFAULT_DOMAIN, True)["Mirrors"],
