@@ -247,7 +247,7 @@ class _ClientSide(asyncio.Protocol):
         found = False
         if relay.matcher is not None:
             data, found = relay.matcher.feed(data)
-        if data:
+        if data and not engine.is_closing():  # the program may just have ended
             engine.write(data)
         if found:
             relay.detach()
