@@ -339,7 +339,7 @@ def test_selinux_labels_are_ignored_with_a_warning(api: Connection) -> None:
     if os.path.isdir("/sys/fs/selinux"):
         pytest.skip("SELinux is enabled")
     made = api.request("POST", "/containers/create", {"Image": "bb", "HostConfig": {"Binds": ["/tmp:/d:Z"]}}).json()
-    assert made["Warnings"] == ["SELinux is not enabled: options z and Z have no effect on /d"]
+    assert made["Warnings"] == ["SELinux is not supported: options z and Z have no effect on /d"]
 
 
 # --- binds ---

@@ -122,13 +122,13 @@ def _specify(
         log_options=host.log_config.config or {},
     )
     _writable_size(context, host)
-    if (labelled := label_options(spec.mounts)) and not os.path.isdir("/sys/fs/selinux"):
-        warnings.append(f"SELinux is not enabled: options z and Z have no effect on {', '.join(labelled)}")
+    if labelled := label_options(spec.mounts):
+        warnings.append(f"SELinux is not supported: options z and Z have no effect on {', '.join(labelled)}")
     labels = [
         each for each in host.security_opt or () if each.startswith(("label=", "label:")) and each[6:] != "disable"
     ]
-    if labels and not os.path.isdir("/sys/fs/selinux"):
-        warnings.append(f"SELinux is not enabled: {', '.join(labels)} has no effect")
+    if labels:
+        warnings.append(f"SELinux is not supported: {', '.join(labels)} has no effect")
     return spec, warnings
 
 
