@@ -42,7 +42,7 @@ def sources() -> Path:
     if (CACHE / name).exists():
         return CACHE / name
     CACHE.mkdir(exist_ok=True)
-    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "--no-build-isolation"]
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "docker"]
     try:
         done = subprocess.run(
             [*pip, "-d", str(CACHE), f"docker=={VERSION}"], capture_output=True, text=True, timeout=60, check=False
