@@ -52,14 +52,7 @@ def pack_changes(tree: str, before: str, recipe: str) -> dict[str, Any]:
             except (OSError, TarError) as error:
                 cause = error.strerror if isinstance(error, OSError) else error
                 raise SystemFailure(f"packing {show(packer.at or b'/')}: {cause}") from error
-        found = os.fstat(root)
-        return {
-            "digest": packer.hash.hexdigest(),
-            "tar_size": packer.tar_size,
-            "size": packer.size,
-            "entries": packer.entries,
-            "root": (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid),
-        }
+        return packer.outcome()
     except OSError as error:
         raise SystemFailure(f"comparing layers: {error.strerror}") from error
     finally:

@@ -51,14 +51,7 @@ def pack(*, fds: Sequence[int], tree: str, recipe: str | None = None, overlay: b
             raise SystemFailure(f"packing {show(packer.at or b'/')}: {error.strerror}") from error
         except TarError as error:
             raise SystemFailure(f"packing {show(packer.at or b'/')}: {error}") from error
-        found = os.fstat(root)
-        return {
-            "digest": packer.hash.hexdigest(),
-            "tar_size": packer.tar_size,
-            "size": packer.size,
-            "entries": packer.entries,
-            "root": (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid),
-        }
+        return packer.outcome()
 
 
 class Packer:
@@ -73,6 +66,17 @@ class Packer:
         self.hash = hashlib.sha256()
         self.tar_size = self.size = self.entries = 0
         self.at = b""  # what is being packed, for errors
+
+    def outcome(self) -> dict[str, Any]:
+        """After `run`: what `store.unpack.apply` returns of a layer."""
+        found = os.fstat(self._root)
+        return {
+            "digest": self.hash.hexdigest(),
+            "tar_size": self.tar_size,
+            "size": self.size,
+            "entries": self.entries,
+            "root": (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid),
+        }
 
     def run(self) -> None:
         waiting = [b""]

@@ -187,18 +187,17 @@ async def receive(call: Call) -> web.StreamResponse:
 
 async def fetch(call: Call) -> web.StreamResponse:
     """An output of a build (ours): the message `dockyard.output` of its stream has named it."""
-    async with aclosing(call.engine.builds.output(call.path("id"))) as chunks:
-        first = await anext(chunks)
-        response = await call.stream(_TAR)
-        await response.write(first)
-        async for chunk in chunks:
-            await response.write(chunk)
-    return response
+    return await _tar(call, call.engine.builds.output(call.path("id")))
 
 
 async def export_mount(call: Call) -> web.StreamResponse:
     """A cache mount as a tar (ours)."""
-    async with aclosing(call.engine.builds.export_mount(call.text("id"))) as chunks:
+    return await _tar(call, call.engine.builds.export_mount(call.text("id")))
+
+
+async def _tar(call: Call, tar: AsyncGenerator[bytes, None]) -> web.StreamResponse:
+    """An error before the first piece still gets its own status."""
+    async with aclosing(tar) as chunks:
         first = await anext(chunks)
         response = await call.stream(_TAR)
         await response.write(first)
