@@ -40,6 +40,7 @@ if [ "$goal" != run ]; then
     have mmdebstrap || need mmdebstrap
     have git || need git
     have ssh-add || need openssh-client
+    [ -e /usr/lib/"$(uname -m)"-linux-gnu/rsyslog/lmnsd_gtls.so ] || need "rsyslog rsyslog-gnutls" # 3 MB
     [ -e /usr/libexec/qemu-binfmt ] || have qemu-aarch64-static || need qemu-user-static
 fi
 if [ "$goal" = vm ]; then
