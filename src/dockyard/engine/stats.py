@@ -57,13 +57,15 @@ class Stats:
         self._watched: dict[str, _Watched] = {}
         self._task: asyncio.Task[None] | None = None
         self._reading = asyncio.Lock()
+        self._read_again = asyncio.Event()  # another one for each round
+        self._closed = False
 
     def close(self) -> None:
         """Every stream ends."""
         if self._task is not None:
             self._task.cancel()
-        for watched in self._watched.values():
-            watched.tell(None)
+        self._closed = True
+        self._read_again.set()
 
     async def once(self, ref: str, *, one_shot: bool = False) -> Sample:
         """One reading; with the one of a second before it unless `one_shot`. NotFound."""
@@ -83,19 +85,19 @@ class Stats:
     async def stream(self, ref: str) -> AsyncGenerator[Sample, None]:
         """A reading every second, the first at once, until the container is removed. NotFound."""
         container = self._context.registry.get(ref)
-        queue: asyncio.Queue[Sample | None] = asyncio.Queue(maxsize=2)
         watched = self._watched.setdefault(container.id, _Watched(container))
-        watched.queues.append(queue)
+        watched.watchers += 1
         try:
             if watched.latest.usage is None:
                 await self._read([watched])
-            queue.put_nowait(watched.latest)
+            yield watched.latest
             if self._task is None or self._task.done():
                 self._task = asyncio.get_running_loop().create_task(self._collect())
-            while (sample := await queue.get()) is not None:
-                yield sample
+            while not (self._closed or container.removed):
+                await self._read_again.wait()
+                yield watched.latest
         finally:
-            watched.queues.remove(queue)
+            watched.watchers -= 1
 
     async def _read(self, watched: list[_Watched]) -> None:
         async with self._reading:
@@ -109,12 +111,11 @@ class Stats:
             await asyncio.sleep(max(at - loop.time(), 0))
             await self._read(list(self._watched.values()))
             for identity, watched in list(self._watched.items()):
-                watched.tell(watched.latest)
-                if watched.container.removed:
-                    watched.tell(None)
-                if watched.container.removed or not watched.queues:
+                if watched.container.removed or not watched.watchers:
                     watched.close()
                     del self._watched[identity]
+            self._read_again.set()
+            self._read_again = asyncio.Event()
 
 
 class _Watched:
@@ -122,17 +123,9 @@ class _Watched:
 
     def __init__(self, container: Container) -> None:
         self.container = container
-        self.queues: list[asyncio.Queue[Sample | None]] = []
+        self.watchers = 0
         self.latest = Sample(container)
         self._reading: _Reading | None = None
-
-    def tell(self, sample: Sample | None) -> None:
-        """Who has not taken the last two readings misses this one."""
-        for queue in self.queues:
-            if sample is None and queue.full():
-                queue.get_nowait()
-            if not queue.full():
-                queue.put_nowait(sample)
 
     def read(self, clock: _Clock, host: _Host) -> None:
         """In a thread."""
@@ -187,7 +180,7 @@ class _Reading:
         except OSError:
             return Sample(self.container)
         # The chain of samples has two links: an older one is let go of.
-        last = before._replace(before=None) if before is not None else None
+        last = Sample(*before[:-1]) if before is not None else None
         return Sample(self.container, clock(), usage, networks, host.system_cpu, host.processors, last)
 
     def close(self) -> None:

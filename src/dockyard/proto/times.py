@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from calendar import timegm
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from functools import lru_cache
 
 SECOND = 1_000_000_000
 ZERO_TIME = "0001-01-01T00:00:00Z"
@@ -46,7 +47,9 @@ def format_rfc3339_fixed(ns: int) -> str:
     return f"{_format_seconds(seconds)}.{fraction:09d}Z"
 
 
+@lru_cache(maxsize=16)
 def _format_seconds(seconds: int) -> str:
+    """Kept for a few: log lines and readings come many in a second."""
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 

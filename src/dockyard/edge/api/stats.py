@@ -9,6 +9,7 @@ import os
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from dockyard.edge.api import wire
@@ -16,7 +17,7 @@ from dockyard.edge.routing import Call, Route
 from dockyard.engine.stats import Sample
 from dockyard.model.errors import InvalidArgument
 from dockyard.proto.times import format_rfc3339
-from dockyard.runtime.cgroups.usage import BlockCount, Usage
+from dockyard.runtime.cgroups.usage import BlockCount, Usage, fields_json
 
 _NEVER = "0001-01-01T00:00:00Z"
 _ALL_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # the limit of those that have none
@@ -90,12 +91,12 @@ def _throttling(periods: int, throttled: int, time: int) -> dict[str, int]:
 
 
 def _memory(usage: Usage | None) -> dict[str, Any]:
-    if usage is None or usage.memory_details is None:
+    if usage is None or not usage.memory_details:
         return {}
     body: dict[str, Any] = {"usage": usage.memory}
     if usage.memory_peak:
         body["max_usage"] = usage.memory_peak
-    body["stats"] = usage.memory_details
+    body["stats"] = msgspec.Raw(fields_json(usage.memory_details))
     if usage.memory_failures:
         body["failcnt"] = usage.memory_failures
     body["limit"] = min(usage.memory_limit or _ALL_MEMORY, _ALL_MEMORY)

@@ -17,7 +17,7 @@ from dockyard.runtime.cgroups import ROOT, location, v1, version
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _UNLIMITED = 1 << 62  # bytes: v1 says "no limit" by a number near 2^63
-_READ = 1 << 16
+_READ, _NUMBER = 1 << 16, 32  # bytes
 
 
 class BlockCount(NamedTuple):
@@ -43,7 +43,7 @@ class Usage(NamedTuple):
     memory_peak: int = 0
     memory_limit: int = 0  # 0: none
     memory_failures: int = 0
-    memory_details: dict[str, int] | None = None
+    memory_details: bytes = b""  # memory.stat as the kernel wrote it: `fields` reads it, `fields_json` writes it anew
     pids: int = 0
     pids_limit: int = 0  # 0: none
     io_bytes: list[BlockCount] | None = None
@@ -88,14 +88,20 @@ class Meter:
         """OSError (ENODEV) when the group has gone."""
         return self._reader()
 
-    def _text(self, name: str) -> str:
+    def _bytes(self, name: str) -> bytes:
         fd = self._files.get(name)
-        return os.pread(fd, _READ, 0).decode() if fd is not None else ""
+        return os.pread(fd, _READ, 0) if fd is not None else b""
+
+    def _text(self, name: str) -> str:
+        return self._bytes(name).decode()
 
     def _number(self, name: str) -> int:
         """The one number of a file; 0 for "max" and where the file is not there."""
-        text = self._text(name).strip()
-        return int(text) if text.isdigit() else 0
+        fd = self._files.get(name)
+        try:
+            return int(os.pread(fd, _NUMBER, 0)) if fd is not None else 0
+        except ValueError:
+            return 0
 
     def _read_v1(self) -> Usage:
         ticks, throttled = fields(self._text("cpuacct.stat")), fields(self._text("cpu.stat"))
@@ -112,7 +118,7 @@ class Meter:
             memory_peak=self._number("memory.max_usage_in_bytes"),
             memory_limit=limit if limit < _UNLIMITED else 0,
             memory_failures=self._number("memory.failcnt"),
-            memory_details=fields(self._text("memory.stat")),
+            memory_details=self._bytes("memory.stat"),
             pids=self._number("pids.current"),
             pids_limit=self._number("pids.max"),
             io_bytes=block_counts_v1(self._text("blkio.throttle.io_service_bytes_recursive")),
@@ -132,7 +138,7 @@ class Meter:
             memory_peak=self._number("memory.peak"),
             memory_limit=self._number("memory.max"),
             memory_failures=fields(self._text("memory.events")).get("max", 0),
-            memory_details=fields(self._text("memory.stat")),
+            memory_details=self._bytes("memory.stat"),
             pids=self._number("pids.current"),
             pids_limit=self._number("pids.max"),
             io_bytes=block_counts_v2(io, (("rbytes", "read"), ("wbytes", "write"))),
@@ -158,6 +164,12 @@ def fields(text: str) -> dict[str, int]:
     """`name number` lines."""
     words = text.split()
     return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+
+
+def fields_json(text: bytes) -> bytes:
+    """`fields` of the kernel's lines as a JSON object, in a tenth of the time (every second for each that is watched)."""
+    lines = text.strip().replace(b" ", b'":').replace(b"\n", b',"')
+    return b'{"' + lines + b"}" if lines else b"{}"
 
 
 def block_counts_v1(text: str) -> list[BlockCount]:

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any, Final
 
-from dockyard.runtime.cgroups.usage import BlockCount, Meter
+from dockyard.runtime.cgroups.usage import BlockCount, Meter, fields
 from dockyard.runtime.oci.arguments import Arguments, Option
 from dockyard.runtime.oci.configuration import check_resources, read_json
 from dockyard.runtime.oci.containers import STOPPED, Container, write_whole
@@ -147,7 +147,7 @@ def _print(identity: str, kind: str, data: dict[str, Any] | None) -> None:
 def _reading(meter: Meter) -> dict[str, Any]:
     """One reading under runc's names."""
     usage = meter.read()
-    details = usage.memory_details or {}
+    details = fields(usage.memory_details.decode())
     limit = usage.memory_limit or (1 << 64) - 1
     memory = {"limit": limit, "usage": usage.memory, "max": usage.memory_peak, "failcnt": usage.memory_failures}
     return {
