@@ -167,7 +167,7 @@ def fields(text: str) -> dict[str, int]:
 
 
 def fields_json(text: bytes) -> bytes:
-    """`fields` of the kernel's lines as a JSON object, in a tenth of the time: each watched one needs it every second."""
+    """`fields` of the lines as a JSON object, in a tenth of the time: every second for each watched container."""
     lines = text.strip().replace(b" ", b'":').replace(b"\n", b',"')
     return b'{"' + lines + b"}" if lines else b"{}"
 
