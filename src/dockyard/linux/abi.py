@@ -20,13 +20,14 @@ _COMMON = {
     "clone3": 435,
     "close_range": 436,
     "openat2": 437,
+    "pidfd_getfd": 438,
     "mount_setattr": 442,
     "quotactl_fd": 443,
 }
 _X86_64 = {"rt_sigaction": 13, "pivot_root": 155, "seccomp": 317, "keyctl": 250, "capset": 126, "bpf": 321,
-           "ioprio_set": 251, "sched_setattr": 314}  # fmt: skip
+           "ioprio_set": 251, "sched_setattr": 314, "set_mempolicy": 238}  # fmt: skip
 _AARCH64 = {"rt_sigaction": 134, "pivot_root": 41, "seccomp": 277, "keyctl": 219, "capset": 91, "bpf": 280,
-            "ioprio_set": 30, "sched_setattr": 274}  # fmt: skip
+            "ioprio_set": 30, "sched_setattr": 274, "set_mempolicy": 237}  # fmt: skip
 
 SYSCALLS: dict[str, dict[str, int]] = {"x86_64": {**_COMMON, **_X86_64}, "aarch64": {**_COMMON, **_AARCH64}}
 MACHINE = os.uname().machine

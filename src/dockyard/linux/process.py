@@ -93,6 +93,14 @@ def pidfd_send_signal(pidfd: int, number: int) -> None:
         raise failure("pidfd_send_signal", pidfd, number)
 
 
+def pidfd_getfd(pidfd: int, number: int) -> int:
+    """Our own copy of another process's descriptor `number`, close-on-exec: pidfd_getfd(2), Linux 5.6."""
+    fd = int(_syscall(abi.NR["pidfd_getfd"], pidfd, number, 0))
+    if fd < 0:
+        raise failure("pidfd_getfd", pidfd, number)
+    return fd
+
+
 def start_time(pid: int) -> int:
     """Field 22 of /proc/PID/stat in clock ticks since boot; with the pid, a process's identity. OSError if gone."""
     fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)

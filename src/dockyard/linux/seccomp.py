@@ -1,7 +1,8 @@
 """seccomp: OCI filters into BPF programs, and loading such programs.
 
-Owns: `compile` (through libseccomp, in the engine's process only) and `prepare`/`install`/`load` (seccomp(2), in the
-container's process, without libseccomp). Does not own: which filter a container gets (`runtime.profiles`).
+Owns: `compile` (through libseccomp, in the engine's process only) and `prepare`/`install`/`load`/`load_listening`
+(seccomp(2), in the container's process, without libseccomp). Does not own: which filter a container gets
+(`runtime.profiles`), who is told of notified calls (`runtime.oci.notifying`).
 
 Loading imports nothing and opens nothing, so it may come after pivot_root. Without no_new_privs it needs CAP_SYS_ADMIN
 and therefore comes before capabilities are dropped; with it, as late as possible.
@@ -23,6 +24,8 @@ FLAGS: Final = {
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
     "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 32,
 }
+_NEW_LISTENER: Final = 8
+NOTIFY: Final = "SCMP_ACT_NOTIFY"
 
 # enum scmp_compare of seccomp.h
 OPERATORS: Final = {
@@ -41,6 +44,7 @@ ACTIONS: Final = {
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
     "SCMP_ACT_TRAP": 0x00030000,
     "SCMP_ACT_ERRNO": 0x00050000,
+    "SCMP_ACT_NOTIFY": 0x7FC00000,
     "SCMP_ACT_TRACE": 0x7FF00000,
     "SCMP_ACT_LOG": 0x7FFC0000,
     "SCMP_ACT_ALLOW": 0x7FFF0000,
@@ -73,6 +77,7 @@ _X32_BIT: Final = 0x40000000
 _NATIVE: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _MODE_FILTER: Final = 1
 _ENOSYS: Final = 38
+_EFAULT: Final = 14
 _ATTR_OPTIMIZE: Final = 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -119,6 +124,32 @@ def load(program: bytes, flags: int = 0) -> None:
     install(prepare(program), flags)
 
 
+def load_listening(program: bytes, flags: int = 0) -> int:
+    """As `load`; returns the descriptor on which notified calls are received (seccomp_unotify(2)), close-on-exec."""
+    prepared = prepare(program)
+    fd = int(_syscall(_nr, ctypes.c_uint(_MODE_FILTER), ctypes.c_uint(flags | _NEW_LISTENER), ctypes.byref(prepared)))
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "seccomp(SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER)")
+    return fd
+
+
+def supported_flags() -> list[str]:
+    """The names of FLAGS that this kernel has: with no program at all it complains of unknown flags first (EINVAL), of
+    the program then (EFAULT). Nothing is loaded."""
+    found = []
+    for name, flag in FLAGS.items():
+        needed = _NEW_LISTENER if name.endswith("_RECV") else 0
+        _syscall(_nr, ctypes.c_uint(_MODE_FILTER), ctypes.c_uint(flag | needed), None)
+        if ctypes.get_errno() == _EFAULT:
+            found.append(name)
+    return found
+
+
+def notifies(profile: Mapping[str, Any]) -> bool:
+    """Whether an OCI `linux.seccomp` object has calls that a listener is asked about."""
+    return any(rule.get("action") == NOTIFY for rule in profile.get("syscalls") or ())
+
+
 def flags_of(profile: Mapping[str, Any]) -> int:
     """The flags of an OCI `linux.seccomp` object for `load`. Not given means SPEC_ALLOW, as runc has it: the mitigation
     for speculative store bypass costs much and the kernel itself gave it up as the default. Raises SeccompError."""
@@ -130,18 +161,23 @@ def flags_of(profile: Mapping[str, Any]) -> int:
         if name not in FLAGS:
             raise SeccompError(f"linux.seccomp.flags: {name} is not supported")
         flags |= FLAGS[name]
+    if not notifies(profile):
+        flags &= ~FLAGS["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]  # the kernel has it for listeners only
     return flags & ~FLAGS["SECCOMP_FILTER_FLAG_TSYNC"]  # one thread, and TSYNC changes what is returned
 
 
-def compile(profile: Mapping[str, Any]) -> bytes:
+def compile(profile: Mapping[str, Any], *, listening: bool = False) -> bytes:
     """The BPF program (array of struct sock_filter) for an OCI `linux.seccomp` object.
 
     System calls that libseccomp does not know are left out, as runc does. Those newer than the newest that the profile
     names get ENOSYS instead of the default errno, so that libraries fall back to older calls.
-    Raises SeccompError naming the field.
+    `listening`: there is a listener for SCMP_ACT_NOTIFY. Raises SeccompError naming the field.
     """
-    if profile.get("listenerPath"):
-        raise SeccompError("linux.seccomp.listenerPath: notification listeners are not supported")
+    if not listening and (profile.get("listenerPath") or notifies(profile)):
+        field = "listenerPath" if profile.get("listenerPath") else f"syscalls: {NOTIFY}"
+        raise SeccompError(f"linux.seccomp.{field}: notification listeners are not supported")
+    if profile.get("defaultAction") == NOTIFY:
+        raise SeccompError(f"linux.seccomp.defaultAction: {NOTIFY} cannot be the default action")
     return _Compiler(profile).run()
 
 

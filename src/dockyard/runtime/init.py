@@ -5,8 +5,9 @@ Owns: the order of steps of a container's first process (`run_init`) and of a pr
 side (`runtime.spawn`).
 
 Both run in a forked child, never return, and speak with the parent over the socket `sync`: `T` with two descriptors
-(terminal master and slave), `C` (created, waiting at the gate), `E` code NUL text (failed); the parent sends `N` when
-the network stands. A silent end of the socket means that execve has happened. Standard library only.
+(terminal master and slave), `L` number (the descriptor of a filter that notifies; answered by `L`), `C` (created,
+waiting at the gate), `E` code NUL text (failed); the parent sends `N` when the network stands. A silent end of it
+means that execve has happened. Standard library only.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Job:
         "network",
         "new_keyring",
         "new_network",
+        "on_listener",
         "part",
         "pidfd",
         "pivot",
@@ -89,6 +91,7 @@ class Job:
         self.preserved = 0  # descriptors above 2 that the program is given
         self.pivot = True  # else the root is moved over the old one, for hosts whose root is a ramfs
         self.new_keyring = True
+        self.on_listener: Callable[[int, int], None] | None = None  # the parent's, for a filter that notifies
         self.state: dict[str, Any] = {}  # what hooks are told, without status and pid
         self.step = "clone"  # what is being done, for the report of a failure
         self.sync: socket.socket
@@ -240,7 +243,7 @@ def _become(job: Job, slave: int, uid: int, gid: int, groups: list[int], home: b
             calls.join_session_keyring(b"_ses.container")
     except OSError:
         pass  # a kernel without keyrings, or a quota: the program then shares none of ours, only root's
-    program.drop_privileges(spec, job.seccomp, uid, gid, groups)
+    program.drop_privileges(spec, job.seccomp, uid, gid, groups, lambda fd: _tell_listener(job.sync, fd))
     os.umask((spec.get("user") or {}).get("umask", 0o022))
     environ = program.environment(spec, home)
     if job.gate >= 0:
@@ -257,6 +260,15 @@ def _become(job: Job, slave: int, uid: int, gid: int, groups: list[int], home: b
         pty.make_controlling(0)
     program.reset_signals()
     program.execute(spec.get("args") or [], environ)
+
+
+def _tell_listener(sync: socket.socket, fd: int) -> None:
+    """The parent takes a copy of `fd` and sends it to the listener. From here on each call may be one that is notified:
+    those up to the answer are write(2) and read(2), and the listener has the descriptor by then."""
+    os.write(sync.fileno(), b"L%d" % fd)
+    if os.read(sync.fileno(), 1) != b"L":
+        os._exit(1)
+    os.close(fd)
 
 
 def _run_hooks(job: Job, name: str, status: str) -> None:

@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from dockyard.linux import abi, apparmor, calls, capabilities, passwd, seccomp
@@ -137,8 +138,18 @@ def enter_directory(path: str, uid: int, gid: int, create: bool) -> None:
         raise ProgramFailed(f"current working directory is outside of container mount namespace root: {path!r}")
 
 
-def drop_privileges(process: dict[str, Any], program: bytes | None, uid: int, gid: int, groups: list[int]) -> None:
-    """AppArmor, bounding set, user and groups, capabilities, no_new_privs and seccomp, in the order that works."""
+def drop_privileges(
+    process: dict[str, Any],
+    program: bytes | None,
+    uid: int,
+    gid: int,
+    groups: list[int],
+    listen: Callable[[int], None] | None = None,
+) -> None:
+    """AppArmor, bounding set, user and groups, capabilities, no_new_privs and seccomp, in the order that works.
+
+    `listen` is given the descriptor of a filter that notifies (`process.seccompListener`, our extension).
+    """
     if profile := process.get("apparmorProfile"):
         _confine(profile)
     caps = process.get("capabilities") or {}
@@ -151,7 +162,7 @@ def drop_privileges(process: dict[str, Any], program: bytes | None, uid: int, gi
     if no_new_privileges:
         calls.prctl(abi.PR_SET_NO_NEW_PRIVS, 1)
     elif program:
-        seccomp.load(program, flags)  # needs CAP_SYS_ADMIN, so before the capabilities go
+        _filter(process, program, flags, listen)  # needs CAP_SYS_ADMIN, so before the capabilities go
     capabilities.apply_bounding(caps.get("bounding") or [])
     capabilities.keep_capabilities(True)
     os.setgroups(groups)
@@ -160,6 +171,13 @@ def drop_privileges(process: dict[str, Any], program: bytes | None, uid: int, gi
     capabilities.keep_capabilities(False)
     capabilities.set_capabilities(effective, permitted, caps.get("inheritable") or [], caps.get("ambient") or [])
     if no_new_privileges and program:
+        _filter(process, program, flags, listen)
+
+
+def _filter(process: dict[str, Any], program: bytes, flags: int, listen: Callable[[int], None] | None) -> None:
+    if listen is not None and process.get("seccompListener"):
+        listen(seccomp.load_listening(program, flags))
+    else:
         seccomp.load(program, flags)
 
 

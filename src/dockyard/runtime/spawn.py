@@ -53,7 +53,7 @@ class SpawnFailed(Exception):
 class Spawned:
     """A child whose program runs, or (with a gate) is about to."""
 
-    __slots__ = ("cgroup", "master", "pid", "pidfd", "place", "slave", "sync")
+    __slots__ = ("cgroup", "master", "on_listener", "pid", "pidfd", "place", "slave", "sync")
 
     def __init__(self, pid: int, pidfd: int, sync: socket.socket, cgroup: Cgroup | None) -> None:
         self.pid = pid
@@ -63,6 +63,7 @@ class Spawned:
         self.place = ""  # the name of the cgroup before it became the container's
         self.master = -1  # terminal, or -1
         self.slave = -1
+        self.on_listener: Callable[[int, int], None] | None = None
 
 
 def spawn_container(
@@ -79,6 +80,7 @@ def spawn_container(
     rules: SharedElements | None = None,
     place: Cgroup | None = None,
     on_going: Callable[[Spawned], None] | None = None,
+    on_listener: Callable[[int, int], None] | None = None,
 ) -> Spawned:
     """Make the container of a `Launch`. Raises SpawnFailed.
 
@@ -89,6 +91,7 @@ def spawn_container(
     raises ends the container. `rules`: the zygote's socket for published ports. `place`: a cgroup that the caller is in
     already and that becomes the container's if it fits: joining one waits for an RCU grace period of 5 to 10 ms.
     `on_going(spawned)` is called while the child is on its way to its program: time for what has to be done anyway.
+    `on_listener(pid, fd)` is lent the descriptor of a filter that notifies.
 
     Afterwards further children of the calling process are born in the container's pid namespace.
     """
@@ -97,6 +100,7 @@ def spawn_container(
     job.detached = detached
     job.preserved = preserved
     job.told = told
+    job.on_listener = on_listener
     opened: list[int] = []
     try:
         flags = _namespaces(config, job, opened) | (abi.CLONE_PARENT if sibling else 0)
@@ -163,6 +167,8 @@ def _namespaces(config: dict[str, Any], job: Job, opened: list[int]) -> int:
     for entry in config["linux"].get("namespaces") or []:
         kind, path = entry["type"], entry.get("path")
         flag = process.NAMESPACE_FLAGS[kind]
+        if kind == "user":
+            continue  # joined in the end
         if path:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             opened.append(fd)
@@ -170,8 +176,6 @@ def _namespaces(config: dict[str, Any], job: Job, opened: list[int]) -> int:
                 process.setns(fd, flag)
             else:
                 job.joins.append((fd, flag))
-        elif kind == "user":
-            continue
         elif job.held is not None and kind in users_.OWN_KINDS:
             opened.append(job.held.open("net" if kind == "network" else kind))
             job.joins.append((opened[-1], flag))
@@ -190,15 +194,25 @@ def _namespaces(config: dict[str, Any], job: Job, opened: list[int]) -> int:
 
 
 def _make_users(linux: dict[str, Any], job: Job, opened: list[int]) -> None:
-    """A user namespace of the container's own, and those that belong to it."""
+    """A user namespace of the container's own, or another's that it shares namespaces with, and those that belong
+    to it. Sharing only with a container that has the host's ids, it has a namespace of its own."""
     kinds = {entry["type"]: entry.get("path") for entry in linux.get("namespaces") or []}
     if "user" not in kinds:
         return
+    joined, found = -1, None
+    if kinds["user"]:
+        joined = os.open(kinds["user"], os.O_RDONLY | os.O_CLOEXEC)
+        opened.append(joined)
+        found = users_.Users.joined(kinds["user"], joined)
     uids, gids = linux["uidMappings"], linux["gidMappings"]
     flags = 0
     for kind in users_.OWN_KINDS:
         if kind in kinds and not kinds[kind]:
             flags |= process.NAMESPACE_FLAGS[kind]
+    if found is not None:
+        job.held = userns.Held((), (), flags, joined)
+        job.users = found
+        return
     job.held = userns.Held(users_.ranges(uids), users_.ranges(gids), flags)
     opened.append(job.held.open("user"))
     job.users = users_.Users(uids, gids, opened[-1])
@@ -341,6 +355,7 @@ def _clone_container(
     job.sync.close()
     spawned = Spawned(pid, pidfd, ours, cgroup)
     spawned.place = place
+    spawned.on_listener = job.on_listener
     attached = False
     try:
         if job.cgroup is not None and job.cgroup.adopt(pid, _resources(job.config)):
@@ -377,10 +392,11 @@ def spawn_exec(
     seccomp: bytes | None,
     preserved: int = 0,
     namespaces: int = 0,
+    on_listener: Callable[[int, int], None] | None = None,
 ) -> Spawned:
     """Run a further process in the container whose first process is `init_pidfd`. Raises SpawnFailed.
 
-    `namespaces`: CLONE_NEW* to join beyond those that every container has.
+    `namespaces`: CLONE_NEW* to join beyond those that every container has. `on_listener`: as of `spawn_container`.
     Children of the calling process must be born in the container's pid namespace already.
     """
 
@@ -389,7 +405,7 @@ def spawn_exec(
         made.namespaces = namespaces
         return made
 
-    return _clone_exec(job, cgroup)
+    return _clone_exec(job, cgroup, on_listener)
 
 
 def spawn_sealed_exec(
@@ -435,7 +451,11 @@ def _exec_job(
     return job
 
 
-def _clone_exec(make_job: Callable[[socket.socket], Job], cgroup: Cgroup | None) -> Spawned:
+def _clone_exec(
+    make_job: Callable[[socket.socket], Job],
+    cgroup: Cgroup | None,
+    on_listener: Callable[[int, int], None] | None = None,
+) -> Spawned:
     """Fork; the child makes its job and runs it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
@@ -449,6 +469,7 @@ def _clone_exec(make_job: Callable[[socket.socket], Job], cgroup: Cgroup | None)
         run_exec(make_job, theirs)
     theirs.close()
     spawned = Spawned(pid, pidfd, ours, cgroup)
+    spawned.on_listener = on_listener
     ours.settimeout(_PATIENCE)
     try:
         await_program(spawned)
@@ -474,6 +495,8 @@ def await_program(spawned: Spawned) -> None:
             spawned.master, spawned.slave = struct.unpack("ii", ancillary[0][2])
             os.set_inheritable(spawned.master, False)
             os.set_inheritable(spawned.slave, False)
+        elif message[:1] == b"L":
+            _lend_listener(spawned, int(message[1:]))
         elif message == b"C":
             return
         elif not message:
@@ -482,6 +505,16 @@ def await_program(spawned: Spawned) -> None:
         elif message[:1] == b"E":
             code, _, text = message[1:].partition(b"\0")
             raise SpawnFailed(text.decode("utf-8", "replace"), int(code))
+
+
+def _lend_listener(spawned: Spawned, number: int) -> None:
+    fd = process.pidfd_getfd(spawned.pidfd, number)
+    try:
+        if spawned.on_listener is not None:
+            spawned.on_listener(spawned.pid, fd)
+    finally:
+        os.close(fd)
+    _tell(spawned.sync, b"L")
 
 
 def abandon(spawned: Spawned) -> None:

@@ -19,6 +19,7 @@ from dockyard.linux import abi, process, seccomp
 from dockyard.runtime import hooks, spawn
 from dockyard.runtime.cgroups import is_notation
 from dockyard.runtime.launch import Launch
+from dockyard.runtime.oci import notifying
 from dockyard.runtime.oci.configuration import load_bundle
 from dockyard.runtime.oci.containers import CREATED, STOPPED, Container, is_fifo, write_whole
 from dockyard.runtime.oci.errors import OciError
@@ -95,6 +96,7 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
             detached=True,
             preserved=wanted.preserved,
             on_created=on_created,
+            on_listener=lambda pid, fd: notifying.send(config, {**container.document(), "status": "creating"}, pid, fd),
         )
     except (spawn.SpawnFailed, hooks.HookFailed) as failed:
         raise OciError(str(failed)) from None
@@ -130,7 +132,8 @@ def _compile(container: Container, config: dict[str, Any]) -> bytes | None:
     if not profile:
         return None
     try:
-        program = seccomp.compile(profile)
+        config["process"]["seccompListener"] = notifying.check(profile)
+        program = seccomp.compile(profile, listening=True)
         config["process"]["seccompFlags"] = seccomp.flags_of(profile)
     except seccomp.SeccompError as error:
         raise OciError(str(error)) from None
@@ -187,16 +190,18 @@ def execute(container: Container, spec: dict[str, Any], wanted: Wanted) -> spawn
     if container.status() == STOPPED:
         raise OciError(f"cannot exec in a stopped container: {container.id}")
     _check_terminal(spec, wanted)
-    flags = container.config["process"].get("seccompFlags")
-    if flags is not None:
-        spec["seccompFlags"] = flags
+    config = container.config
+    for name in ("seccompFlags", "seccompListener"):
+        spec[name] = config["process"].get(name)
     pidfd = container.open_process()
     try:
         process.setns(pidfd, abi.CLONE_NEWPID)  # the child is born in it
         stdio = None if spec.get("terminal") else _STDIO
         program = container.seccomp()
-        extra = _extra_namespaces(container.config)
-        spawned = spawn.spawn_exec(spec, pidfd, container.cgroup(), stdio, program, wanted.preserved, extra)
+        spawned = spawn.spawn_exec(
+            spec, pidfd, container.cgroup(), stdio, program, wanted.preserved, _extra_namespaces(config),
+            on_listener=lambda pid, fd: notifying.send(config, container.document(), pid, fd),
+        )  # fmt: skip
     except spawn.SpawnFailed as failed:
         raise OciError(failed.message, failed.code if failed.code in (126, 127) else 255) from None
     except OSError as error:
