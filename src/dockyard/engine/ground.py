@@ -66,6 +66,7 @@ def _joins(context: Context, container: Container) -> dict[str, str]:
         other = peer(context, mode, name if kind == "network" else kind)
         if other is not None:
             joins[kind] = f"/proc/{other.status.pid}/ns/{name}"
+            joins.setdefault("user", f"/proc/{other.status.pid}/ns/user")  # what belongs to it can be used in it only
     return joins
 
 

@@ -31,16 +31,16 @@ def open_mapping(uids: Ranges, gids: Ranges) -> int:
 class Held:
     """A child that keeps a new user namespace, and others that belong to it (`flags`, CLONE_NEW*), until `close`.
 
-    OSError if they cannot be made. Its process id is looked up in the procfs that is mounted, which need not be that of
-    the caller's pid namespace.
+    `joined`: a descriptor of a user namespace that is there, for `flags` to belong to. OSError if they cannot be made.
+    Its process id is looked up in the procfs that is mounted, which need not be that of the caller's pid namespace.
     """
 
-    def __init__(self, uids: Ranges, gids: Ranges, flags: int = 0) -> None:
+    def __init__(self, uids: Ranges, gids: Ranges, flags: int = 0, joined: int = -1) -> None:
         self._ready, made = os.pipe()
         wait, self._go = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            _live_in_one(made, wait, (self._ready, self._go), flags)
+            _live_in_one(made, wait, (self._ready, self._go), flags, joined)
         os.close(made)
         os.close(wait)
         try:
@@ -50,8 +50,9 @@ class Held:
                 self._seen = pid_in_procfs(pidfd)
             finally:
                 os.close(pidfd)
-            _write(f"/proc/{self._seen}/uid_map", uids)
-            _write(f"/proc/{self._seen}/gid_map", gids)
+            if joined < 0:
+                _write(f"/proc/{self._seen}/uid_map", uids)
+                _write(f"/proc/{self._seen}/gid_map", gids)
             if flags:
                 os.write(self._go, b"m")
                 self._expect("namespaces in a user namespace cannot be made")
@@ -78,13 +79,16 @@ class Held:
             self.pid = 0
 
 
-def _live_in_one(made: int, wait: int, foreign: tuple[int, int], flags: int) -> None:
+def _live_in_one(made: int, wait: int, foreign: tuple[int, int], flags: int, joined: int) -> None:
     """The child: new namespaces until the parent has opened them. Does not return."""
     try:
         for fd in foreign:
             os.close(fd)
         calls.prctl(abi.PR_SET_PDEATHSIG, signal.SIGKILL)
-        process.unshare(abi.CLONE_NEWUSER)
+        if joined < 0:
+            process.unshare(abi.CLONE_NEWUSER)
+        else:
+            process.setns(joined, abi.CLONE_NEWUSER)
         os.write(made, _OK)
         if os.read(wait, 1) and flags:
             os.setresgid(0, 0, 0)

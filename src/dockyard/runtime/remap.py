@@ -18,6 +18,8 @@ from msgspec import Struct
 from dockyard.linux import abi, mounts, userns
 from dockyard.model.errors import InvalidArgument, SystemFailure
 from dockyard.proto import subids
+from dockyard.runtime.program import ProgramFailed
+from dockyard.runtime.users import Users
 
 DEFAULT_USER: Final = "dockremap"  # Docker's, so that both have the same ids
 
@@ -27,6 +29,14 @@ class Remap(Struct, frozen=True):
 
     uids: list[dict[str, int]]
     gids: list[dict[str, int]]
+
+    def outside(self, uid: int, gid: int) -> tuple[int, int]:
+        """The host's numbers. InvalidArgument naming the one that has none."""
+        users = Users(self.uids, self.gids, -1)
+        try:
+            return users.uid(uid), users.gid(gid)
+        except ProgramFailed as failed:
+            raise InvalidArgument(failed.message) from None
 
 
 def resolve(option: str, etc: Path = Path("/etc")) -> Remap | None:

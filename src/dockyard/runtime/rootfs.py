@@ -74,7 +74,7 @@ def lay_root(rootfs: dict[str, Any], target: str, label: str = "", users: Users 
 
 
 def _map_owners(base: str, users: Users) -> None:
-    """Let the directory of all layers, in this mount namespace, be a mount whose owners are mapped."""
+    """Let a directory with layers in it be, in this mount namespace, a mount whose owners are mapped."""
     tree = mounts.open_tree(abi.AT_FDCWD, base, recursive=False)
     mounts.set_attributes(tree, abi.MOUNT_ATTR_IDMAP, propagation=abi.MS_PRIVATE, userns=users.namespace)
     at = os.open(base, _PATH | os.O_DIRECTORY)
@@ -135,6 +135,7 @@ def mount_all(
     users: Users | None = None,
 ) -> None:
     """Carry out config.mounts in order. `sources`: index of a bind -> descriptor of its detached tree, taken over."""
+    mapped: set[str] = set()
     for index, entry in enumerate(config.get("mounts") or []):
         options = mounts.Options(entry.get("options") or [])
         if index in sources:
@@ -149,7 +150,20 @@ def mount_all(
         else:
             if users is not None:
                 options.data = [users.option(option) for option in options.data]
+                for path in (entry.get("dockyard") or {}).get("mapped") or ():
+                    if path not in mapped:
+                        _map_owners(path, users)
+                        mapped.add(path)
             _mount_new(root, entry, options)
+            if users is not None and entry.get("type") == "devpts":
+                _give(root, entry["destination"], users)
+
+
+def _give(root: int, path: str, users: Users) -> None:
+    """A directory whose owner the mounting did not look at belongs to the container's root."""
+    at = openat2(root, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, resolve=_INSIDE)
+    os.fchown(at, users.uid(0), users.gid(0))
+    os.close(at)
 
 
 def _bind(root: int, destination: str, tree: int, options: mounts.Options) -> None:

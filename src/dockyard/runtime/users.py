@@ -33,6 +33,15 @@ class Users:
         self.namespace = namespace
 
     @classmethod
+    def joined(cls, path: str, namespace: int) -> Users | None:
+        """Those of a namespace that is there: `path` is /proc/PID/ns/user, `namespace` a descriptor of it. None if it
+        is the caller's."""
+        if os.fstat(namespace).st_ino == os.stat("/proc/self/ns/user").st_ino:
+            return None
+        process_ = path.removesuffix("/ns/user")
+        return cls(_read_map(f"{process_}/uid_map"), _read_map(f"{process_}/gid_map"), namespace)
+
+    @classmethod
     def of_process(cls, pidfd: int) -> Users | None:
         """Those of a process; None if it is in the caller's namespace."""
         seen = userns.pid_in_procfs(pidfd)

@@ -21,6 +21,7 @@ from dockyard.engine.builds import cachemounts, sources, sshagent, work
 from dockyard.engine.builds.ground import Session, Tree
 from dockyard.model.errors import InvalidArgument
 from dockyard.proto.dockerfile.ops import Exec, ExecMount
+from dockyard.runtime.remap import Remap
 from dockyard.store.builds.binds import Place, locate
 from dockyard.store.builds.secretfiles import write
 
@@ -43,9 +44,14 @@ class _Making:
     container_id: str
     directory: str  # the container's run directory
     stack: AsyncExitStack
+    remap: Remap | None
     number: int = 0
     secrets: str = ""  # the directory for them, once there are any
     env: list[str] = field(default_factory=list)
+
+    def owner(self, uid: int, gid: int) -> tuple[int, int]:
+        """Whose a file is that lies outside of the store: no mount maps its owner. InvalidArgument."""
+        return (uid, gid) if self.remap is None else self.remap.outside(uid, gid)
 
     def next_name(self, kind: str) -> str:
         self.number += 1
@@ -53,10 +59,17 @@ class _Making:
 
 
 async def plan(
-    session: Session, op: Exec, inputs: list[Tree], container_id: str, directory: str, stack: AsyncExitStack
+    session: Session,
+    op: Exec,
+    inputs: list[Tree],
+    container_id: str,
+    directory: str,
+    stack: AsyncExitStack,
+    remap: Remap | None = None,
 ) -> Planned:
-    """The mounts of a RUN. What has to be undone after it is left on `stack`. InvalidArgument, NotFound."""
-    making = _Making(session, inputs, container_id, directory, stack)
+    """The mounts of a RUN, whose ids are `remap`'s. What has to be undone after it is left on `stack`.
+    InvalidArgument, NotFound."""
+    making = _Making(session, inputs, container_id, directory, stack, remap)
     kinds = {"bind": _bind, "cache": _cache, "secret": _secret, "ssh": _ssh, "tmpfs": _tmpfs}
     mounts: list[dict[str, Any]] = []
     for mount in sorted(op.mounts, key=lambda mount: mount.target.count("/")):
@@ -104,7 +117,9 @@ def _overlay(making: _Making, mount: ExecMount, tree: Tree, place: Place) -> dic
         options = [f"lowerdir={':'.join(lower)}", f"upperdir={upper}", f"workdir={work_}", *options]
     if sum(map(len, options)) > 3900:
         raise InvalidArgument(f"RUN --mount=type=bind,target={mount.target}: too many layers for one mount")
-    return {"destination": mount.target, "type": "overlay", "source": "overlay", "options": [*options, "nodev"]}
+    entry = {"destination": mount.target, "type": "overlay", "source": "overlay", "options": [*options, "nodev"]}
+    elsewhere = [tree.layers[index] for index in place.layers if not tree.layers[index].startswith(f"{base}/")]
+    return {**entry, "dockyard": {"mapped": elsewhere}} if elsewhere else entry
 
 
 def _relative(path: str, base: str) -> str:
@@ -112,13 +127,17 @@ def _relative(path: str, base: str) -> str:
     return text.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
 
 
-def _bound(target: str, source: str, subpath: str, *, read_only: bool, more: tuple[str, ...] = ()) -> dict[str, Any]:
+def _bound(
+    target: str, source: str, subpath: str, *, read_only: bool, more: tuple[str, ...] = (), stored: bool = True
+) -> dict[str, Any]:
+    """`stored`: its files lie in the store, with the numbers that are seen inside."""
     options = ["bind", "rprivate", *more]
     if read_only:
         options.append("ro")
     entry: dict[str, Any] = {"destination": target, "type": "bind", "source": source, "options": options}
-    if subpath:
-        entry["dockyard"] = {"subpath": subpath}  # opened beneath the source: runtime.spawn
+    own: dict[str, Any] = {"subpath": subpath, "remap": stored}  # a subpath is opened beneath the source: runtime.spawn
+    if any(own.values()):
+        entry["dockyard"] = {name: value for name, value in own.items() if value}
     return entry
 
 
@@ -157,8 +176,8 @@ async def _secret(making: _Making, mount: ExecMount) -> list[dict[str, Any]]:
             making.secrets = making.session.ground.secret_files.directory(making.directory, taken)
             making.stack.push(taken.pop_all())
     path = f"{making.secrets}/{making.next_name('secret')}"
-    write(path, value, 0o400 if mount.mode is None else mount.mode, mount.uid, mount.gid)
-    return [_bound(mount.target, path, "", read_only=True, more=_QUIET)]
+    write(path, value, 0o400 if mount.mode is None else mount.mode, *making.owner(mount.uid, mount.gid))
+    return [_bound(mount.target, path, "", read_only=True, more=_QUIET, stored=False)]
 
 
 async def _ssh(making: _Making, mount: ExecMount) -> list[dict[str, Any]]:
@@ -169,16 +188,18 @@ async def _ssh(making: _Making, mount: ExecMount) -> list[dict[str, Any]]:
         return []
     path = f"{making.directory}/{making.next_name('ssh')}"
     await sshagent.serve(path, agent, making.stack)
-    os.chown(path, mount.uid, mount.gid)
+    os.chown(path, *making.owner(mount.uid, mount.gid))
     os.chmod(path, 0o600 if mount.mode is None else mount.mode)
     making.env.append(f"SSH_AUTH_SOCK={mount.target}")
-    return [_bound(mount.target, path, "", read_only=False, more=_QUIET)]
+    return [_bound(mount.target, path, "", read_only=False, more=_QUIET, stored=False)]
 
 
 def _documents(making: _Making, op: Exec) -> dict[str, Any]:
     directory = f"{making.directory}/{making.next_name('pipes')}"
     os.mkdir(directory, 0o755)
+    owner = making.owner(0, 0)
+    os.chown(directory, *owner)
     for file in op.files:
         name = file.name.rpartition("/")[2]
-        write(f"{directory}/{name}", file.content.encode("utf-8", "surrogateescape"), file.mode, 0, 0)
-    return _bound(_FILES, directory, "", read_only=True)
+        write(f"{directory}/{name}", file.content.encode("utf-8", "surrogateescape"), file.mode, *owner)
+    return _bound(_FILES, directory, "", read_only=True, stored=False)

@@ -72,6 +72,7 @@ async def run(session: Session, op: Exec, inputs: list[Tree], vertex: str, emit:
     """Run it and make a layer of what it wrote. BuildFailed with its exit code if it failed; nothing is left then."""
     context = session.ground.context
     host = _host_config(op, session.options)
+    remap = context.bundler.remapping(host)
     container_id = names.new_id()
     directory = f"{context.layout.run_container(container_id)}"
     chain = inputs[0].chain
@@ -80,7 +81,7 @@ async def run(session: Session, op: Exec, inputs: list[Tree], vertex: str, emit:
         stack.callback(remove_directory, directory)
         await context.snapshots.prepare(container_id, chain)
         stack.callback(context.snapshots.remove, container_id)
-        planned = await mounts.plan(session, op, inputs, container_id, directory, stack)
+        planned = await mounts.plan(session, op, inputs, container_id, directory, stack, remap)
         asked = _Asked(container_id, container_id[:12], _config(op), host, _NoNetworks())
         stack.push_async_callback(context.networks.release, container_id)
         allocation = await context.networks.allocate(asked)
@@ -126,7 +127,7 @@ def _host_config(op: Exec, options: BuildOptions) -> HostConfig:
         privileged=insecure,
         ipc_mode="private",
         cgroupns_mode="private",
-        userns_mode="host",  # its mounts are of many kinds, not all of which can have mapped owners
+        userns_mode="host" if insecure else "",  # as Docker: what is privileged has the host's ids
     )
     if 0 < host.memory < 6 << 20:
         raise InvalidArgument("Minimum memory limit allowed is 6MB")
@@ -142,8 +143,10 @@ def _bundle_input(
 ) -> BundleInput:
     context = session.ground.context
     peer = container_ground.peer(context, asked.host.network_mode, "network")
-    joins = {"network": f"/proc/{peer.status.pid}/ns/net"} if peer is not None else {}
-    _write_etc(session, asked, allocation, directory)
+    spaces = f"/proc/{peer.status.pid}/ns" if peer is not None else ""
+    joins = {"network": f"{spaces}/net", "user": f"{spaces}/user"} if peer is not None else {}
+    remap = context.bundler.remapping(asked.host)
+    _write_etc(session, asked, allocation, directory, remap.outside(0, 0) if remap is not None else (0, 0))
     config = asked.config
     config.env = [*op.env, *op.proxy, *env]
     return BundleInput(
@@ -161,7 +164,7 @@ def _bundle_input(
     )
 
 
-def _write_etc(session: Session, asked: _Asked, allocation: Allocation, directory: str) -> None:
+def _write_etc(session: Session, asked: _Asked, allocation: Allocation, directory: str, owner: tuple[int, int]) -> None:
     context, host = session.ground.context, asked.host
     extra = etcfiles.parse_extra_hosts(host.extra_hosts or (), context.networks.gateway)
     own = [(e.ip_address, [asked.config.hostname]) for e in allocation.endpoints.values() if e.ip_address]
@@ -172,6 +175,7 @@ def _write_etc(session: Session, asked: _Asked, allocation: Allocation, director
         fd = os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         with os.fdopen(fd, "w") as file:
             file.write(text)
+            os.fchown(fd, *owner)
 
 
 def _read(path: str) -> str:

@@ -15,7 +15,8 @@ Our extensions to config.json, which our own init reads and other runtimes ignor
 - `config["dockyard"]["init"]`: true for `--init`.
 - `mounts[].dockyard`: `subpath` (of a bind: only this below the source), `chown` (a bind is given to the container's
   user), `idmap: "owner"` (its owner and the container's user change places), `image` (type "image": a Rootfs to lie
-  there read-only), `remap` (with a user namespace: on disk its owners have the numbers that are seen inside).
+  there read-only), `remap` (with a user namespace: on disk its owners have the numbers that are seen inside), `mapped`
+  (of an overlay, likewise: directories that have layers of it and are not where the root's layers are).
 
 HOME is not in `process.env` unless it was asked for: init appends the one that `linux.passwd` found.
 """
@@ -67,7 +68,7 @@ class BundleInput(Struct, frozen=True):
     domainname: str = ""
     mounts: Sequence[BundleMount] = ()  # binds, volumes, tmpfs and the three etc files
     cgroup_path: str = ""  # "": by `cgroup_path`
-    joins: dict[str, str] = {}  # OCI namespace kind ("pid", "network", "ipc") -> path, for container:X
+    joins: dict[str, str] = {}  # OCI namespace kind ("pid", "network", "ipc", "user") -> path, for container:X
     shm_source: str = ""  # host path bound at /dev/shm: "/dev/shm" for ipc host, another container's for container:X
     rootfs: str = "rootfs"  # root.path
     env: Sequence[str] = ()  # what it is told of others (`--link`), below its settings
@@ -168,7 +169,7 @@ class Bundler:
         security.rlimits(host.ulimits or (), self._ulimits)
         self._container_filter(host, options, caps)
         self._cdi.edits(host.device_requests or ())
-        if self._remapped(host) is not None:
+        if self.remapping(host) is not None:
             security.check_user_namespace(host)
 
     def make(self, spec: BundleInput) -> Bundle:
@@ -189,7 +190,7 @@ class Bundler:
                 spec.mounts,
                 shm_source=spec.shm_source,
                 writable_cgroups=options.writable_cgroups,
-                remapped=self._remapped(host) is not None,
+                remapped=self.remapping(host) is not None,
             ),
             "linux": self._linux(spec, options),
             "dockyard": {"init": True} if host.init else {},
@@ -300,9 +301,10 @@ class Bundler:
             "maskedPaths": masked,
             "readonlyPaths": readonly,
         }
-        remap = self._remapped(host)
+        remap = self.remapping(host)
         if remap is not None:
-            linux["namespaces"].append({"type": "user"})
+            other = spec.joins.get("user")
+            linux["namespaces"].append({"type": "user", "path": other} if other else {"type": "user"})
             linux["uidMappings"], linux["gidMappings"] = remap.uids, remap.gids
         sysctls = self._sysctls(spec)
         if sysctls:
@@ -338,7 +340,8 @@ class Bundler:
             return host.cgroupns_mode
         return "host" if host.privileged and self._host.cgroup_version == 1 else "private"
 
-    def _remapped(self, host: HostConfig) -> Remap | None:
+    def remapping(self, host: HostConfig) -> Remap | None:
+        """The ids of a container with these settings; None for the host's."""
         return None if host.userns_mode == "host" else self._remap
 
     def _sysctls(self, spec: BundleInput) -> dict[str, str]:
