@@ -42,6 +42,10 @@ FLAGS: dict[str, tuple[int, int]] = {  # option -> (mount(2) flags to set, flags
     "loud": (0, abi.MS_SILENT),
     "lazytime": (abi.MS_LAZYTIME, 0),
     "nolazytime": (0, abi.MS_LAZYTIME),
+    "iversion": (abi.MS_I_VERSION, 0),
+    "noiversion": (0, abi.MS_I_VERSION),
+    "nosymfollow": (abi.MS_NOSYMFOLLOW, 0),
+    "symfollow": (0, abi.MS_NOSYMFOLLOW),
 }
 PROPAGATION = {
     "shared": abi.MS_SHARED,
@@ -53,7 +57,7 @@ PROPAGATION = {
     "rprivate": abi.MS_PRIVATE | abi.MS_REC,
     "runbindable": abi.MS_UNBINDABLE | abi.MS_REC,
 }
-_ATTRIBUTES = {  # recursive options: mount_setattr attributes to set, to clear
+ATTRIBUTES = {  # recursive options: mount_setattr attributes to set, to clear (those of atime are one value)
     "rro": (abi.MOUNT_ATTR_RDONLY, 0),
     "rrw": (0, abi.MOUNT_ATTR_RDONLY),
     "rnosuid": (abi.MOUNT_ATTR_NOSUID, 0),
@@ -62,7 +66,16 @@ _ATTRIBUTES = {  # recursive options: mount_setattr attributes to set, to clear
     "rdev": (0, abi.MOUNT_ATTR_NODEV),
     "rnoexec": (abi.MOUNT_ATTR_NOEXEC, 0),
     "rexec": (0, abi.MOUNT_ATTR_NOEXEC),
+    "rnodiratime": (abi.MOUNT_ATTR_NODIRATIME, 0),
+    "rdiratime": (0, abi.MOUNT_ATTR_NODIRATIME),
     "rnosymfollow": (abi.MOUNT_ATTR_NOSYMFOLLOW, 0),
+    "rsymfollow": (0, abi.MOUNT_ATTR_NOSYMFOLLOW),
+    "rnoatime": (abi.MOUNT_ATTR_NOATIME, abi.MOUNT_ATTR_ATIME),
+    "ratime": (0, abi.MOUNT_ATTR_ATIME),
+    "rrelatime": (abi.MOUNT_ATTR_RELATIME, abi.MOUNT_ATTR_ATIME),
+    "rnorelatime": (0, abi.MOUNT_ATTR_ATIME),
+    "rstrictatime": (abi.MOUNT_ATTR_STRICTATIME, abi.MOUNT_ATTR_ATIME),
+    "rnostrictatime": (0, abi.MOUNT_ATTR_ATIME),
 }
 _ATTRIBUTE_OF_FLAG = (
     (abi.MS_RDONLY, abi.MOUNT_ATTR_RDONLY),
@@ -70,6 +83,7 @@ _ATTRIBUTE_OF_FLAG = (
     (abi.MS_NODEV, abi.MOUNT_ATTR_NODEV),
     (abi.MS_NOEXEC, abi.MOUNT_ATTR_NOEXEC),
     (abi.MS_NODIRATIME, abi.MOUNT_ATTR_NODIRATIME),
+    (abi.MS_NOSYMFOLLOW, abi.MOUNT_ATTR_NOSYMFOLLOW),
 )
 
 
@@ -92,10 +106,10 @@ class Options:
                 self.cleared |= clear
             elif option in PROPAGATION:
                 self.propagation.append(PROPAGATION[option])
-            elif option in _ATTRIBUTES:
-                add, clear = _ATTRIBUTES[option]
-                self.set_recursive |= add
-                self.clear_recursive |= clear
+            elif option in ATTRIBUTES:
+                add, clear = ATTRIBUTES[option]
+                self.set_recursive = (self.set_recursive & ~clear) | add
+                self.clear_recursive = (self.clear_recursive & ~add) | clear
             else:
                 self.data.append(option)
 

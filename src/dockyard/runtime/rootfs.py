@@ -243,12 +243,14 @@ def _mount_new(root: int, entry: dict[str, Any], options: mounts.Options) -> Non
         if options.flags & abi.MS_RDONLY:
             mounts.set_attributes(mounted, abi.MOUNT_ATTR_RDONLY)
         os.close(mounted)
-    if options.propagation:
+    os.close(target)
+    if options.propagation or options.set_recursive or options.clear_recursive:
         mounted = openat2(root, destination, _PATH, resolve=_INSIDE)
+        if options.set_recursive or options.clear_recursive:
+            mounts.set_attributes(mounted, options.set_recursive, options.clear_recursive, recursive=True)
         for change in options.propagation:
             mounts.set_attributes(mounted, 0, propagation=change & ~abi.MS_REC, recursive=bool(change & abi.MS_REC))
         os.close(mounted)
-    os.close(target)
 
 
 def _real_directory(root: int, destination: str) -> int:

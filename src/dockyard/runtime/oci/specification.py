@@ -70,7 +70,7 @@ def features() -> dict[str, Any]:
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.0",
         "hooks": list(HOOKS),
-        "mountOptions": sorted({*mounts.FLAGS, *mounts.PROPAGATION, *mounts._ATTRIBUTES}),
+        "mountOptions": sorted({*mounts.FLAGS, *mounts.PROPAGATION, *mounts.ATTRIBUTES}),
         "linux": {
             "namespaces": sorted(kind for kind in process.NAMESPACE_FLAGS if kind in SUPPORTED_NAMESPACES),
             "capabilities": list(capabilities.NAMES),
