@@ -48,6 +48,7 @@ if [ "$goal" = vm ]; then
     have cpio || need cpio
     have depmod || need kmod
     have mkfs.ext4 || need e2fsprogs
+    have checkpolicy || need checkpolicy
     goal=test # the Python packages are the same
 fi
 

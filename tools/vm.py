@@ -1,4 +1,5 @@
-"""`make test-vm`: the tests on a stock kernel, Debian's, in a virtual machine: cgroup v2, AppArmor, device mapper.
+"""`make test-vm`: the tests on a stock kernel, Debian's, in a virtual machine: cgroup v2, AppArmor or SELinux, device
+mapper.
 
 The machine is emulated (TCG: no KVM is needed, ten times slower than real), has no network, and ends with the tests:
 
@@ -10,10 +11,11 @@ The machine is emulated (TCG: no KVM is needed, ten times slower than real), has
               same minor version fit)
 
 Its serial line is our output; the last thing it says is pytest's exit code. PID 1 is a script that runs the tests, or,
-with `--systemd`, systemd with one unit that does. Without arguments both are booted: the tests marked `vm`, then a few
-of the systemd cgroup driver (all of them with `--systemd` alone).
+with `--systemd`, systemd with one unit that does. With `--selinux` the kernel has SELinux in AppArmor's place, and the
+script loads the policy of tests/data/selinux and enforces it. Without arguments it is booted three times: the tests
+marked `vm`, a few of the systemd cgroup driver (all of them with `--systemd` alone), those of SELinux.
 
-    python -m tools.vm [--systemd] [PYTEST ARGUMENTS]
+    python -m tools.vm [--systemd|--selinux] [PYTEST ARGUMENTS]
 
 Owns: making and booting it. Does not own: what is tested.
 """
@@ -72,6 +74,14 @@ mkdir /sys/fs/cgroup/tests && echo $$ > /sys/fs/cgroup/tests/cgroup.procs
 for c in $(cat /sys/fs/cgroup/cgroup.controllers); do echo +$c > /sys/fs/cgroup/cgroup.subtree_control; done
 """
 
+# The policy has to be written in one piece. The host's programs stay in the kernel's domain, which may do everything.
+SELINUX_SETUP = r"""
+mkdir -p /etc/selinux/tests/contexts && cp /data/selinux/config /etc/selinux/ || exit 1
+cp /data/selinux/lxc_contexts /etc/selinux/tests/contexts/
+mount -t selinuxfs selinuxfs /sys/fs/selinux
+dd if=/data/selinux/policy of=/sys/fs/selinux/load bs=16M status=none && echo 1 > /sys/fs/selinux/enforce
+"""
+
 START = r"""#!/bin/sh
 export PATH=/data/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 {setup}
@@ -111,6 +121,8 @@ TasksMax=infinity
 SYSTEMD = "/lib/systemd/systemd"
 SYSTEMD_OPTIONS = "systemd.unit=tests.service systemd.show_status=no systemd.log_level=warning"
 BY_SYSTEMD = "tests/kernel/test_systemd.py"
+BY_SELINUX = "tests/kernel/test_selinux.py"
+SELINUX = Path("tests/data/selinux")
 FEW = "limits_stay or slice or out_of_memory"  # of them, when both are booted: `--systemd` alone runs all
 DEFAULT = ["-q", "--color=no", "--durations=10", "--engine=dockyardd", "--timeout=600"]
 
@@ -167,8 +179,8 @@ def _disk(image: Path, tree: Path, spare: int) -> None:
     run("mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-d", tree, image)
 
 
-def project(arguments: dict[bool, list[str]]) -> Path:
-    """The disk image with this project, its packages and what to do with them (by whether systemd is PID 1)."""
+def project(arguments: dict[str, list[str]]) -> Path:
+    """The disk image with this project, its packages and what to do with them (by the mode: "", systemd, selinux)."""
     tree = CACHE / "data"
     shutil.rmtree(tree, ignore_errors=True)
     ours = tree / "project"
@@ -181,27 +193,45 @@ def project(arguments: dict[bool, list[str]]) -> Path:
     packages = Path(sys.prefix, f"lib/python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
     skip = shutil.ignore_patterns(*LEFT_OUT, "*__mypyc*", "_editable*", "*.pth")
     shutil.copytree(packages, tree / "site-packages", ignore=skip)
-    for by_systemd, words in arguments.items():
-        _start(tree, by_systemd, words)
+    for mode, words in arguments.items():
+        _start(tree, mode, words)
     image = CACHE / "data.ext4"
     _disk(image, tree, 3000)
     shutil.rmtree(tree)
     return image
 
 
-def _start(tree: Path, by_systemd: bool, arguments: list[str]) -> None:
-    """What runs the tests: a script, and for systemd its unit."""
-    script = tree / ("start-systemd" if by_systemd else "start")
-    text = START.replace("{setup}", "" if by_systemd else SETUP).replace("{arguments}", shlex.join(arguments))
+def _start(tree: Path, mode: str, arguments: list[str]) -> None:
+    """What runs the tests: a script, for systemd its unit, for SELinux a policy."""
+    script = tree / _script(mode)
+    setup = {"": SETUP, "systemd": "", "selinux": SETUP + SELINUX_SETUP}[mode]
+    text = START.replace("{setup}", setup).replace("{arguments}", shlex.join(arguments))
     script.write_text(text.replace("$CI", os.environ.get("CI", "")))
     script.chmod(0o755)
-    if by_systemd:
+    if mode == "selinux":
+        _policy(tree / "selinux")
+    if mode == "systemd":
         etc = tree / "upper/etc"
         for name, unit in UNITS.items():
             path = etc / "systemd/system" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(unit)
         (etc / "machine-id").write_text("0123456789abcdef" * 2 + "\n")  # else this is a first boot, with presets
+
+
+def _script(mode: str) -> str:
+    return f"start-{mode}" if mode else "start"
+
+
+def _policy(place: Path) -> None:
+    """The policy for the kernel, and the files beside it that programs read."""
+    place.mkdir()
+    for name in ("config", "lxc_contexts"):
+        shutil.copy(SELINUX / name, place)
+    categories = "\n".join(f"category c{number};" for number in range(1, 1024))
+    text = (SELINUX / "policy.conf").read_text().replace("CATEGORIES", f"\n{categories}")
+    (place / "policy.conf").write_text(text)
+    run("checkpolicy", "-M", "-U", "allow", "-o", place / "policy", place / "policy.conf")
 
 
 def initrd(modules: Path, program: str) -> Path:
@@ -220,16 +250,16 @@ def initrd(modules: Path, program: str) -> Path:
     return image
 
 
-def boot(vmlinuz: Path, initial: Path, root: Path, data: Path, options: str = "") -> int:
-    """Run it with more `options` for kernel and PID 1, its serial line being our output; pytest's exit code, 1 if it
-    did not get to say one."""
+def boot(vmlinuz: Path, initial: Path, root: Path, data: Path, options: str = "", module: str = "apparmor") -> int:
+    """Run it with the security `module` and more `options` for kernel and PID 1, its serial line being our output;
+    pytest's exit code, 1 if it did not get to say one."""
     command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", PROCESSORS, "-m", MEMORY]
     command += ["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-kernel", str(vmlinuz)]
     command += [
         "-initrd",
         str(initial),
         "-append",
-        f"console=ttyS0 quiet panic=-1 lsm=landlock,yama,apparmor {options}",
+        f"console=ttyS0 quiet panic=-1 lsm=landlock,yama,{module} {options}",
     ]
     command += ["-drive", f"file={root},if=virtio,format=raw,readonly=on"]
     command += ["-drive", f"file={data},if=virtio,format=raw,cache=unsafe"]
@@ -247,28 +277,33 @@ def boot(vmlinuz: Path, initial: Path, root: Path, data: Path, options: str = ""
 def marked() -> list[str]:
     """The files with tests that are marked `vm`: to collect all tests takes a minute in there."""
     files = sorted(str(path) for path in Path("tests").rglob("test_*.py") if "pytest.mark.vm" in path.read_text())
-    return [path for path in files if path != BY_SYSTEMD]
+    return [path for path in files if path not in (BY_SYSTEMD, BY_SELINUX)]
 
 
 def main() -> int:
     os.chdir(Path(__file__).parent.parent)
     given = sys.argv[1:]
     if given[:1] == ["--systemd"]:
-        wanted = {True: given[1:] or [BY_SYSTEMD, *DEFAULT]}
+        wanted = {"systemd": given[1:] or [BY_SYSTEMD, *DEFAULT]}
+    elif given[:1] == ["--selinux"]:
+        wanted = {"selinux": given[1:] or [BY_SELINUX, *DEFAULT]}
     elif given:
-        wanted = {False: given}
+        wanted = {"": given}
     else:
-        wanted = {False: [*marked(), "-m", "vm", *DEFAULT], True: [BY_SYSTEMD, "-k", FEW, *DEFAULT]}
+        wanted = {"": [*marked(), "-m", "vm", *DEFAULT], "systemd": [BY_SYSTEMD, "-k", FEW, *DEFAULT]}
+        wanted["selinux"] = [BY_SELINUX, *DEFAULT]
     CACHE.mkdir(parents=True, exist_ok=True)
     begun, code = time.monotonic(), 0
     lock = open(CACHE / "lock", "w")  # noqa: SIM115 - held to the end: the images have one name each
     fcntl.flock(lock, fcntl.LOCK_EX)
     vmlinuz, modules = kernel()
     images = system(modules), project(wanted)
-    for by_systemd in wanted:
-        initial = initrd(modules, SYSTEMD if by_systemd else "/data/start")
-        print(f"vm: {time.monotonic() - begun:.1f} s: booting{' systemd' if by_systemd else ''}", flush=True)
-        code = boot(vmlinuz, initial, *images, SYSTEMD_OPTIONS if by_systemd else "") or code
+    for mode in wanted:
+        initial = initrd(modules, SYSTEMD if mode == "systemd" else f"/data/{_script(mode)}")
+        print(f"vm: {time.monotonic() - begun:.1f} s: booting {mode}", flush=True)
+        options = SYSTEMD_OPTIONS if mode == "systemd" else ""
+        module = "selinux" if mode == "selinux" else "apparmor"
+        code = boot(vmlinuz, initial, *images, options, module) or code
     images[1].unlink(missing_ok=True)
     print(f"vm: done in {time.monotonic() - begun:.1f} s", flush=True)
     return code
