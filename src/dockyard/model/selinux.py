@@ -70,10 +70,13 @@ class Contexts(NamedTuple):
     file: SecurityContext
 
 
-FALLBACKS: Final = tuple(
-    Contexts(SecurityContext("system_u", "system_r", process, "s0"), SecurityContext("system_u", "object_r", file, "s0"))
+FALLBACKS: Final = tuple(  # for policies that have no file of container contexts
+    Contexts(
+        SecurityContext("system_u", "system_r", process, "s0"),
+        SecurityContext("system_u", "object_r", file, "s0"),
+    )
     for process, file in (("container_t", "container_file_t"), ("svirt_lxc_net_t", "svirt_sandbox_file_t"))
-)  # fmt: skip  # for policies that have no file of container contexts
+)
 
 
 def parse_contexts(text: str) -> Contexts | None:

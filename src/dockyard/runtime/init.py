@@ -38,6 +38,7 @@ class Job:
         "hierarchies",
         "init",
         "joins",
+        "mounts",
         "namespaces",
         "network",
         "new_keyring",
@@ -74,6 +75,7 @@ class Job:
         self.hierarchies: list[tuple[str, str]] = []
         self.unshare_cgroup = True
         self.joins: list[tuple[int, int]] = []  # (descriptor, CLONE_NEW* flag)
+        self.mounts = -1  # a mount namespace to be in
         self.held: userns.Held | None = None  # keeps the user namespace and what belongs to it until the child has them
         self.users: users.Users | None = None  # a user namespace of the container's own
         self.namespaces = 0  # exec: CLONE_NEW* beyond those that every container has
@@ -155,13 +157,17 @@ def _init(job: Job) -> None:
     job.step = "joining namespaces"
     for fd, flag in job.joins:
         process.setns(fd, flag)
+    if job.mounts >= 0:
+        rootfs.bring_along(job.rootfs)
+        process.setns(job.mounts, abi.CLONE_NEWNS)
     if job.unshare_cgroup:
         process.unshare(abi.CLONE_NEWCGROUP)
     job.step = "mounting the root file system"
     linux = config.get("linux") or {}
     if job.users is not None:
         job.users.act()
-    root = rootfs.mount_root(job.rootfs, job.target, linux.get("rootfsPropagation") or "", users=job.users)
+    label = linux.get("mountLabel") or ""
+    root = rootfs.mount_root(job.rootfs, job.target, linux.get("rootfsPropagation") or "", label, job.users)
     own_group = job.cgroup.path if job.cgroup is not None and not job.unshare_cgroup else ""
     rootfs.mount_all(root, config, job.sources, job.hierarchies, own_group, job.users)
     own_dev = any(m["destination"] == "/dev" and m.get("type") == "tmpfs" for m in config.get("mounts") or [])
@@ -197,7 +203,7 @@ def _init(job: Job) -> None:
     program.enter_directory(spec.get("cwd") or "/", uid, gid, create=True)
     job.step = "hiding paths"
     rootfs.make_read_only(linux.get("readonlyPaths") or [])
-    rootfs.mask(linux.get("maskedPaths") or [])
+    rootfs.mask(linux.get("maskedPaths") or [], label)
     if (config.get("root") or {}).get("readonly"):
         rootfs.root_read_only()
     _become(job, slave, uid, gid, groups, home)
@@ -237,12 +243,8 @@ def _become(job: Job, slave: int, uid: int, gid: int, groups: list[int], home: b
         job.step = "entering the user namespace"
         for group in (gid, *groups):
             job.users.gid(group)
-        job.users.enter(own_mounts=job.pidfd < 0)
-    try:
-        if job.new_keyring:
-            calls.join_session_keyring(b"_ses.container")
-    except OSError:
-        pass  # a kernel without keyrings, or a quota: the program then shares none of ours, only root's
+        job.users.enter(own_mounts=job.pidfd < 0 and job.mounts < 0)
+    _make_keyring(job)
     program.drop_privileges(spec, job.seccomp, uid, gid, groups, lambda fd: _tell_listener(job.sync, fd))
     os.umask((spec.get("user") or {}).get("umask", 0o022))
     environ = program.environment(spec, home)
@@ -255,7 +257,7 @@ def _become(job: Job, slave: int, uid: int, gid: int, groups: list[int], home: b
         _run_hooks(job, "startContainer", "created")
     calls.prctl(abi.PR_SET_PDEATHSIG, 0 if job.detached or job.pidfd >= 0 else signal.SIGKILL)
     if job.init:
-        _split_off(job.sync, slave >= 0)
+        _split_off(job.sync, slave >= 0, spec.get("selinuxLabel") or "")
     elif slave >= 0:
         pty.make_controlling(0)
     program.reset_signals()
@@ -271,13 +273,24 @@ def _tell_listener(sync: socket.socket, fd: int) -> None:
     os.close(fd)
 
 
+def _make_keyring(job: Job) -> None:
+    if not job.new_keyring:
+        return
+    if label := job.process.get("selinuxLabel"):
+        program.label_keyring(label)
+    try:
+        calls.join_session_keyring(b"_ses.container")
+    except OSError:
+        pass  # a kernel without keyrings, or a quota: the program then shares none of ours, only root's
+
+
 def _run_hooks(job: Job, name: str, status: str) -> None:
     """Those that the container's first process runs. Its pid is told as the container sees it."""
     if (job.config.get("hooks") or {}).get(name):
         hooks.run(job.config, name, {**job.state, "status": status, "pid": os.getpid()})
 
 
-def _split_off(sync: socket.socket, terminal: bool) -> None:
+def _split_off(sync: socket.socket, terminal: bool, label: str) -> None:
     """`--init`: this process stays as PID 1, hands signals on and reaps; only the child returns."""
     child = os.fork()  # clone3 is beyond the default seccomp profile, which holds already
     if child == 0:
@@ -286,6 +299,8 @@ def _split_off(sync: socket.socket, terminal: bool) -> None:
             pty.make_controlling(0)
         return
     calls.prctl(abi.PR_SET_NAME, b"dockyard-init")
+    if label:
+        program.relabel_self(label)
     os.closerange(0, 1024)
     everything = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
     signal.pthread_sigmask(signal.SIG_BLOCK, everything)

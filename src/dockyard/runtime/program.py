@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from dockyard.linux import abi, apparmor, calls, capabilities, passwd, seccomp
+from dockyard.linux import abi, apparmor, calls, capabilities, passwd, seccomp, selinux
 
 NOT_FOUND, NOT_EXECUTABLE, FAILED = 127, 126, 128
 _DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -146,10 +146,12 @@ def drop_privileges(
     groups: list[int],
     listen: Callable[[int], None] | None = None,
 ) -> None:
-    """AppArmor, bounding set, user and groups, capabilities, no_new_privs and seccomp, in the order that works.
+    """Security labels, bounding set, user, groups, capabilities, no_new_privs and seccomp, in the order that works.
 
     `listen` is given the descriptor of a filter that notifies (`process.seccompListener`, our extension).
     """
+    if label := process.get("selinuxLabel"):
+        _label(label)
     if profile := process.get("apparmorProfile"):
         _confine(profile)
     caps = process.get("capabilities") or {}
@@ -187,6 +189,30 @@ def _confine(profile: str) -> None:
     except OSError as error:
         reason = f"apparmor failed to apply profile {profile}: {os.strerror(error.errno or 0).lower()}"
         raise ProgramFailed(f"unable to apply apparmor profile: {reason}") from None
+
+
+def _label(label: str) -> None:
+    try:
+        selinux.set_exec(label)
+    except OSError as error:
+        raise ProgramFailed(f"can't set process label {label}: {os.strerror(error.errno or 0).lower()}") from None
+
+
+def label_keyring(label: str) -> None:
+    """The session keyring to come is the container's. ProgramFailed."""
+    try:
+        selinux.set_keyring(label)
+    except OSError as error:
+        raise ProgramFailed(f"can't set keyring label {label}: {os.strerror(error.errno or 0).lower()}") from None
+
+
+def relabel_self(label: str) -> None:
+    """For a process of ours that stays in the container and executes nothing. Not every policy allows that: it then
+    keeps the engine's domain."""
+    try:
+        selinux.set_current(label)
+    except OSError:
+        pass
 
 
 def environment(process: dict[str, Any], home: bytes) -> dict[bytes, bytes]:

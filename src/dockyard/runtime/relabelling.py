@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import posixpath
 import stat
 from collections.abc import Sequence
 from typing import Any, Final
@@ -113,8 +112,3 @@ def _set_followed(place: str, label: str) -> None:
     except OSError as error:
         if error.errno not in _UNLABELLED:
             raise
-
-
-def below(source: str, subpath: str) -> str:
-    """What is bound of a source. The caller opens it itself: this is for its label only."""
-    return posixpath.join(source, subpath.lstrip("/")) if subpath else source

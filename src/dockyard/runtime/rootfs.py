@@ -15,13 +15,14 @@ import os
 import stat
 from typing import Any
 
-from dockyard.linux import abi, mounts
+from dockyard.linux import abi, mounts, selinux
 from dockyard.linux.calls import openat2
 from dockyard.runtime import owners, tmpcopyup
 from dockyard.runtime.users import Users
 
 _INSIDE = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_MAGICLINKS
 _PATH = os.O_PATH | os.O_CLOEXEC
+_NO_LABEL = ("proc", "sysfs", "mqueue", "cgroup", "cgroup2")  # the policy says what is there
 _DEV_LINKS = (
     ("/proc/self/fd", "fd"),
     ("/proc/self/fd/0", "stdin"),
@@ -60,10 +61,10 @@ def lay_root(rootfs: dict[str, Any], target: str, label: str = "", users: Users 
             _map_owners(rootfs["base"], users)
         os.chdir(rootfs["base"])  # short relative names: mount(2) cuts its options at a page
         options = f"lowerdir={':'.join(rootfs['lower'])},upperdir={rootfs['upper']},workdir={rootfs['work']}"
-        options += ",index=off,metacopy=off,redirect_dir=off" + label
+        options += ",index=off,metacopy=off,redirect_dir=off" + _labelled(label)
         mounts.mount("overlay", target, "overlay", 0, options)
     else:
-        tree = mounts.open_tree(abi.AT_FDCWD, rootfs["path"])
+        tree = rootfs["tree"] if "tree" in rootfs else mounts.open_tree(abi.AT_FDCWD, rootfs["path"])
         mounts.set_attributes(tree, 0, propagation=abi.MS_PRIVATE, recursive=True)
         if users is not None and not rootfs.get("owned"):
             mounts.set_attributes(tree, abi.MOUNT_ATTR_IDMAP, userns=users.namespace)
@@ -71,6 +72,17 @@ def lay_root(rootfs: dict[str, Any], target: str, label: str = "", users: Users 
         mounts.move_mount(tree, at)
         os.close(at)
         os.close(tree)
+
+
+def bring_along(rootfs: dict[str, Any]) -> None:
+    """Before another mount namespace is joined: a root that is a directory is that of this one."""
+    if rootfs["type"] == "directory":
+        rootfs["tree"] = mounts.open_tree(abi.AT_FDCWD, rootfs["path"])
+
+
+def _labelled(label: str) -> str:
+    """The end of a mount's data that gives its files an SELinux label."""
+    return f",{selinux.mount_option(label)}" if label else ""
 
 
 def _map_owners(base: str, users: Users) -> None:
@@ -135,18 +147,20 @@ def mount_all(
     users: Users | None = None,
 ) -> None:
     """Carry out config.mounts in order. `sources`: index of a bind -> descriptor of its detached tree, taken over."""
+    label = (config.get("linux") or {}).get("mountLabel") or ""
     mapped: set[str] = set()
     for index, entry in enumerate(config.get("mounts") or []):
         options = mounts.Options(entry.get("options") or [])
         if index in sources:
             if owners.is_mapped(entry):
-                recursive = "ridmap" in (entry.get("options") or [])
-                owners.map_tree(sources[index], entry, config["process"], root, recursive)
+                owners.map_tree(sources[index], entry, config["process"], root, "ridmap" in options.data)
+            elif users is not None and ("idmap" in options.data or "ridmap" in options.data):
+                owners.map_as(sources[index], entry, users.namespace, "ridmap" in options.data)
             _bind(root, entry["destination"], sources[index], options)
         elif "image" in (entry.get("dockyard") or {}):
-            mount_image(root, entry, users)
+            mount_image(root, entry, users, label)
         elif entry.get("type") == "cgroup":
-            _mount_cgroup(root, entry["destination"], options, hierarchies, own_group, users)
+            _mount_cgroup(root, entry["destination"], options, hierarchies, own_group, users, label)
         else:
             if users is not None:
                 options.data = [users.option(option) for option in options.data]
@@ -154,7 +168,7 @@ def mount_all(
                     if path not in mapped:
                         _map_owners(path, users)
                         mapped.add(path)
-            _mount_new(root, entry, options)
+            _mount_new(root, entry, options, label)
             if users is not None and entry.get("type") == "devpts":
                 _give(root, entry["destination"], users)
 
@@ -181,7 +195,7 @@ def _bind(root: int, destination: str, tree: int, options: mounts.Options) -> No
     os.close(target)
 
 
-def mount_image(root: int, entry: dict[str, Any], users: Users | None = None) -> None:
+def mount_image(root: int, entry: dict[str, Any], users: Users | None = None, label: str = "") -> None:
     """An image's files, read-only. `entry.dockyard`: image (a `launch.Rootfs` without upper and work), subpath.
 
     The overlay is mounted at the target and, for a part of it, replaced there by a bind of that part.
@@ -191,8 +205,8 @@ def mount_image(root: int, entry: dict[str, Any], users: Users | None = None) ->
     rootfs = own["image"]
     if rootfs["type"] == "overlay":
         os.chdir(rootfs["base"])
-        lower = ":".join(rootfs["lower"])
-        mounts.mount("overlay", f"/proc/self/fd/{target}", "overlay", abi.MS_RDONLY, f"lowerdir={lower}")
+        data = f"lowerdir={':'.join(rootfs['lower'])}" + _labelled(label)
+        mounts.mount("overlay", f"/proc/self/fd/{target}", "overlay", abi.MS_RDONLY, data)
         whole = openat2(root, destination, _PATH, resolve=_INSIDE)
     else:
         whole = os.open(rootfs["path"], _PATH | os.O_DIRECTORY)
@@ -222,7 +236,7 @@ def open_part(whole: int, path: str, what: str) -> int:
         raise OSError(error.errno, f"subpath {path} of {what}: {reason}") from error
 
 
-def _mount_new(root: int, entry: dict[str, Any], options: mounts.Options) -> None:
+def _mount_new(root: int, entry: dict[str, Any], options: mounts.Options, label: str = "") -> None:
     destination, fstype = entry["destination"], entry.get("type") or "none"
     if fstype in ("proc", "sysfs") and destination in ("/proc", "/sys"):
         target = _real_directory(root, destination)
@@ -234,6 +248,8 @@ def _mount_new(root: int, entry: dict[str, Any], options: mounts.Options) -> Non
         data.remove(tmpcopyup.OPTION)
     if fstype == "tmpfs" and not any(option.startswith("mode=") for option in data):
         data.append(f"mode={stat.S_IMODE(os.fstat(target).st_mode):o}")  # keep that of the directory underneath
+    if label and fstype not in _NO_LABEL and not any(option.startswith("context=") for option in data):
+        data.append(selinux.mount_option(label))
     at = f"/proc/self/fd/{target}"
     flags = options.flags & ~abi.MS_RDONLY if copied else options.flags
     mounts.mount(entry.get("source") or fstype, at, fstype, flags, ",".join(data))
@@ -244,12 +260,25 @@ def _mount_new(root: int, entry: dict[str, Any], options: mounts.Options) -> Non
             mounts.set_attributes(mounted, abi.MOUNT_ATTR_RDONLY)
         os.close(mounted)
     os.close(target)
+    if label and fstype == "mqueue":
+        _label_mounted(root, destination, label)
     if options.propagation or options.set_recursive or options.clear_recursive:
         mounted = openat2(root, destination, _PATH, resolve=_INSIDE)
         if options.set_recursive or options.clear_recursive:
             mounts.set_attributes(mounted, options.set_recursive, options.clear_recursive, recursive=True)
         for change in options.propagation:
             mounts.set_attributes(mounted, 0, propagation=change & ~abi.MS_REC, recursive=bool(change & abi.MS_REC))
+        os.close(mounted)
+
+
+def _label_mounted(root: int, destination: str, label: str) -> None:
+    """Of a file system that is there once for an IPC namespace: it takes no label as a mount."""
+    mounted = openat2(root, destination, _PATH, resolve=_INSIDE)
+    try:
+        os.setxattr(f"/proc/self/fd/{mounted}", selinux.XATTR, label.encode() + b"\0")
+    except OSError:
+        pass  # this policy gives no labels there
+    finally:
         os.close(mounted)
 
 
@@ -276,6 +305,7 @@ def _mount_cgroup(
     hierarchies: list[tuple[str, str]],
     own_group: str,
     users: Users | None = None,
+    label: str = "",
 ) -> None:
     """The container's view of its control groups: one tree on v2, a tmpfs with one mount a hierarchy on v1.
 
@@ -293,7 +323,7 @@ def _mount_cgroup(
             os.close(target)
         return
     inner = options.flags & ~abi.MS_RDONLY
-    mounts.mount("tmpfs", at, "tmpfs", inner, "mode=755,size=1m")
+    mounts.mount("tmpfs", at, "tmpfs", inner, "mode=755,size=1m" + _labelled(label))
     os.close(target)
     target = openat2(root, destination, _PATH | os.O_DIRECTORY, resolve=_INSIDE)
     for name, mount_options in hierarchies:
@@ -372,7 +402,7 @@ def move(root: int) -> None:
     os.chdir("/")
 
 
-def mask(paths: list[str]) -> None:
+def mask(paths: list[str], label: str = "") -> None:
     """Hide each path: a file behind /dev/null, a directory behind an empty read-only tmpfs. Absent ones are skipped.
 
     /dev/null is opened once and must be the character device 1:3, or nothing is hidden and the start fails (S4).
@@ -386,7 +416,7 @@ def mask(paths: list[str]) -> None:
         if target is None:
             continue
         if stat.S_ISDIR(os.fstat(target).st_mode):
-            mounts.mount("tmpfs", f"/proc/self/fd/{target}", "tmpfs", abi.MS_RDONLY, "size=0k")
+            mounts.mount("tmpfs", f"/proc/self/fd/{target}", "tmpfs", abi.MS_RDONLY, "size=0k" + _labelled(label))
         else:
             tree = mounts.open_tree(null, "", recursive=False)
             mounts.move_mount(tree, target)
