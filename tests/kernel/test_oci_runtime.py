@@ -331,7 +331,7 @@ def test_a_failing_hook_leaves_nothing(ours: OciRuntime, bundle: Bundle) -> None
         (lambda c: c["process"].update(cwd="tmp"), "process.cwd: 'tmp' is not an absolute path"),
         (lambda c: c["process"].update(user={"uid": -1}), "process.user.uid: -1"),
         (lambda c: c["process"].update(rlimits=[{"type": "X", "soft": 1, "hard": 1}]), "process.rlimits[0].type"),
-        (lambda c: c["process"].update(selinuxLabel="x"), "process.selinuxLabel: SELinux is not supported"),
+        (lambda c: c["process"].update(selinuxLabel="x"), "process.selinuxLabel: SELinux is not enabled"),
         (lambda c: c["root"].update(path=""), "root.path: must not be empty"),
         (lambda c: c["root"].update(path="none"), "/none is not a directory"),
         (lambda c: c["mounts"].append({"destination": 1}), "].destination: must be a string"),

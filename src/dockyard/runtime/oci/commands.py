@@ -145,6 +145,8 @@ def _exec_process(container: Container, arguments: Arguments, command: list[str]
             spec["noNewPrivileges"] = True
         if arguments.text("apparmor"):
             spec["apparmorProfile"] = arguments.text("apparmor")
+        if arguments.text("process-label"):
+            spec["selinuxLabel"] = arguments.text("process-label")
         capabilities = spec.setdefault("capabilities", {})
         for name in arguments.many("cap"):
             for kind in ("bounding", "effective", "permitted"):  # never inheritable (S11)
@@ -302,6 +304,7 @@ _EXEC = (
     Option(("no-new-privs",), value=False),
     Option(("cap", "c"), many=True),
     Option(("apparmor",)),
+    Option(("process-label",)),
     Option(("ignore-paused",), value=False),
 )
 _FORMAT = Option(("format", "f"))

@@ -10,7 +10,7 @@ import json
 import os
 from typing import Any, Final
 
-from dockyard.linux import process, scheduling
+from dockyard.linux import process, scheduling, selinux
 from dockyard.runtime.cgroups import version
 from dockyard.runtime.oci.errors import OciError
 
@@ -19,10 +19,8 @@ _UNSUPPORTED_LINUX: Final = (
     ("intelRdt", "not supported"),
     ("netDevices", "not supported"),
     ("memoryPolicy", "not supported"),
-    ("mountLabel", "SELinux is not supported"),
 )
 _UNSUPPORTED_PROCESS: Final = (
-    ("selinuxLabel", "SELinux is not supported"),
     ("execCPUAffinity", "not supported"),
 )
 HOOKS: Final = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
@@ -117,6 +115,8 @@ def check_process(process: dict[str, Any], field: str) -> None:
             raise OciError(f"{field}.rlimits[{index}].type: {limit.get('type')!r} is unknown")
     if process.get("apparmorProfile") and not os.path.isdir("/sys/kernel/security/apparmor"):
         raise OciError(f"{field}.apparmorProfile: AppArmor is not enabled on this host")
+    if process.get("selinuxLabel") and not selinux.enabled():
+        raise OciError(f"{field}.selinuxLabel: SELinux is not enabled on this host")
     _check_scheduling(process, field)
     for name, reason in _UNSUPPORTED_PROCESS:
         if process.get(name):
@@ -192,6 +192,8 @@ def _check_linux(linux: dict[str, Any]) -> None:
     if any(entry["type"] == "mount" and entry.get("path") for entry in linux["namespaces"]):
         raise OciError("linux.namespaces: joining a mount namespace is not supported")
     _check_users(linux, seen)
+    if linux.get("mountLabel") and not selinux.enabled():
+        raise OciError("linux.mountLabel: SELinux is not enabled on this host")
     for name, reason in _UNSUPPORTED_LINUX:
         if linux.get(name):
             raise OciError(f"linux.{name}: {reason}")

@@ -84,7 +84,7 @@ def features() -> dict[str, Any]:
                 "supportedFlags": sorted(seccomp.FLAGS),
             },
             "apparmor": {"enabled": True},
-            "selinux": {"enabled": False},
+            "selinux": {"enabled": True},
             "intelRdt": {"enabled": False},
             "mountExtensions": {"idmap": {"enabled": True}},
         },
