@@ -69,6 +69,10 @@ class Held:
         """A descriptor of one of its namespaces, as /proc/PID/ns names them."""
         return os.open(f"/proc/{self._seen}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
 
+    def mappings(self) -> tuple[list[dict[str, int]], list[dict[str, int]]]:
+        """Of users and of groups, in OCI's shape, with the numbers of the caller's user namespace."""
+        return read_map(f"/proc/{self._seen}/uid_map"), read_map(f"/proc/{self._seen}/gid_map")
+
     def close(self) -> None:
         """The child ends. Twice is once."""
         if self.pid:
@@ -111,6 +115,16 @@ def pid_in_procfs(pidfd: int) -> int:
                 if pid > 0:
                     return pid
     raise OSError(3, "the procfs that is mounted does not show our processes")
+
+
+def read_map(path: str) -> list[dict[str, int]]:
+    """/proc/PID/uid_map in OCI's shape, as it is seen from the caller's user namespace (user_namespaces(7))."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        lines = os.read(fd, 65536).decode().splitlines()
+    finally:
+        os.close(fd)
+    return [dict(zip(("containerID", "hostID", "size"), map(int, line.split()), strict=True)) for line in lines]
 
 
 def _write(path: str, ranges: Ranges) -> None:

@@ -33,6 +33,8 @@ def prepare(config: dict[str, Any], job: Job, opened: list[int]) -> int:
             opened.append(fd)
             if kind == "pid":
                 process.setns(fd, flag)
+            elif kind == "mount":
+                job.mounts = fd
             else:
                 job.joins.append((fd, flag))
         elif job.held is not None and kind in users_.OWN_KINDS:
@@ -58,23 +60,22 @@ def _make_users(linux: dict[str, Any], job: Job, opened: list[int]) -> None:
     kinds = {entry["type"]: entry.get("path") for entry in linux.get("namespaces") or []}
     if "user" not in kinds:
         return
-    joined, found = -1, None
-    if kinds["user"]:
-        joined = os.open(kinds["user"], os.O_RDONLY | os.O_CLOEXEC)
-        opened.append(joined)
-        found = users_.Users.joined(kinds["user"], joined)
-    uids, gids = linux["uidMappings"], linux["gidMappings"]
+    path, uids, gids = kinds["user"], linux.get("uidMappings"), linux.get("gidMappings")
     flags = 0
     for kind in users_.OWN_KINDS:
         if kind in kinds and not kinds[kind]:
             flags |= process.NAMESPACE_FLAGS[kind]
-    if found is not None:
-        job.held = userns.Held((), (), flags, joined)
-        job.users = found
-        return
-    job.held = userns.Held(users_.ranges(uids), users_.ranges(gids), flags)
-    opened.append(job.held.open("user"))
-    job.users = users_.Users(uids, gids, opened[-1])
+    if path:
+        joined = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        opened.append(joined)
+        if os.fstat(joined).st_ino != os.stat("/proc/self/ns/user").st_ino:
+            job.held = userns.Held((), (), flags, joined)
+            job.users = users_.Users(*job.held.mappings(), joined)
+            return
+    if uids and gids:
+        job.held = userns.Held(users_.ranges(uids), users_.ranges(gids), flags)
+        opened.append(job.held.open("user"))
+        job.users = users_.Users(uids, gids, opened[-1])
 
 
 def _set_time_offsets(offsets: dict[str, Any]) -> None:

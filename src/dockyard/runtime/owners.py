@@ -27,6 +27,14 @@ def map_tree(tree: int, entry: dict[str, Any], process: dict[str, Any], root: in
         uids, gids = _ranges(entry.get("uidMappings")), _ranges(entry.get("gidMappings"))
     namespace = userns.open_mapping(uids, gids)
     try:
+        map_as(tree, entry, namespace, recursive)
+    finally:
+        os.close(namespace)
+
+
+def map_as(tree: int, entry: dict[str, Any], namespace: int, recursive: bool) -> None:
+    """Map the owners on `tree` as a user namespace does. OSError naming the mount."""
+    try:
         mounts.set_attributes(tree, abi.MOUNT_ATTR_IDMAP, recursive=recursive, userns=namespace)
     except OSError as error:
         reason = os.strerror(error.errno or 0).lower()
@@ -34,8 +42,6 @@ def map_tree(tree: int, entry: dict[str, Any], process: dict[str, Any], root: in
             error.errno,
             f"{entry['source']} cannot be mounted with mapped owners (its file system may not do that): {reason}",
         ) from error
-    finally:
-        os.close(namespace)
 
 
 def is_mapped(entry: dict[str, Any]) -> bool:

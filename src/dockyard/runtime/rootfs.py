@@ -89,6 +89,7 @@ def _map_owners(base: str, users: Users) -> None:
     """Let a directory with layers in it be, in this mount namespace, a mount whose owners are mapped."""
     tree = mounts.open_tree(abi.AT_FDCWD, base, recursive=False)
     mounts.set_attributes(tree, abi.MOUNT_ATTR_IDMAP, propagation=abi.MS_PRIVATE, userns=users.namespace)
+    users.mapped.add(base)
     at = os.open(base, _PATH | os.O_DIRECTORY)
     mounts.move_mount(tree, at)
     os.close(at)
@@ -148,7 +149,6 @@ def mount_all(
 ) -> None:
     """Carry out config.mounts in order. `sources`: index of a bind -> descriptor of its detached tree, taken over."""
     label = (config.get("linux") or {}).get("mountLabel") or ""
-    mapped: set[str] = set()
     for index, entry in enumerate(config.get("mounts") or []):
         options = mounts.Options(entry.get("options") or [])
         if index in sources:
@@ -165,9 +165,8 @@ def mount_all(
             if users is not None:
                 options.data = [users.option(option) for option in options.data]
                 for path in (entry.get("dockyard") or {}).get("mapped") or ():
-                    if path not in mapped:
+                    if path not in users.mapped:
                         _map_owners(path, users)
-                        mapped.add(path)
             _mount_new(root, entry, options, label)
             if users is not None and entry.get("type") == "devpts":
                 _give(root, entry["destination"], users)
@@ -214,7 +213,7 @@ def mount_image(root: int, entry: dict[str, Any], users: Users | None = None, la
         part = open_part(whole, own.get("subpath") or ".", entry["source"])
         tree = mounts.open_tree(part, "", recursive=False)
         mounts.set_attributes(tree, abi.MOUNT_ATTR_RDONLY, propagation=abi.MS_PRIVATE)
-        if users is not None and rootfs["type"] != "overlay":
+        if users is not None and rootfs["type"] != "overlay" and not users.has_mapped(rootfs["path"]):
             mounts.set_attributes(tree, abi.MOUNT_ATTR_IDMAP, userns=users.namespace)
         if rootfs["type"] == "overlay":
             mounts.umount(f"/proc/self/fd/{whole}", abi.MNT_DETACH)

@@ -14,7 +14,6 @@ locked.
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from dockyard.linux import abi, calls, process, userns
 from dockyard.runtime.program import ProgramFailed
@@ -25,21 +24,13 @@ OWN_KINDS = ("network", "ipc", "uts")  # namespaces that belong to the container
 class Users:
     """`uids`, `gids`: OCI's mappings. `namespace`: a descriptor of it, or a pidfd of a process in it."""
 
-    __slots__ = ("_gids", "_uids", "namespace")
+    __slots__ = ("_gids", "_uids", "mapped", "namespace")
 
     def __init__(self, uids: list[dict[str, int]], gids: list[dict[str, int]], namespace: int) -> None:
         self._uids = uids
         self._gids = gids
         self.namespace = namespace
-
-    @classmethod
-    def joined(cls, path: str, namespace: int) -> Users | None:
-        """Those of a namespace that is there: `path` is /proc/PID/ns/user, `namespace` a descriptor of it. None if it
-        is the caller's."""
-        if os.fstat(namespace).st_ino == os.stat("/proc/self/ns/user").st_ino:
-            return None
-        process_ = path.removesuffix("/ns/user")
-        return cls(_read_map(f"{process_}/uid_map"), _read_map(f"{process_}/gid_map"), namespace)
+        self.mapped: set[str] = set()  # directories of the store that are mounts with mapped owners in this process
 
     @classmethod
     def of_process(cls, pidfd: int) -> Users | None:
@@ -47,7 +38,7 @@ class Users:
         seen = userns.pid_in_procfs(pidfd)
         if os.stat(f"/proc/{seen}/ns/user").st_ino == os.stat("/proc/self/ns/user").st_ino:
             return None
-        return cls(_read_map(f"/proc/{seen}/uid_map"), _read_map(f"/proc/{seen}/gid_map"), pidfd)
+        return cls(userns.read_map(f"/proc/{seen}/uid_map"), userns.read_map(f"/proc/{seen}/gid_map"), pidfd)
 
     def uid(self, inside: int) -> int:
         """The host's number. ProgramFailed if it has none."""
@@ -56,10 +47,19 @@ class Users:
     def gid(self, inside: int) -> int:
         return _outside(self._gids, inside, "group")
 
+    def has_mapped(self, path: str) -> bool:
+        """Whether what is at `path` is on a mount with mapped owners already: those cannot be mapped again."""
+        return any(path.startswith(f"{base}/") for base in self.mapped)
+
     def act(self) -> None:
         """What this process makes from here on is the container root's; it may do what it could before."""
         calls.prctl(abi.PR_SET_SECUREBITS, abi.SECBIT_NO_SETUID_FIXUP)
         calls.set_filesystem_ids(self.uid(0), self.gid(0))
+
+    def rest(self) -> None:
+        """The end of `act`: what it makes is root's of the host again."""
+        calls.set_filesystem_ids(0, 0)
+        calls.prctl(abi.PR_SET_SECUREBITS, 0)
 
     def enter(self, *, own_mounts: bool) -> None:
         """Be the container's root and nothing else. `own_mounts`: and have the mounts in a namespace of its own."""
@@ -90,13 +90,3 @@ def _outside(mappings: list[dict[str, int]], inside: int, what: str) -> int:
         if 0 <= inside - each["containerID"] < each["size"]:
             return each["hostID"] + inside - each["containerID"]
     raise ProgramFailed(f"{what} {inside} is not among the ids of the container's user namespace", 126)
-
-
-def _read_map(path: str) -> list[dict[str, Any]]:
-    """/proc/PID/uid_map, seen from the host (user_namespaces(7))."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        lines = os.read(fd, 65536).decode().splitlines()
-    finally:
-        os.close(fd)
-    return [dict(zip(("containerID", "hostID", "size"), map(int, line.split()), strict=True)) for line in lines]

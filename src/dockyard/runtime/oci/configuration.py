@@ -10,11 +10,12 @@ import json
 import os
 from typing import Any, Final
 
-from dockyard.linux import process, scheduling, selinux
+from dockyard.linux import scheduling, selinux
 from dockyard.runtime.cgroups import version
+from dockyard.runtime.oci import joining
 from dockyard.runtime.oci.errors import OciError
+from dockyard.runtime.oci.members import check_ranges, get
 
-SUPPORTED_NAMESPACES: Final = tuple(process.NAMESPACE_FLAGS)
 _UNSUPPORTED_LINUX: Final = (
     ("intelRdt", "not supported"),
     ("netDevices", "not supported"),
@@ -76,17 +77,17 @@ def read_json(path: str) -> dict[str, Any]:
 
 def check_config(config: dict[str, Any]) -> None:
     """Raises OciError naming the first field that is wrong or not supported."""
-    version = _get(config, "ociVersion", str)
+    version = get(config, "ociVersion", str)
     if version.partition(".")[0] != "1":
         raise OciError(f"ociVersion: {version!r} is not supported, only 1.x")
-    check_process(_get(config, "process", dict), "process")
-    root = _get(config, "root", dict)
-    if not _get(root, "path", str, "root.path"):
+    check_process(get(config, "process", dict), "process")
+    root = get(config, "root", dict)
+    if not get(root, "path", str, "root.path"):
         raise OciError("root.path: must not be empty")
-    for index, mount in enumerate(_get(config, "mounts", list, optional=True)):
-        _check_mount(mount, f"mounts[{index}]")
-    _check_linux(_get(config, "linux", dict))
-    _check_hooks(_get(config, "hooks", dict, optional=True))
+    kinds = _check_linux(get(config, "linux", dict))
+    for index, mount in enumerate(get(config, "mounts", list, optional=True)):
+        _check_mount(mount, f"mounts[{index}]", "user" in kinds)
+    _check_hooks(get(config, "hooks", dict, optional=True))
     for name in ("windows", "solaris", "vm", "zos", "freebsd"):
         if config.get(name):
             raise OciError(f"{name}: not supported on Linux")
@@ -98,19 +99,19 @@ def check_config(config: dict[str, Any]) -> None:
 
 def check_process(process: dict[str, Any], field: str) -> None:
     """Raises OciError naming the field below `field`."""
-    args = _get(process, "args", list, f"{field}.args")
+    args = get(process, "args", list, f"{field}.args")
     if not args or not all(isinstance(arg, str) for arg in args):
         raise OciError(f"{field}.args: must be a list of strings that is not empty")
-    if not _get(process, "cwd", str, f"{field}.cwd").startswith("/"):
+    if not get(process, "cwd", str, f"{field}.cwd").startswith("/"):
         raise OciError(f"{field}.cwd: {process['cwd']!r} is not an absolute path")
-    for entry in _get(process, "env", list, f"{field}.env", optional=True):
+    for entry in get(process, "env", list, f"{field}.env", optional=True):
         if not isinstance(entry, str) or "\0" in entry:
             raise OciError(f"{field}.env: {entry!r} is not NAME=value")
-    user = _get(process, "user", dict, f"{field}.user", optional=True)
+    user = get(process, "user", dict, f"{field}.user", optional=True)
     for name in ("uid", "gid"):
         if not isinstance(user.get(name, 0), int) or not 0 <= user.get(name, 0) < 2**32 - 1:
             raise OciError(f"{field}.user.{name}: {user.get(name)!r} is not a user or group ID")
-    for index, limit in enumerate(_get(process, "rlimits", list, f"{field}.rlimits", optional=True)):
+    for index, limit in enumerate(get(process, "rlimits", list, f"{field}.rlimits", optional=True)):
         if not str(limit.get("type", "")).startswith("RLIMIT_"):
             raise OciError(f"{field}.rlimits[{index}].type: {limit.get('type')!r} is unknown")
     if process.get("apparmorProfile") and not os.path.isdir("/sys/kernel/security/apparmor"):
@@ -124,13 +125,13 @@ def check_process(process: dict[str, Any], field: str) -> None:
 
 
 def _check_scheduling(process: dict[str, Any], field: str) -> None:
-    wanted = _get(process, "scheduler", dict, f"{field}.scheduler", optional=True)
+    wanted = get(process, "scheduler", dict, f"{field}.scheduler", optional=True)
     if wanted and wanted.get("policy") not in scheduling.POLICIES:
         raise OciError(f"{field}.scheduler.policy: {wanted.get('policy')!r} is unknown")
     for flag in wanted.get("flags") or ():
         if flag not in scheduling.SCHEDULER_FLAGS:
             raise OciError(f"{field}.scheduler.flags: {flag!r} is unknown")
-    wanted = _get(process, "ioPriority", dict, f"{field}.ioPriority", optional=True)
+    wanted = get(process, "ioPriority", dict, f"{field}.ioPriority", optional=True)
     if wanted and wanted.get("class") not in scheduling.IO_CLASSES:
         raise OciError(f"{field}.ioPriority.class: {wanted.get('class')!r} is unknown")
     if not 0 <= (wanted.get("priority") or 0) <= 7:
@@ -141,57 +142,45 @@ def _check_hooks(hooks: dict[str, Any]) -> None:
     for name in hooks:
         if name not in HOOKS:
             raise OciError(f"hooks.{name}: unknown")
-        for index, hook in enumerate(_get(hooks, name, list, f"hooks.{name}", optional=True)):
+        for index, hook in enumerate(get(hooks, name, list, f"hooks.{name}", optional=True)):
             field = f"hooks.{name}[{index}]"
-            path = _get(hook, "path", str, f"{field}.path") if isinstance(hook, dict) else ""
+            path = get(hook, "path", str, f"{field}.path") if isinstance(hook, dict) else ""
             if not path.startswith("/"):
                 raise OciError(f"{field}.path: {path!r} is not an absolute path")
             for key in ("args", "env"):
-                if not all(isinstance(word, str) for word in _get(hook, key, list, f"{field}.{key}", optional=True)):
+                if not all(isinstance(word, str) for word in get(hook, key, list, f"{field}.{key}", optional=True)):
                     raise OciError(f"{field}.{key}: must be a list of strings")
             timeout = hook.get("timeout")
             if timeout is not None and (not isinstance(timeout, int) or timeout <= 0):
                 raise OciError(f"{field}.timeout: {timeout!r} is not a number of seconds above 0")
 
 
-def _check_mount(mount: Any, field: str) -> None:
+def _check_mount(mount: Any, field: str, has_users: bool) -> None:
     if not isinstance(mount, dict):
         raise OciError(f"{field}: not an object")
-    if not _get(mount, "destination", str, f"{field}.destination").startswith("/"):
+    if not get(mount, "destination", str, f"{field}.destination").startswith("/"):
         mount["destination"] = f"/{mount['destination']}"  # allowed by the specification for old bundles
-    options = _get(mount, "options", list, f"{field}.options", optional=True)
-    _check_mappings(mount, options, field)
+    options = get(mount, "options", list, f"{field}.options", optional=True)
+    _check_mappings(mount, options, field, has_users)
     if ({"bind", "rbind"} & set(options) or mount.get("type") == "bind") and not mount.get("source"):
         raise OciError(f"{field}.source: missing for a bind mount")
 
 
-def _check_mappings(mount: dict[str, Any], options: list[str], field: str) -> None:
-    """Mapped owners: of binds only, with mappings of their own (there is no user namespace to take them from)."""
+def _check_mappings(mount: dict[str, Any], options: list[str], field: str, has_users: bool) -> None:
+    """Mapped owners: of binds only, with both mappings of their own or those of the container's user namespace."""
     given = [name for name in ("uidMappings", "gidMappings") if mount.get(name)]
     if not given and not {"idmap", "ridmap"} & set(options):
         return
-    if len(given) < 2:
-        raise OciError(f"{field}: a mapped mount needs both uidMappings and gidMappings")
+    if len(given) < 2 and (given or not has_users):
+        raise OciError(f"{field}: a mapped mount needs both uidMappings and gidMappings, or a user namespace")
     if mount.get("type") != "bind" and not {"bind", "rbind"} & set(options):
         raise OciError(f"{field}: only bind mounts can be mapped")
     for name in given:
-        _check_ranges(mount, name, f"{field}.{name}")
+        check_ranges(mount, name, f"{field}.{name}")
 
 
-def _check_linux(linux: dict[str, Any]) -> None:
-    seen = set()
-    for index, entry in enumerate(_get(linux, "namespaces", list, "linux.namespaces", optional=True)):
-        kind = entry.get("type")
-        if kind not in SUPPORTED_NAMESPACES:
-            raise OciError(f"linux.namespaces[{index}].type: {kind!r} is not supported")
-        if kind in seen:
-            raise OciError(f"linux.namespaces[{index}].type: {kind!r} is there twice")
-        seen.add(kind)
-    if "mount" not in seen:
-        raise OciError("linux.namespaces: a container without a mount namespace of its own is not supported")
-    if any(entry["type"] == "mount" and entry.get("path") for entry in linux["namespaces"]):
-        raise OciError("linux.namespaces: joining a mount namespace is not supported")
-    _check_users(linux, seen)
+def _check_linux(linux: dict[str, Any]) -> set[str]:
+    seen = joining.check(linux)
     if linux.get("mountLabel") and not selinux.enabled():
         raise OciError("linux.mountLabel: SELinux is not enabled on this host")
     for name, reason in _UNSUPPORTED_LINUX:
@@ -199,30 +188,13 @@ def _check_linux(linux: dict[str, Any]) -> None:
             raise OciError(f"linux.{name}: {reason}")
     if linux.get("rootfsPropagation", "") not in _PROPAGATIONS:
         raise OciError(f"linux.rootfsPropagation: {linux['rootfsPropagation']!r} is unknown")
-    _check_personality(_get(linux, "personality", dict, "linux.personality", optional=True))
-    _check_offsets(_get(linux, "timeOffsets", dict, "linux.timeOffsets", optional=True), seen)
-    check_resources(_get(linux, "resources", dict, "linux.resources", optional=True), "linux.resources")
-    for index, device in enumerate(_get(linux, "devices", list, "linux.devices", optional=True)):
+    _check_personality(get(linux, "personality", dict, "linux.personality", optional=True))
+    _check_offsets(get(linux, "timeOffsets", dict, "linux.timeOffsets", optional=True), seen)
+    check_resources(get(linux, "resources", dict, "linux.resources", optional=True), "linux.resources")
+    for index, device in enumerate(get(linux, "devices", list, "linux.devices", optional=True)):
         if device.get("type") not in ("c", "b", "u", "p") or not str(device.get("path", "")).startswith("/"):
             raise OciError(f"linux.devices[{index}]: type and path are needed")
-
-
-def _check_users(linux: dict[str, Any], namespaces: set[str]) -> None:
-    """A user namespace of its own with both mappings, or none of it."""
-    for name in ("uidMappings", "gidMappings"):
-        if bool(linux.get(name)) != ("user" in namespaces):
-            what = "missing for" if "user" in namespaces else "cannot be set without"
-            raise OciError(f"linux.{name}: {what} a user namespace of its own in linux.namespaces")
-        _check_ranges(linux, name, f"linux.{name}")
-    if any(entry["type"] == "user" and entry.get("path") for entry in linux.get("namespaces") or []):
-        raise OciError("linux.namespaces: joining a user namespace is not supported")
-
-
-def _check_ranges(parent: dict[str, Any], name: str, field: str) -> None:
-    for index, each in enumerate(_get(parent, name, list, field, optional=True)):
-        numbers = [each.get(key) if isinstance(each, dict) else None for key in ("containerID", "hostID", "size")]
-        if not all(isinstance(number, int) and 0 <= number < 2**32 for number in numbers):
-            raise OciError(f"{field}[{index}]: containerID, hostID and size are needed")
+    return seen
 
 
 def _check_personality(personality: dict[str, Any]) -> None:
@@ -251,18 +223,3 @@ def check_resources(resources: dict[str, Any], field: str) -> None:
 
 def _has_own(config: dict[str, Any], kind: str) -> bool:
     return any(entry["type"] == kind for entry in config["linux"].get("namespaces") or [])
-
-
-def _get(parent: dict[str, Any], name: str, kind: type, field: str = "", *, optional: bool = False) -> Any:
-    """A member of the expected type; missing or null with `optional`: an empty one. Raises OciError."""
-    value = parent.get(name)
-    if value is None:
-        if optional:
-            return kind()
-        raise OciError(f"{field or name}: missing")
-    if not isinstance(value, kind):
-        raise OciError(f"{field or name}: must be {_NAMES[kind]}")
-    return value
-
-
-_NAMES: Final[dict[type, str]] = {str: "a string", list: "a list", dict: "an object"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from dockyard.linux import capabilities, mounts, process, seccomp
-from dockyard.runtime.oci.configuration import HOOKS, SUPPORTED_NAMESPACES
+from dockyard.runtime.oci.configuration import HOOKS
 
 _CAPABILITIES = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
 _MOUNTS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
@@ -72,7 +72,7 @@ def features() -> dict[str, Any]:
         "hooks": list(HOOKS),
         "mountOptions": sorted({*mounts.FLAGS, *mounts.PROPAGATION, *mounts.ATTRIBUTES}),
         "linux": {
-            "namespaces": sorted(kind for kind in process.NAMESPACE_FLAGS if kind in SUPPORTED_NAMESPACES),
+            "namespaces": sorted(process.NAMESPACE_FLAGS),
             "capabilities": list(capabilities.NAMES),
             "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
             "seccomp": {
