@@ -80,15 +80,15 @@ class Configuration:
     live_restore: bool = True
     # TLS
     tls: bool | None = None
-    tlsverify: bool = False
+    tlsverify: bool | None = None
     tlscacert: str = ""
     tlscert: str = ""
     tlskey: str = ""
 
     @property
     def open_tcp_forced(self) -> bool:
-        """Whether TCP without TLS was asked for in so many words (S46)."""
-        return self.tls is False
+        """Whether TCP without clients' certificates was asked for in so many words (S46)."""
+        return self.tls is False or bool(self.tls and self.tlsverify is False)
 
     @property
     def cgroup_driver(self) -> str:

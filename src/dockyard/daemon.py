@@ -17,6 +17,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -30,9 +31,10 @@ from dockyard.configuration import Configuration, Invocation
 from dockyard.edge.api.routes import all_routes
 from dockyard.edge.listeners import Address, Listener, listen, parse_address, refuse_open_tcp
 from dockyard.edge.server import ApiServer
+from dockyard.edge.tls import TlsFiles, server_context
 from dockyard.engine import Engine, kernel
 from dockyard.model.container import Ulimit
-from dockyard.model.errors import DockyardError, NotServed
+from dockyard.model.errors import DockyardError
 from dockyard.proto.times import format_rfc3339
 
 DEFAULT_SOCKET = "/run/dockyard.sock"
@@ -71,6 +73,7 @@ class Daemon:
         self._settings = settings
         self._invocation = invocation
         self._stop = asyncio.Event()
+        self._server: ApiServer | None = None
 
     async def run(self) -> None:
         """Serve until a signal ends it. DockyardError if it cannot start."""
@@ -96,14 +99,14 @@ class Daemon:
 
     def _addresses(self) -> list[Address]:
         settings = self._settings
-        if settings.tls or settings.tlsverify:
-            raise NotServed("TLS on TCP is not served yet: leave --tls and --tlsverify out")
-        addresses = [parse_address(host, DEFAULT_SOCKET, tls=False) for host in self._hosts()]
-        refuse_open_tcp(addresses, client_verified=False, forced=settings.open_tcp_forced)
+        tls = bool(settings.tls or settings.tlsverify)
+        addresses = [parse_address(host, DEFAULT_SOCKET, tls=tls) for host in self._hosts()]
+        refuse_open_tcp(addresses, client_verified=bool(settings.tlsverify), forced=settings.open_tcp_forced)
         return addresses
 
     async def _serve(self, engine: Engine, addresses: Sequence[Address]) -> ApiServer:
         listeners: list[Listener] = []
+        tls = _tls_context(self._settings)
         try:
             for address in addresses:
                 listeners += listen(address, self._settings.group, os.environ)
@@ -114,10 +117,11 @@ class Daemon:
         for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
             os.environ.pop(name, None)
         for address in addresses:
-            if address.kind == "tcp":
+            if address.kind == "tcp" and not self._settings.tlsverify:
                 log.warning("tcp://%s:%d is open: who reaches it is root on this host", address.host, address.port)
         server = ApiServer(engine, all_routes(), logging.getLogger("dockyard.api"))
-        await server.start(listeners, [address.host for address in addresses if address.kind == "tcp"])
+        await server.start(listeners, [address.host for address in addresses if address.kind == "tcp"], tls)
+        self._server = server
         return server
 
     def _watch_signals(self) -> None:
@@ -127,12 +131,25 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     def _reload(self) -> None:
-        """SIGHUP: the log level and `debug` of the file hold from now on; the rest needs a restart."""
+        """SIGHUP: the log level and `debug` of the file, and what is in the certificates' files, hold from now on; the
+        rest needs a restart."""
         try:
             set_up_log(configuration.load(self._invocation))
+            tls = _tls_context(self._settings)
+            if self._server is not None and tls is not None:
+                self._server.use_certificates(tls)
             log.info("configuration read again")
         except DockyardError as error:
             log.error("configuration not read again: %s", error.message)
+
+
+def _tls_context(settings: Configuration) -> ssl.SSLContext | None:
+    """None without TLS. Files that nobody names are where dockerd looks for them. InvalidArgument naming bad ones."""
+    if not (settings.tls or settings.tlsverify):
+        return None
+    usual = os.environ.get("DOCKER_CERT_PATH") or os.path.expanduser("~/.docker")
+    cert, key = settings.tlscert or f"{usual}/cert.pem", settings.tlskey or f"{usual}/key.pem"
+    return server_context(TlsFiles(cert, key, (settings.tlscacert or f"{usual}/ca.pem") if settings.tlsverify else ""))
 
 
 @contextlib.contextmanager

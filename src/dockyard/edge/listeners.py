@@ -83,7 +83,8 @@ def refuse_open_tcp(addresses: Sequence[Address], *, client_verified: bool, forc
         if address.kind == "tcp" and not client_verified and not forced:
             raise InvalidArgument(
                 f"refusing to listen on tcp://{address.host}:{address.port} without TLS client verification: anyone "
-                "who reaches it is root on this host; give --tlsverify with certificates, or --tls=false to force it"
+                "who reaches it is root on this host; give --tlsverify with certificates, or --tls=false (or --tls "
+                "--tlsverify=false) to force it"
             )
 
 

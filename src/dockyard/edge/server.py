@@ -15,6 +15,7 @@ import ipaddress
 import logging
 import re
 import socket
+import ssl
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,6 +28,7 @@ from dockyard.edge.api import wire
 from dockyard.edge.bodies import BodyLender
 from dockyard.edge.listeners import Listener
 from dockyard.edge.routing import JSON_TYPE, Call, Route, Router
+from dockyard.edge.tls import TlsGate
 from dockyard.model.errors import DockyardError, ErrorKind, Forbidden, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
@@ -67,10 +69,11 @@ class _Protocol(BodyLender):
     before the answer to `Upgrade: tcp` is kept here.
     """
 
-    __slots__ = ("_before", "_body_left", "_early")
+    __slots__ = ("_before", "_body_left", "_early", "over_tls")
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
+        self.over_tls = False
         self._before = b""  # the end of the piece before, where a head may have been cut
         self._body_left: int | None = None  # bytes of the body after which the connection is no longer HTTP
         self._early = b""
@@ -143,6 +146,12 @@ class _Server(web.Server):
     def __call__(self) -> RequestHandler:
         return _Protocol(self, loop=self._loop, **self._kwargs)
 
+    def over_tls(self) -> RequestHandler:
+        """A protocol that knows that its client speaks to a `TlsGate`."""
+        protocol = cast(_Protocol, self())
+        protocol.over_tls = True
+        return protocol
+
 
 class ApiServer:
     """Serves an engine's API. `listeners` are closed with it."""
@@ -155,11 +164,17 @@ class ApiServer:
         self._servers: list[asyncio.Server] = []
         self._running: dict[asyncio.Task[web.StreamResponse], Call] = {}
         self._protocols: _Server | None = None
+        self._gates: set[TlsGate] = set()
+        self._tls: ssl.SSLContext | None = None
         self._trusted_hosts = {"localhost", socket.gethostname().lower()}
 
-    async def start(self, listeners: Sequence[Listener], trusted_hosts: Iterable[str] = ()) -> None:
-        """Begin to serve. `trusted_hosts`: names under which clients may address a TCP socket, beside localhost."""
+    async def start(
+        self, listeners: Sequence[Listener], trusted_hosts: Iterable[str] = (), tls: ssl.SSLContext | None = None
+    ) -> None:
+        """Begin to serve. `trusted_hosts`: names under which clients may address a TCP socket without TLS, beside
+        localhost. `tls`: of sockets that are not unix sockets."""
         loop = asyncio.get_running_loop()
+        self._tls = tls
         self._trusted_hosts.update(host.lower() for host in trusted_hosts)
         self._protocols = _Server(
             self._serve,
@@ -176,8 +191,22 @@ class ApiServer:
             if listener.socket.family == socket.AF_UNIX:
                 server = await loop.create_unix_server(self._protocols, sock=listener.socket, backlog=1024)
             else:
-                server = await loop.create_server(self._protocols, sock=listener.socket, backlog=1024)
+                protocol = self._gate if tls else self._protocols
+                server = await loop.create_server(protocol, sock=listener.socket, backlog=1024)
             self._servers.append(server)
+
+    def use_certificates(self, tls: ssl.SSLContext) -> None:
+        """Of connections that begin from now on."""
+        if self._tls is not None:
+            self._tls = tls
+
+    def _gate(self) -> TlsGate:
+        assert self._tls is not None
+        return TlsGate(self._tls, self._serve_inside, self._gates)
+
+    async def _serve_inside(self, sock: socket.socket) -> None:
+        assert self._protocols is not None
+        await asyncio.get_running_loop().connect_accepted_socket(self._protocols.over_tls, sock)
 
     async def close(self, grace: float = 5.0) -> None:
         """Stop listening, give running requests `grace` seconds, then end them and every hijacked connection."""
@@ -194,6 +223,8 @@ class ApiServer:
             await asyncio.wait(list(self._running), timeout=grace)
         if self._protocols is not None:
             await self._protocols.shutdown(1.0)
+        for gate in list(self._gates):
+            gate.abort()
 
     # --- one request ---
 
@@ -264,19 +295,21 @@ class ApiServer:
 
     def _keep_browsers_out(self, request: web.BaseRequest) -> None:
         """S49: on TCP, a page that a browser shows must not reach the API, also not by rebinding a name."""
-        transport = request.transport
-        if transport is None or not isinstance(transport.get_extra_info("sockname"), tuple):
+        transport, over_tls = request.transport, cast(_Protocol, request.protocol).over_tls
+        if transport is None or not (over_tls or isinstance(transport.get_extra_info("sockname"), tuple)):
             return
         if any(name in request.headers for name in _BROWSER_HEADERS) and not self._is_own_websocket(request):
             raise Forbidden("requests from browsers are refused")
-        if transport.get_extra_info("sslcontext") is None and not self._is_trusted(request.headers.get("Host", "")):
+        if not over_tls and not self._is_trusted(request.headers.get("Host", "")):
             raise Forbidden("requests under this host name are refused")
 
     def _is_own_websocket(self, request: web.BaseRequest) -> bool:
         """Websocket libraries send an `Origin`, too: the host that they ask, where no page of ours exists."""
         headers = request.headers
         host = headers.get("Host", "")
-        own = headers.get("Origin", "") in (f"http://{host}", f"https://{host}") and self._is_trusted(host)
+        over_tls = cast(_Protocol, request.protocol).over_tls  # then the host has proved its name
+        own = headers.get("Origin", "") in (f"http://{host}", f"https://{host}")
+        own = own and (over_tls or self._is_trusted(host))
         asks = headers.get("Upgrade", "").lower() == "websocket" and request.path.endswith("/attach/ws")
         return own and asks and not any(name.lower().startswith("sec-fetch-") for name in headers)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import ssl
-import subprocess
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from dockyard.store.remote.errors import Temporary, TooManyRequests, explain
 from dockyard.store.remote.repository import Repository
 from dockyard.store.remote.session import Session, Shared, pause
 from dockyard.store.remote.transport import Limits, Transport
+from tests.support import certificates
 from tests.support.fakeregistry import FakeRegistry
 
 ME = Credentials("me", "secret")
@@ -55,21 +55,10 @@ class Ground:
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ca, a server's certificate for 127.0.0.1, a client's."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
+    if missing := certificates.why_none():
+        pytest.skip(missing)
     place = tmp_path_factory.mktemp("tls")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=place, check=True, capture_output=True)
-
-    new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
-    openssl(*new, "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.crt", "-addext", "keyUsage=critical,keyCertSign")
-    for name in ("server", "client"):
-        extra = ("-addext", "subjectAltName=IP:127.0.0.1") if name == "server" else ()
-        openssl(
-            *new, "-subj", f"/CN={name}", "-CA", "ca.crt", "-CAkey", "ca.key", "-keyout", f"{name}.key",
-            "-out", f"{name}.cert", "-addext", "basicConstraints=critical,CA:FALSE", *extra,
-        )  # fmt: skip
+    certificates.make_authority(place)
     return place
 
 
