@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from dockyard.configuration import Configuration
@@ -17,6 +18,7 @@ from dockyard.engine.bridges import BridgeOptions
 from dockyard.engine.context import Context
 from dockyard.engine.events import Events
 from dockyard.engine.images import Images
+from dockyard.engine.labels import Labelling
 from dockyard.engine.leases import Leases
 from dockyard.engine.networks import Networks
 from dockyard.engine.runtimes import known
@@ -26,7 +28,7 @@ from dockyard.engine.volumes import Volumes
 from dockyard.model.errors import InvalidArgument, SystemFailure
 from dockyard.proto.imagegc import Policy
 from dockyard.proto.registries import RegistryRules
-from dockyard.runtime import apparmor, remap
+from dockyard.runtime import apparmor, relabelling, remap
 from dockyard.runtime.bundle import Bundler, Host
 from dockyard.runtime.bundle.cdi import Devices
 from dockyard.runtime.client import Runtime
@@ -101,9 +103,11 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
         clock=time.time_ns,
         runtimes=known(settings.runtimes),
         cgroup_driver=cgroups,
+        labels=_labelling(settings.selinux_enabled),
     )
     transfers = _transfers(settings, images)
     shown = _settings(settings, snapshots.driver, devices, cgroups, mapping is not None)
+    shown = replace(shown, selinux=context.labels.enabled)
     engine = Engine.assemble(context, images, networks, shown, transfers, build_cache)
     users = engine.containers.users_of_image
     images.set_users(lambda image_id: [(user.id, user.running) for user in users(image_id)])
@@ -176,6 +180,13 @@ def _bundler(settings: Configuration, devices: Devices, cgroups: str, mapping: r
     )
     bundler.warm()
     return bundler
+
+
+def _labelling(wanted: bool) -> Labelling:
+    policy = relabelling.find_policy(wanted)
+    if policy.warning:
+        log.warning("%s", policy.warning)
+    return Labelling(policy)
 
 
 async def _remap(settings: Configuration, runtime: Runtime) -> remap.Remap | None:

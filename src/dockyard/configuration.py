@@ -55,6 +55,7 @@ class Configuration:
     features: dict[str, bool] = field(default_factory=dict)
     userns_remap: str = ""  # "default", USER[:GROUP]; "": containers have the host's ids
     no_new_privileges: bool = False  # of containers that say nothing about it
+    selinux_enabled: bool = False  # containers get labels, where the kernel has SELinux
     # networks
     bridge: str = "dockyard0"  # made if it does not exist; "none": no default network
     bip: str = ""
@@ -243,6 +244,7 @@ OPTIONS = (
     Option("userns-remap", ("--userns-remap",), _text,
            "USER[:GROUP] whose subordinate ids containers get, or default; empty: the host's ids"),
     Option("no-new-privileges", ("--no-new-privileges",), _boolean, "setuid programs gain nothing in containers"),
+    Option("selinux-enabled", ("--selinux-enabled",), _boolean, "containers get SELinux labels"),
     Option("cdi-spec-dirs", ("--cdi-spec-dir",), _texts,
            "directory of CDI specifications; a later one comes before an earlier (repeatable)"),
     Option("features", ("--feature",), _switches, "switch a feature, NAME=BOOL: cdi (repeatable)", item=_flag_switch),

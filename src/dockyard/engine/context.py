@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from dockyard.engine.container import Container, Registry
 from dockyard.engine.events import Events
+from dockyard.engine.labels import Labelling
 from dockyard.engine.leases import Leases
 from dockyard.engine.networks import Networks
 from dockyard.engine.runtimes import OciRuntime, known
@@ -68,6 +69,7 @@ class Context:
     runtimes: Mapping[str, OciRuntime] = field(default_factory=lambda: known({}))  # that `--runtime` may name
     cgroups: CgroupFacts = field(default_factory=read_facts)
     cgroup_driver: str = "cgroupfs"
+    labels: Labelling = field(default_factory=Labelling)
     registry: Registry = field(default_factory=Registry)
     watcher: Watcher = field(default_factory=Watcher)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)

@@ -15,7 +15,17 @@ from typing import Any, Final, cast
 
 from msgspec.structs import replace
 
-from dockyard.engine import cgroup_driver, container_volumes, extensions, names, resources, runtimes, validation
+from dockyard.engine import (
+    cgroup_driver,
+    container_volumes,
+    extensions,
+    labels,
+    links,
+    names,
+    resources,
+    runtimes,
+    validation,
+)
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context, Image
 from dockyard.engine.ground import default_hostname
@@ -26,7 +36,6 @@ from dockyard.model.lifecycle import Desired, Status
 from dockyard.model.mounts import (
     MountPoint,
     image_volume,
-    label_options,
     parse_bind,
     parse_mount,
     parse_tmpfs,
@@ -64,8 +73,13 @@ async def create(
         spec, warnings = _specify(context, config, host, networks, image)
         if not spec.config.hostname and not spec.host.network_mode.startswith("container:"):
             spec.config.hostname = default_hostname(container_id, spec.host.network_mode, spec.host.uts_mode)
-        async with context.leases.joining(config.labels):
-            container = await _make(context, container_id, name, spec, copy_of)
+        spec.process_label, spec.mount_label = context.labels.draw(spec.host)
+        try:
+            async with context.leases.joining(config.labels):
+                container = await _make(context, container_id, name, spec, copy_of)
+        except BaseException:
+            context.labels.release(spec.process_label)
+            raise
     except BaseException:
         context.registry.release(name)
         raise
@@ -93,11 +107,12 @@ def _specify(
     context: Context, config: ContainerConfig, host: HostConfig, networks: dict[str, EndpointSettings], image: Image
 ) -> tuple[ContainerSpec, list[str]]:
     merged = merge(config, image.config)
-    host = extensions.apply(config.labels, _with_defaults(context, host))
+    host = extensions.apply(config.labels, _with_defaults(host))
     command = [*(merged.entrypoint or []), *(merged.cmd or [])]
     if not command:
         raise InvalidArgument("No command specified")
     warnings = validation.validate(merged, host, cpus=os.cpu_count() or 1, runtimes=context.runtimes)
+    _resolve(context, host)
     cgroup_driver.check_parent(host.cgroup_parent, context.cgroup_driver)
     host, discarded = resources.settle(host, context.cgroups)
     warnings += discarded
@@ -122,14 +137,7 @@ def _specify(
         log_options=host.log_config.config or {},
     )
     _writable_size(context, host)
-    if labelled := label_options(spec.mounts):
-        warnings.append(f"SELinux is not supported: options z and Z have no effect on {', '.join(labelled)}")
-    labels = [
-        each for each in host.security_opt or () if each.startswith(("label=", "label:")) and each[6:] != "disable"
-    ]
-    if labels:
-        warnings.append(f"SELinux is not supported: {', '.join(labels)} has no effect")
-    return spec, warnings
+    return spec, [*warnings, *context.labels.warnings(host, spec.mounts)]
 
 
 def merge(config: ContainerConfig, image: ContainerConfig) -> ContainerConfig:
@@ -193,14 +201,12 @@ def _expand_ports(ports: dict[str, Any]) -> dict[str, Any]:
     return expanded
 
 
-def _with_defaults(context: Context, host: HostConfig) -> HostConfig:
-    """The host configuration with Docker's defaults filled in, and names of other containers as ids."""
+def _with_defaults(host: HostConfig) -> HostConfig:
+    """The host configuration with Docker's defaults filled in."""
     host = replace(host)
     if host.network_mode in ("", "default"):
         host.network_mode = "bridge"
-    host.network_mode = _by_id(context, host.network_mode, "network")
-    host.pid_mode = _by_id(context, host.pid_mode, "PID")
-    host.ipc_mode = _by_id(context, host.ipc_mode or "private", "IPC")
+    host.ipc_mode = host.ipc_mode or "private"
     host.cgroupns_mode = host.cgroupns_mode or ("host" if host.privileged else "private")
     host.shm_size = host.shm_size or DEFAULT_SHM_SIZE
     host.log_config = replace(host.log_config, type=host.log_config.type or "json-file")
@@ -214,8 +220,19 @@ def _with_defaults(context: Context, host: HostConfig) -> HostConfig:
     return host
 
 
+def _resolve(context: Context, host: HostConfig) -> None:
+    """Names of other containers become ids, in place, so that they survive a rename; what follows from those."""
+    host.network_mode = _by_id(context, host.network_mode, "network")
+    host.pid_mode = _by_id(context, host.pid_mode, "PID")
+    host.ipc_mode = _by_id(context, host.ipc_mode, "IPC")
+    if host.links and host.network_mode == "bridge":
+        host.links = links.resolve(context, host.links)
+    if implied := labels.implied_options(host, context.registry):
+        host.security_opt = [*(host.security_opt or ()), *implied]
+
+
 def _by_id(context: Context, mode: str, kind: str) -> str:
-    """`container:NAME` with the name replaced by the id, so that it survives a rename.
+    """`container:NAME` with the name replaced by the id.
 
     Not NotFound when there is none: clients take a 404 at creation for a missing image.
     """
@@ -225,9 +242,6 @@ def _by_id(context: Context, mode: str, kind: str) -> str:
     other = context.registry.find(ref)
     if other is None:
         raise InvalidArgument(f"cannot join {kind} namespace of container: No such container: {ref}")
-    if kind == "IPC" and other.host.ipc_mode not in ("shareable", "host"):
-        hint = "hint: use IpcMode:shareable for the donor container"
-        raise InvalidArgument(f"container {ref}: non-shareable IPC ({hint})")
     return f"container:{other.id}"
 
 

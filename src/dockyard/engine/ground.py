@@ -65,9 +65,17 @@ def _joins(context: Context, container: Container) -> dict[str, str]:
     ):
         other = peer(context, mode, name if kind == "network" else kind)
         if other is not None:
+            if kind == "ipc":
+                _check_shareable(other)
             joins[kind] = f"/proc/{other.status.pid}/ns/{name}"
             joins.setdefault("user", f"/proc/{other.status.pid}/ns/user")  # what belongs to it can be used in it only
     return joins
+
+
+def _check_shareable(other: Container) -> None:
+    if other.host.ipc_mode not in ("shareable", "host"):
+        hint = "hint: use IpcMode:shareable for the donor container"
+        raise InvalidArgument(f"cannot join IPC namespace: container {other.id}: non-shareable IPC ({hint})")
 
 
 def _shm_source(context: Context, container: Container) -> str:
@@ -87,6 +95,7 @@ def bundle_input(context: Context, container: Container) -> BundleInput:
     """The container as the bundler wants it. NotFound or Conflict when a container it joins is not there."""
     network_peer = peer(context, container.host.network_mode, "network")
     named = network_peer or container
+    labels = context.labels.of(container)
     return BundleInput(
         id=container.id,
         name=container.name,
@@ -99,6 +108,8 @@ def bundle_input(context: Context, container: Container) -> BundleInput:
         joins=_joins(context, container),
         env=links.variables(context, container),
         shm_source=_shm_source(context, container),
+        process_label=labels.process,
+        mount_label=labels.mount,
     )
 
 

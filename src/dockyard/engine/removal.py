@@ -65,6 +65,7 @@ async def _take_away(context: Context, container: Container, *, volumes: bool) -
         raise
     container.removed = True
     context.registry.discard(container)
+    context.labels.release(container.spec.process_label)
     container.drop_pending()
     _clean(context, container, going)
     for tell in context.removed:

@@ -47,6 +47,7 @@ async def restore(context: Context) -> None:
         places = layout.container(row.id), layout.run_container(row.id), layout.spool(row.id)
         container = Container(row, *places)
         context.registry.add(container)
+        context.labels.reserve(container.spec.process_label)
     found = await _adopt_all(context)
     await context.networks.restore([container for container in context.registry if container.handle is not None])
     await _open_volumes(context)

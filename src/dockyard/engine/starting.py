@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from dockyard.engine import cgroup_driver, container_volumes, exits, ground, runtimes
+from dockyard.engine import cgroup_driver, container_volumes, exits, ground, labels, runtimes
 from dockyard.engine.attaching import prune_pending
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
@@ -60,6 +60,7 @@ async def _launch(context: Context, container: Container) -> ContainerHandle:
     container.status.endpoints = endpoints
     _tell_networks(context, container, "connect", endpoints)
     ground.write_files(context, container)
+    await labels.label_files(context, container)
     bundle = context.bundler.make(ground.bundle_input(context, container))
     program = runtimes.program(
         context.runtimes, container.host.runtime, systemd=context.cgroup_driver == cgroup_driver.SYSTEMD

@@ -38,6 +38,7 @@ class Settings:
     registries: RegistryRules = field(default_factory=RegistryRules)
     devices: Devices = field(default_factory=Devices)
     userns: bool = False  # containers get a user namespace of their own
+    selinux: bool = False  # containers get labels
     no_new_privileges: bool = False
     # what containers get that say nothing about it
     log_opts: Mapping[str, str] = field(default_factory=dict)

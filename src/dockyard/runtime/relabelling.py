@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from dockyard.linux import selinux
 from dockyard.model.errors import DockyardError, SystemFailure
@@ -23,6 +23,33 @@ _OWN_FILE: Final = "/usr/share/containers/selinux/contexts"  # of container-seli
 _CONFIG: Final = "/etc/selinux/config"
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNLABELLED: Final = (errno.ENOTSUP, errno.EROFS)
+
+
+class Policy(NamedTuple):
+    """What there is of SELinux for containers, and a sentence on what was wanted and is not there."""
+
+    kernel: bool = False  # the kernel has it, with a policy
+    contexts: Contexts | None = None  # None: new containers get no labels
+    warning: str = ""
+
+
+def find_policy(wanted: bool) -> Policy:
+    """`wanted`: whether the daemon is to label containers."""
+    kernel = selinux.enabled()
+    if not wanted:
+        return Policy(kernel)
+    if not kernel:
+        return Policy(warning="could not enable SELinux: this kernel has none, or no policy is loaded")
+    contexts = find_contexts()
+    if contexts is None:
+        return Policy(True, warning="could not enable SELinux: the policy has no contexts for containers")
+    permissive = "SELinux is permissive: what containers must not do is logged, not refused"
+    return Policy(True, contexts, "" if selinux.enforcing() else permissive)
+
+
+def known(label: str) -> bool:
+    """Whether the loaded policy knows this context."""
+    return selinux.known(label)
 
 
 def find_contexts() -> Contexts | None:

@@ -35,6 +35,8 @@ class ContainerSpec(Struct):
     log_driver: str = "json-file"
     log_options: dict[str, str] = field(default_factory=dict)
     platform: str = "linux"
+    process_label: str = ""  # SELinux; "": none
+    mount_label: str = ""
 
 
 class ContainerRow(NamedTuple):

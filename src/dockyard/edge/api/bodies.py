@@ -5,7 +5,7 @@ Owns: these two shapes, with the differences between API versions. Does not own:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import UNSET
@@ -45,8 +45,8 @@ def inspect_body(container: Container, version: Version, ground: Ground, sizes: 
         "RestartCount": status.restart_count,
         "Driver": ground.driver,
         "Platform": container.spec.platform,
-        "MountLabel": "",
-        "ProcessLabel": "",
+        "MountLabel": container.spec.mount_label,
+        "ProcessLabel": container.spec.process_label,
         "AppArmorProfile": ground.apparmor_profile,
         "ExecIDs": list(container.exec_ids) or None,
         "HostConfig": _host_config(container, ground),
@@ -61,15 +61,16 @@ def inspect_body(container: Container, version: Version, ground: Ground, sizes: 
 
 
 def summary_body(
-    container: Container, version: Version, now: int, sizes: Sizes | None, image: str = ""
+    container: Container, version: Version, now: int, sizes: Sizes | None, image: str = "", linked: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """ContainerSummary. `now`: wall clock, ns; `image`: how the image is called now ("": as at the creation)."""
+    """ContainerSummary. `now`: wall clock, ns; `image`: how the image is called now ("": as at the creation);
+    `linked`: the names that other containers' links give it."""
     host: dict[str, Any] = {"NetworkMode": container.host.network_mode}
     if container.host.annotations and version >= (1, 46):
         host["Annotations"] = container.host.annotations
     body: dict[str, Any] = {
         "Id": container.id,
-        "Names": [f"/{container.name}"],
+        "Names": [f"/{name}" for name in (container.name, *linked)],
         "Image": image or container.image_ref,
         "ImageID": container.image_id,
         "Command": _command(container.path, container.args),
@@ -99,15 +100,9 @@ def _host_config(container: Container, ground: Ground) -> Any:
     body: Any = wire.outgoing(container.host)
     body.masked_paths, body.readonly_paths = ground.masked_paths, ground.readonly_paths
     body.console_size = body.console_size or [0, 0]  # never null in Docker
-    body.links = [_link(link, container.name) for link in body.links] if body.links else body.links
+    body.links = [f"/{other}:/{container.name}/{alias}" for other, alias in ground.links] or body.links
     body.restart_policy.on_unhealthy = body.restart_policy.on_unhealthy or UNSET  # ours: shown where it says something
     return body
-
-
-def _link(link: str, name: str) -> str:
-    """`other:alias` → `/other:/name/alias`."""
-    other, _, alias = link.partition(":")
-    return f"/{other.lstrip('/')}:/{name}/{(alias or other).rpartition('/')[2]}"
 
 
 def _state(status: Status) -> dict[str, Any]:

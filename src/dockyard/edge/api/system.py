@@ -137,6 +137,8 @@ def _process(system: System) -> dict[str, Any]:
 def _host(system: System) -> dict[str, Any]:
     host = system.host
     security = ["name=cgroupns"]
+    if system.settings.selinux:
+        security.insert(0, "name=selinux")  # seccomp and apparmor come before it, as with Docker
     if system.settings.userns:
         security.append("name=userns")
     if system.settings.no_new_privileges:

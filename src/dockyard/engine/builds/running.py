@@ -18,16 +18,20 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from dockyard.engine import etcfiles, names
+from msgspec import structs
+
+from dockyard.engine import etcfiles, labels, names
 from dockyard.engine import ground as container_ground
 from dockyard.engine.builds import mounts, work
 from dockyard.engine.builds.ground import Emit, Session, Tree
 from dockyard.engine.builds.request import BuildFailed
+from dockyard.engine.context import Context
 from dockyard.engine.exits import remove_directory
 from dockyard.engine.networks import Allocation
 from dockyard.model.build import BuildOptions, VertexLog
 from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig, PortBinding
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, SystemFailure
+from dockyard.model.selinux import Labels
 from dockyard.proto.dockerfile.ops import Exec
 from dockyard.proto.frames import STDOUT, FrameReader
 from dockyard.runtime.bundle import BundleInput, BundleMount
@@ -85,7 +89,11 @@ async def run(session: Session, op: Exec, inputs: list[Tree], vertex: str, emit:
         asked = _Asked(container_id, container_id[:12], _config(op), host, _NoNetworks())
         stack.push_async_callback(context.networks.release, container_id)
         allocation = await context.networks.allocate(asked)
-        bundle = context.bundler.make(_bundle_input(session, op, asked, allocation, directory, planned.env))
+        given = context.labels.draw(host)
+        stack.callback(context.labels.release, given.process)
+        asked_for = _bundle_input(session, op, asked, allocation, directory, planned.env)
+        bundle = context.bundler.make(structs.replace(asked_for, process_label=given.process, mount_label=given.mount))
+        await _label_files(context, directory, planned.mounts, given)
         bundle.config["mounts"] += planned.mounts
         launch = _launch(session, container_id, bundle.config, allocation, directory)
         code = await _run_to_its_end(session, op, launch, bundle.seccomp, vertex, emit)
@@ -102,6 +110,13 @@ async def run(session: Session, op: Exec, inputs: list[Tree], vertex: str, emit:
             epoch=session.epoch,
             call=inline.call if small else context.runtime.call,
         )
+
+
+async def _label_files(context: Context, directory: str, mounts: list[dict[str, Any]], given: Labels) -> None:
+    if not given.mount:
+        return
+    items = [{"path": f"{directory}/{name}", "label": given.mount} for name in ("hosts", "resolv.conf")]
+    await labels.relabel(context, [*items, *labels.bound_files(mounts, given)])
 
 
 def _host_config(op: Exec, options: BuildOptions) -> HostConfig:

@@ -72,6 +72,8 @@ class BundleInput(Struct, frozen=True):
     shm_source: str = ""  # host path bound at /dev/shm: "/dev/shm" for ipc host, another container's for container:X
     rootfs: str = "rootfs"  # root.path
     env: Sequence[str] = ()  # what it is told of others (`--link`), below its settings
+    process_label: str = ""  # SELinux; "": none of its own
+    mount_label: str = ""
 
 
 class ExecInput(Struct, frozen=True):
@@ -269,6 +271,8 @@ class Bundler:
         apparmor = self._apparmor(host, options)
         if apparmor:
             process["apparmorProfile"] = apparmor
+        if spec.process_label:
+            process["selinuxLabel"] = spec.process_label
         return process
 
     def _options(self, host: HostConfig) -> SecurityOptions:
@@ -309,6 +313,8 @@ class Bundler:
         sysctls = self._sysctls(spec)
         if sysctls:
             linux["sysctl"] = sysctls
+        if spec.mount_label:
+            linux["mountLabel"] = spec.mount_label
         propagation = root_propagation(spec.mounts)
         if propagation:
             linux["rootfsPropagation"] = propagation
