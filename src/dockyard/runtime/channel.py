@@ -116,6 +116,18 @@ def connect(directory: int, name: str) -> socket.socket:
     return sock
 
 
+def accept(listener: socket.socket) -> socket.socket | None:
+    """The next connection of a peer that we serve (S47; a stranger's is closed). None if there is none now."""
+    try:
+        connection, _ = listener.accept()
+    except OSError:
+        return None
+    if peer_is_root(connection):
+        return connection
+    connection.close()
+    return None
+
+
 def peer_is_root(sock: socket.socket) -> bool:
     """SO_PEERCRED: whether the other side runs as the user that we run as, or as root (S47)."""
     _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))

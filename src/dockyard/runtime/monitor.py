@@ -279,11 +279,9 @@ class Monitor(Host):
     # connections ----------------------------------------------------------------------------------------------------
 
     def _accept(self, _events: int) -> None:
-        connection, _ = self._listener.accept()
-        if channel.peer_is_root(connection):
+        connection = channel.accept(self._listener)
+        if connection is not None:
             self._serve(connection)
-        else:
-            connection.close()
 
     def _serve(self, connection: socket.socket) -> None:
         self._connections[connection.fileno()] = connection

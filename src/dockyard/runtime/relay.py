@@ -122,12 +122,8 @@ class Relay:
         return not select.select([self._listener], [], [], 0)[0]
 
     def _accept(self, _events: int) -> None:
-        try:
-            publisher, _ = self._listener.accept()
-        except OSError:
-            return
-        if not channel.peer_is_root(publisher):
-            publisher.close()
+        publisher = channel.accept(self._listener)
+        if publisher is None:
             return
         publisher.setblocking(False)
         self._publishers[publisher.fileno()] = (publisher, [])

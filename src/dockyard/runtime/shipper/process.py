@@ -167,12 +167,8 @@ class Shipper:
             self._drop(connection)
 
     def _accept(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:
-            return
-        if not channel.peer_is_root(connection):
-            connection.close()
+        connection = channel.accept(self._listener)
+        if connection is None:
             return
         connection.setblocking(False)
         self._company.add(connection)
