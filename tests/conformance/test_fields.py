@@ -43,6 +43,31 @@ def test_links_give_names(engine: Engine, api: Connection) -> None:
     assert shown["HostConfig"]["Links"] == ["/linked:/linker/alias"]
 
 
+def test_a_link_follows_restarts_and_renames(engine: Engine, api: Connection) -> None:
+    steps.sleeper(api, name="db")
+    steps.sleeper(api, name="app", host={"Links": ["db:alias"]})
+    (names,) = [row["Names"] for row in api.get("/containers/json").json() if "/db" in row["Names"]]
+    assert sorted(names) == ["/app/alias", "/db"]
+    engine.docker("restart", "-t", "0", "db")
+    address = engine.out("inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "db")
+    assert f"{address}\talias " in engine.out("exec", "app", "cat", "/etc/hosts")
+    engine.docker("rename", "db", "store")
+    engine.docker("restart", "-t", "0", "app")
+    assert f"{address}\talias " in engine.out("exec", "app", "cat", "/etc/hosts")
+    assert engine.out("inspect", "-f", "{{.HostConfig.Links}}", "app") == "[/store:/app/alias]"
+    engine.docker("rm", "-f", "store")
+    done = engine.docker("restart", "-t", "0", "app", check=False)
+    assert b"Cannot link to a non running container" in done.stderr
+
+
+def test_a_link_to_what_has_no_address_is_refused(engine: Engine, api: Connection) -> None:
+    steps.create(api, "true", name="host", host={"NetworkMode": "host"})
+    for other, text in (("host", "host type networking"), ("nothing", "could not get container for nothing")):
+        answer = api.post("/containers/create", {"Image": "bb", "HostConfig": {"Links": [f"{other}:x"]}}, name="half")
+        assert (answer.status, text in answer.message) == (400, True), answer.message
+    assert api.get("/containers/half/json").status == 404
+
+
 def test_a_link_is_taken_away(engine: Engine, api: Connection) -> None:
     """`docker rm --link`: the containers stay; what the program was told stays with it."""
     steps.sleeper(api, name="first", Env=["A=1"])

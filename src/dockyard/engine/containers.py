@@ -109,6 +109,10 @@ class Containers:
         below = sum(layer.document.size for layer in self._context.snapshots.chain(container.spec.chain_id))
         return Sizes(rw, rw + below)
 
+    def names_of_links(self) -> dict[str, builtins.list[str]]:
+        """By container id: the names that links of others give it, `OTHER/alias`."""
+        return links.names_given(self._context)
+
     def ground(self, container: Container) -> Ground:
         """What its settings come down to on this host."""
         return details.ground(self._context, container)

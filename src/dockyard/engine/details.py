@@ -6,8 +6,10 @@ Owns: `Ground`: where its file system lies, which paths are hidden or read-only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from dockyard.engine import links
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
 from dockyard.model.errors import DockyardError
@@ -23,24 +25,25 @@ class Ground(NamedTuple):
     masked_paths: list[str] | None  # None: nothing is masked because it is privileged
     readonly_paths: list[str] | None
     apparmor_profile: str = ""
+    links: Sequence[tuple[str, str]] = ()  # (the other's name, its alias)
 
 
 def ground(context: Context, container: Container) -> Ground:
     """See `Containers.ground`. Reads no disk."""
     masked, readonly = _paths(container)
-    confined = context.bundler.apparmor_profile(container.host)
+    rest = (masked, readonly, context.bundler.apparmor_profile(container.host), links.shown(context, container))
     driver = context.snapshots.driver
     try:
         rootfs = context.snapshots.rootfs(container.id)
     except DockyardError:  # its writable layer got lost
         rootfs = {"type": ""}
     if rootfs["type"] != "overlay":
-        return Ground(driver, [], None, "", "", masked, readonly, confined)
+        return Ground(driver, [], None, "", "", *rest)
     base = rootfs["base"]
     merged = f"/proc/{container.status.pid}/root" if container.running else ""
     lower = [f"{base}/{name}" for name in rootfs["lower"]]
     upper, work = f"{base}/{rootfs['upper']}", f"{base}/{rootfs['work']}"
-    return Ground(driver, lower, upper, work, merged, masked, readonly, confined)
+    return Ground(driver, lower, upper, work, merged, *rest)
 
 
 def _paths(container: Container) -> tuple[list[str] | None, list[str] | None]:

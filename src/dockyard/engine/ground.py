@@ -6,6 +6,7 @@ Does not own: the order of a start and its undoing (`starting`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterable, Mapping
@@ -191,6 +192,13 @@ def write_files(context: Context, container: Container) -> None:
 def write_hosts(context: Context, container: Container) -> None:
     """/etc/hosts, with the addresses that it has now; in place, because it is a mount point. OSError."""
     _write(container.hosts_path, _hosts(context, container, container.status.endpoints).encode())
+
+
+def tell_linking(context: Context, container: Container) -> None:
+    """The address that it has now, to those that run with a link to it."""
+    for other in links.linking(context, container):
+        with contextlib.suppress(OSError):  # that one's files are broken, which is no reason not to start this one
+            write_hosts(context, other)
 
 
 def _write(path: str, data: bytes) -> None:

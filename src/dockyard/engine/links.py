@@ -1,20 +1,24 @@
 """`--link`: what a container on the default bridge is told of others, and taking that back.
 
-Owns: the names for /etc/hosts, the variables of a link, `unlink`. Does not own: writing /etc/hosts (`ground`), the
-environment as a whole (`runtime.bundle`). Source: Docker's description of legacy links.
+Owns: whom a link means (settled when the container is made), the names for /etc/hosts, the variables of a link,
+`unlink`. Does not own: writing /etc/hosts (`ground`), the environment as a whole (`runtime.bundle`). Source: Docker's
+description of legacy links.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
-from dockyard.model.errors import Conflict, DockyardError, NotFound, SystemFailure
+from dockyard.model.errors import Conflict, InvalidArgument, NotFound, SystemFailure
 
+HOST_NETWORK: Final = (
+    "conflicting options: host type networking can't be used with links. This would result in undefined behavior"
+)
 _UNTOLD: Final = frozenset({"HOME", "PATH"})  # variables of the other that mean nothing here
 
 
@@ -24,6 +28,24 @@ class Link(NamedTuple):
     other: Container
     alias: str
     address: str
+
+
+def resolve(context: Context, asked: Sequence[str]) -> list[str]:
+    """The links of a new container as `ID:alias`, so that they survive a rename of the other. InvalidArgument (a 404
+    would say that the image is missing) for one that is not there, or has no address of its own."""
+    return [f"{_target(context, ref).id}:{alias or ref.lstrip('/')}" for ref, alias in map(_parts, asked)]
+
+
+def _target(context: Context, ref: str) -> Container:
+    """Who has the address: a container in another's network shares that one's."""
+    looked_for = ref
+    while (other := context.registry.find(looked_for)) is not None:
+        if other.host.network_mode == "host":
+            raise InvalidArgument(HOST_NETWORK)
+        if not other.host.network_mode.startswith("container:"):
+            return other
+        looked_for = other.host.network_mode.removeprefix("container:")
+    raise InvalidArgument(f"could not get container for {ref}: No such container: {looked_for}")
 
 
 def links(context: Context, container: Container) -> Iterator[Link]:
@@ -42,10 +64,41 @@ def _parts(text: str) -> tuple[str, str]:
 
 
 def check(context: Context, container: Container) -> None:
-    """Conflict for a link to one that does not run, NotFound for one to what is gone."""
-    for other, alias, _ in links(context, container):
-        if not other.running:
-            raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{container.name}/{alias}")
+    """Conflict for a link to one that does not run or is gone."""
+    for ref, alias in map(_parts, container.host.links or ()):
+        other = context.registry.find(ref)
+        if other is None or not other.running:
+            name = ref.lstrip("/") if other is None else other.name
+            raise Conflict(f"Cannot link to a non running container: /{name} AS /{container.name}/{alias or name}")
+
+
+def shown(context: Context, container: Container) -> list[tuple[str, str]]:
+    """(the other's name as it is now, its alias) of each link; of one that is gone what is known of it."""
+    pairs = []
+    for ref, alias in map(_parts, container.host.links or ()):
+        other = context.registry.find(ref)
+        name = ref.lstrip("/") if other is None else other.name
+        pairs.append((name, alias or name))
+    return pairs
+
+
+def names_given(context: Context) -> dict[str, list[str]]:
+    """By container id: the names that others have given it, `OTHER/alias`."""
+    given: dict[str, list[str]] = {}
+    for container in context.registry:
+        for ref, alias in map(_parts, container.host.links or ()):
+            other = context.registry.find(ref)
+            if other is not None:
+                given.setdefault(other.id, []).append(f"{container.name}/{alias or other.name}")
+    return given
+
+
+def linking(context: Context, container: Container) -> Iterator[Container]:
+    """The running containers that have a link to this one."""
+    for other in context.registry:
+        others = [_parts(text)[0] for text in other.host.links or () if other.running]
+        if any(context.registry.find(ref) is container for ref in others):
+            yield other
 
 
 def hosts(context: Context, container: Container) -> Iterator[tuple[str, list[str]]]:
@@ -104,7 +157,8 @@ async def unlink(
     async with container.lock:
         if container.removed:
             raise NotFound(f"No such container: {container.name}")
-        kept = [text for text in container.host.links or () if _alias(context, text) != alias]
+        named = zip(container.host.links or (), shown(context, container), strict=True)
+        kept = [text for text, (_, known_as) in named if known_as != alias]
         if len(kept) == len(container.host.links or ()):
             raise NotFound(f"No such link: /{container.name}/{alias}")
         spec = replace(container.spec, host=replace(container.host, links=kept or None))
@@ -115,13 +169,3 @@ async def unlink(
                 write_hosts(context, container)
             except OSError as error:
                 raise SystemFailure(f"container {container.id}: {error.strerror}: {error.filename}") from error
-
-
-def _alias(context: Context, text: str) -> str:
-    ref, alias = _parts(text)
-    if alias:
-        return alias
-    try:
-        return context.registry.get(ref).name
-    except DockyardError:
-        return ref

@@ -64,7 +64,7 @@ def _tests(context: Context, filters: Filters) -> Iterator[Test]:
         "publish": lambda: _published(filters),
         "expose": lambda: _exposed(filters),
         "health": lambda: _health(filters),
-        "isolation": lambda: lambda c: filters.exact("isolation", c.host.isolation or "default"),
+        "isolation": lambda: lambda c: True,  # a word of Windows': any value means all, as with Docker on Linux
         "is-task": lambda: _is_task(filters),
     }
     for key in filters:

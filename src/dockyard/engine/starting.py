@@ -94,6 +94,7 @@ def _started(context: Context, container: Container, handle: ContainerHandle) ->
     status.finished_at = 0
     status.exit_code, status.error, status.oom_killed = 0, "", False
     context.publish(container, "start")
+    ground.tell_linking(context, container)
     exits.watch(context, container, handle)
     context.save_soon(container, delay=SHORT_RUN)
 

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from typing import Final
 
 from dockyard.engine import resources
+from dockyard.engine.links import HOST_NETWORK
 from dockyard.engine.signals import parse_signal
 from dockyard.model.container import ContainerConfig, HealthConfig, HostConfig
 from dockyard.model.errors import InvalidArgument
@@ -165,10 +166,9 @@ def _check_address(address: str, problem: str) -> None:
 
 def _check_network_mode(config: ContainerConfig, host: HostConfig) -> None:
     if host.network_mode == "host" and host.links:
-        raise _refuse(
-            "conflicting options: host type networking can't be used with links. "
-            "This would result in undefined behavior"
-        )
+        raise _refuse(HOST_NETWORK)
+    if host.network_mode == "host" and config.mac_address:
+        raise _refuse("conflicting options: mac-address and the network mode")
     if not host.network_mode.startswith("container:"):
         return
     if host.links:

@@ -117,8 +117,10 @@ def _entrypoint(config: ContainerConfig, text: str) -> None:
 
 def _env(config: ContainerConfig, text: str) -> None:
     for key, value in _pairs("ENV", text):
-        others = [entry for entry in config.env or [] if entry.partition("=")[0] != key]
-        config.env = [*others, f"{key}={value}"]
+        entries = list(config.env or ())
+        known = next((i for i, entry in enumerate(entries) if entry.partition("=")[0] == key), len(entries))
+        entries[known : known + 1] = [f"{key}={value}"]  # where it was: clients show the order
+        config.env = entries
 
 
 def _label(config: ContainerConfig, text: str) -> None:

@@ -9,16 +9,19 @@ import pytest
 
 from dockyard.engine import links
 from dockyard.model.container import EndpointSettings
-from dockyard.model.errors import Conflict, NotFound
+from dockyard.model.errors import Conflict, InvalidArgument, NotFound
 
 
-def made(name: str, *, running: bool = True, given: list[str] | None = None, **config: Any) -> Any:
+def made(
+    name: str, *, running: bool = True, given: list[str] | None = None, mode: str = "bridge", **config: Any
+) -> Any:
     settings = {"env": None, "exposed_ports": None, "hostname": f"{name}-host", **config}
     return SimpleNamespace(
         name=name,
         running=running,
         config=SimpleNamespace(**settings),
-        host=SimpleNamespace(links=given),
+        host=SimpleNamespace(links=given, network_mode=mode),
+        id=f"id-of-{name}",
         status=SimpleNamespace(endpoints={"bridge": EndpointSettings(ip_address="10.0.0.2")}),
     )
 
@@ -26,12 +29,23 @@ def made(name: str, *, running: bool = True, given: list[str] | None = None, **c
 def around(*containers: Any) -> Any:
     by_name = {container.name: container for container in containers}
 
-    def get(ref: str) -> Any:
-        if ref.lstrip("/") not in by_name:
-            raise NotFound(f"No such container: {ref}")
-        return by_name[ref.lstrip("/")]
+    def find(ref: str) -> Any:
+        return by_name.get(ref.lstrip("/"))
 
-    return SimpleNamespace(registry=SimpleNamespace(get=get))
+    def get(ref: str) -> Any:
+        if find(ref) is None:
+            raise NotFound(f"No such container: {ref}")
+        return find(ref)
+
+    return SimpleNamespace(registry=Registry(get, find, containers))
+
+
+class Registry:
+    def __init__(self, get: Any, find: Any, containers: Any) -> None:
+        self.get, self.find, self.containers = get, find, containers
+
+    def __iter__(self) -> Any:
+        return iter(self.containers)
 
 
 def test_variables() -> None:
@@ -68,5 +82,26 @@ def test_one_that_does_not_run() -> None:
 def test_one_that_is_gone() -> None:
     app = made("app", given=["db:x"])
     assert links.variables(around(), app) == []
-    with pytest.raises(NotFound, match="No such container: db"):
+    with pytest.raises(Conflict, match="Cannot link to a non running container: /db AS /app/x"):
         links.check(around(), app)
+
+
+def test_a_new_containers_links_are_settled_by_id() -> None:
+    db, guest, host = made("db"), made("guest", mode="container:db"), made("host", mode="host")
+    ground = around(db, guest, host)
+    assert links.resolve(ground, ["db:x", "/db:/app/y", "db"]) == ["id-of-db:x", "id-of-db:y", "id-of-db:db"]
+    assert links.resolve(ground, ["guest:x"]) == ["id-of-db:x"], "its address is that of the container it has joined"
+    with pytest.raises(InvalidArgument, match="could not get container for nope: No such container: nope"):
+        links.resolve(ground, ["nope:x"])
+    with pytest.raises(InvalidArgument, match="host type networking can't be used with links"):
+        links.resolve(ground, ["host:x"])
+
+
+def test_whom_links_name() -> None:
+    db, app = made("db"), made("app", given=["db:x", "db:y", "gone:z"])
+    ground = around(db, app)
+    assert links.shown(ground, app) == [("db", "x"), ("db", "y"), ("gone", "z")]
+    assert links.names_given(ground) == {"id-of-db": ["app/x", "app/y"]}
+    assert list(links.linking(ground, db)) == [app] and not list(links.linking(ground, app))
+    app.running = False
+    assert not list(links.linking(ground, db))

@@ -47,9 +47,9 @@ def test_good_lines(line: str) -> None:
 
 
 def test_later_lines_add_to_earlier_ones() -> None:
-    config = ContainerConfig()
-    changes.apply(config, ["ENV A=1\nENV A=2 B=3", "# a remark", "EXPOSE 1", "EXPOSE 2", "WORKDIR /a", "WORKDIR b"])
-    assert config.env == ["A=2", "B=3"]
+    config = ContainerConfig(env=["A=0", "P=/bin"])
+    changes.apply(config, ["ENV A=1\nENV A=2 B=3", "ENV P=/foo", "# a remark", "EXPOSE 1", "EXPOSE 2", "WORKDIR /a", "WORKDIR b"])
+    assert config.env == ["A=2", "P=/foo", "B=3"]  # each stays where it was
     assert config.exposed_ports == {"1/tcp": {}, "2/tcp": {}}
     assert config.working_dir == "/a/b"
 

@@ -79,10 +79,12 @@ async def list_(call: Call) -> web.StreamResponse:
     now = time.time_ns()
     sized = call.flag("size")
     holders: dict[str, str] = {}
+    names = containers.names_of_links()
     bodies = []
     for container in found:
         sizes = await containers.sizes(container) if sized else None
-        bodies.append(summary_body(container, call.version, now, sizes, _image_name(call, container, holders)))
+        image, linked = _image_name(call, container, holders), names.get(container.id, ())
+        bodies.append(summary_body(container, call.version, now, sizes, image, linked))
     return call.json(bodies)
 
 

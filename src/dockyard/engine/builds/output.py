@@ -41,8 +41,9 @@ async def make_images(session: Session, plans: Sequence[Plan], trees: Mapping[in
         first = records[_native([plan.platform for plan in plans])]
         rest = [(record, list[str]()) for record in records if record is not first]
         await services.commit([(first, [name.complete for name in names]), *rest])
+    labels = (first.config.config or {}).get("Labels")
     for name in names:
-        services.publish("tag", first.id, name.familiar)
+        services.publish("tag", first.id, name.familiar, labels)
     return BuildResult(
         first.id,
         digest=digest,
