@@ -163,6 +163,25 @@ def open_tree(directory: int, path: str, *, clone: bool = True, recursive: bool 
     return fd
 
 
+def new_tree(fstype: str) -> int:
+    """A descriptor of a new file system, mounted nowhere: fsopen(2), fsmount(2). It goes with the descriptor."""
+    context = _syscall(abi.NR["fsopen"], ctypes.c_char_p(fstype.encode()), 1)
+    if context < 0:
+        raise failure("fsopen", fstype)
+    try:
+        if _syscall(abi.NR["fsconfig"], context, _FSCONFIG_CMD_CREATE, None, None, 0) < 0:
+            raise failure("fsconfig", fstype)
+        tree = _syscall(abi.NR["fsmount"], context, 1, 0)
+        if tree < 0:
+            raise failure("fsmount", fstype)
+        return int(tree)
+    finally:
+        os.close(context)
+
+
+_FSCONFIG_CMD_CREATE = 6
+
+
 def move_mount(tree: int, target: int, path: str = "") -> None:
     """move_mount(2): attach the detached mount `tree` at descriptor `target` (or `path` beneath it)."""
     flags = abi.MOVE_MOUNT_F_EMPTY_PATH | (0 if path else abi.MOVE_MOUNT_T_EMPTY_PATH)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dockyard.linux import abi, calls, process
 
@@ -17,6 +17,12 @@ Ranges = Sequence[
     Sequence[int]
 ]  # (id on disk, id to be seen, how many); of a container: (inside, on the host, how many)
 _OK = b"ok"
+
+
+def initial() -> bool:
+    """Whether the caller's user namespace has every id for itself: the host's, and none that an ordinary user made."""
+    with open("/proc/self/uid_map", "rb") as file:
+        return file.read().split() == [b"0", b"0", b"4294967295"]
 
 
 def open_mapping(uids: Ranges, gids: Ranges) -> int:
@@ -31,11 +37,19 @@ def open_mapping(uids: Ranges, gids: Ranges) -> int:
 class Held:
     """A child that keeps a new user namespace, and others that belong to it (`flags`, CLONE_NEW*), until `close`.
 
-    `joined`: a descriptor of a user namespace that is there, for `flags` to belong to. OSError if they cannot be made.
+    `joined`: a descriptor of a user namespace that is there, for `flags` to belong to. `write(pid, uids, gids)` writes
+    the mappings of a process, where the caller may not do so itself. OSError if they cannot be made.
     Its process id is looked up in the procfs that is mounted, which need not be that of the caller's pid namespace.
     """
 
-    def __init__(self, uids: Ranges, gids: Ranges, flags: int = 0, joined: int = -1) -> None:
+    def __init__(
+        self,
+        uids: Ranges,
+        gids: Ranges,
+        flags: int = 0,
+        joined: int = -1,
+        write: Callable[[int, Ranges, Ranges], None] | None = None,
+    ) -> None:
         self._ready, made = os.pipe()
         wait, self._go = os.pipe()
         self.pid = os.fork()
@@ -51,8 +65,7 @@ class Held:
             finally:
                 os.close(pidfd)
             if joined < 0:
-                _write(f"/proc/{self._seen}/uid_map", uids)
-                _write(f"/proc/{self._seen}/gid_map", gids)
+                (write or write_maps)(self._seen, uids, gids)
             if flags:
                 os.write(self._go, b"m")
                 self._expect("namespaces in a user namespace cannot be made")
@@ -127,7 +140,14 @@ def read_map(path: str) -> list[dict[str, int]]:
     return [dict(zip(("containerID", "hostID", "size"), map(int, line.split()), strict=True)) for line in lines]
 
 
-def _write(path: str, ranges: Ranges) -> None:
+def write_maps(pid: int, uids: Ranges, gids: Ranges) -> None:
+    """Give the user namespace of a process its mappings. OSError."""
+    write_map(f"/proc/{pid}/uid_map", uids)
+    write_map(f"/proc/{pid}/gid_map", gids)
+
+
+def write_map(path: str, ranges: Ranges) -> None:
+    """One of /proc/PID/uid_map and gid_map. OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, "".join(f"{disk} {seen} {size}\n" for disk, seen, size in ranges).encode())

@@ -12,15 +12,17 @@ means that execve has happened. Standard library only.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
+import stat
 import struct
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from dockyard.linux import abi, calls, process, pty, scheduling, userns
-from dockyard.runtime import hooks, network, owners, program, rootfs, users
+from dockyard.runtime import devices, hooks, network, owners, program, rootfs, users
 from dockyard.runtime.cgroups import Cgroup, is_notation
 
 
@@ -38,6 +40,7 @@ class Job:
         "hierarchies",
         "init",
         "joins",
+        "limited",
         "mounts",
         "namespaces",
         "network",
@@ -91,6 +94,7 @@ class Job:
         self.pidfd = -1  # of the container's first process: exec joins its namespaces
         self.detached = False  # it outlives its parent (the OCI command), instead of being killed with it
         self.preserved = 0  # descriptors above 2 that the program is given
+        self.limited = False  # the caller is root of a user namespace only: no devices, no control groups that it likes
         self.pivot = True  # else the root is moved over the old one, for hosts whose root is a ramfs
         self.new_keyring = True
         self.on_listener: Callable[[int, int], None] | None = None  # the parent's, for a filter that notifies
@@ -169,7 +173,7 @@ def _init(job: Job) -> None:
     label = linux.get("mountLabel") or ""
     root = rootfs.mount_root(job.rootfs, job.target, linux.get("rootfsPropagation") or "", label, job.users)
     own_group = job.cgroup.path if job.cgroup is not None and not job.unshare_cgroup else ""
-    rootfs.mount_all(root, config, job.sources, job.hierarchies, own_group, job.users)
+    rootfs.mount_all(root, config, job.sources, job.hierarchies, own_group, job.users, job.limited)
     own_dev = any(m["destination"] == "/dev" and m.get("type") == "tmpfs" for m in config.get("mounts") or [])
     job.step = "configuring the network"
     _expect(job.sync, b"N")  # from here on the device rules hold, too
@@ -177,7 +181,7 @@ def _init(job: Job) -> None:
         network.configure_inside(job.network)
     job.step = "making devices"
     if own_dev:
-        rootfs.make_devices(root, linux.get("devices") or [], job.users)
+        devices.make(root, linux.get("devices") or [], job.users, bound=job.limited)
     job.step = "running hooks"
     _run_hooks(job, "createContainer", "creating")
     job.step = "changing the root"
@@ -328,13 +332,40 @@ def _install_stdio(job: Job, slave: int, uid: int) -> None:
     uid = uid if job.users is None else job.users.uid(uid)
     for number in (0, 1, 2):
         os.dup2(slave if job.stdio is None else job.stdio[number], number)
-        if uid:
+        if is_null(number):
+            _reopen_null(number)
+        elif uid:
             try:
                 os.fchown(number, uid, -1)
             except OSError:
                 continue  # a read-only or foreign descriptor keeps its owner
     if slave > 2:
         os.close(slave)
+
+
+def is_null(fd: int) -> bool:
+    status = os.fstat(fd)
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)
+
+
+def _reopen_null(number: int) -> None:
+    """The container's own /dev/null instead of the host's, whose mode and owner root in here could change. Where it has
+    made something else of that, what is to be read is an empty pipe."""
+    mode = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
+    try:
+        own = os.open("/dev/null", mode | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        own = -1
+    if own >= 0 and is_null(own):
+        fcntl.fcntl(own, fcntl.F_SETFL, 0)
+        os.dup2(own, number)
+    elif mode == os.O_RDONLY:
+        empty, other = os.pipe()
+        os.dup2(empty, number)
+        os.close(empty)
+        os.close(other)
+    if own >= 0:
+        os.close(own)
 
 
 def _open_terminal(job: Job) -> int:

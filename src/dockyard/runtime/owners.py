@@ -13,16 +13,21 @@ from typing import Any
 
 from dockyard.linux import abi, mounts, userns
 from dockyard.runtime import program
+from dockyard.runtime.users import Users
 
 _IDS = (1 << 32) - 1
 _WALK = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def map_tree(tree: int, entry: dict[str, Any], process: dict[str, Any], root: int, recursive: bool) -> None:
-    """Map the owners on the detached tree `tree` as the mount `entry` of config.json asks. OSError naming it."""
+def map_tree(
+    tree: int, entry: dict[str, Any], process: dict[str, Any], root: int, recursive: bool, users: Users | None = None
+) -> None:
+    """Map the owners on the detached tree `tree` as the mount `entry` of config.json asks. `users`: the ids of the
+    container's own; its mappings are written with the host's. OSError naming it."""
     own = entry.get("dockyard") or {}
     if own.get("idmap"):
-        uids, gids = _exchange(os.fstat(tree), *program.resolve_user(process, root)[:2])
+        uid, gid = program.resolve_user(process, root)[:2]
+        uids, gids = _exchange(os.fstat(tree), *((uid, gid) if users is None else (users.uid(uid), users.gid(gid))))
     else:
         uids, gids = _ranges(entry.get("uidMappings")), _ranges(entry.get("gidMappings"))
     namespace = userns.open_mapping(uids, gids)

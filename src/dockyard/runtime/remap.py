@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from dockyard.linux import abi, mounts, userns
 from dockyard.model.errors import InvalidArgument, SystemFailure
+from dockyard.model.idmaps import IDENTITY, IdMap, Range
 from dockyard.proto import subids
 from dockyard.runtime.program import ProgramFailed
 from dockyard.runtime.users import Users
@@ -37,6 +38,28 @@ class Remap(Struct, frozen=True):
             return users.uid(uid), users.gid(gid)
         except ProgramFailed as failed:
             raise InvalidArgument(failed.message) from None
+
+    def through(self, mapping: IdMap) -> IdMap:
+        """A mapping of owners whose second numbers are the host's instead of those seen inside. What it leaves as it is
+        on disk stays so: the host's ids are nobody's inside. InvalidArgument naming a range that has no place."""
+        return IdMap(_through(mapping.uids, self.uids), _through(mapping.gids, self.gids))
+
+
+def _through(ranges: tuple[Range, ...], mappings: list[dict[str, int]]) -> tuple[Range, ...]:
+    if ranges == IDENTITY:
+        return ranges
+    found: list[Range] = []
+    for disk, seen, size in ranges:
+        parts = [
+            Range(disk + first - seen, each["hostID"] + first - each["containerID"], last - first)
+            for each in mappings
+            if (first := max(seen, each["containerID"]))
+            < (last := min(seen + size, each["containerID"] + each["size"]))
+        ]
+        if sum(part.size for part in parts) != size:
+            raise InvalidArgument(f"ids {seen} to {seen + size - 1} are not all among those of the user namespace")
+        found += parts
+    return tuple(found)
 
 
 def resolve(option: str, etc: Path = Path("/etc")) -> Remap | None:

@@ -1,8 +1,9 @@
 """The container's file system, made by its first process before it becomes the user's program.
 
-Owns: the root mount, the mounts of the OCI config, /dev, masked and read-only paths, the pivot. Runs in the container's
-own mount namespace, still with the host's tree around it until `pivot`.
-Does not own: what is mounted (the OCI config says), opening bind sources (the monitor does, in the host's namespace).
+Owns: the root mount, the mounts of the OCI config, masked and read-only paths, the pivot. Runs in the container's own
+mount namespace, still with the host's tree around it until `pivot`.
+Does not own: what is mounted (the OCI config says), opening bind sources (the monitor does, in the host's namespace),
+/dev (`runtime.devices`).
 
 Nothing joins a string to the root and trusts it: every path inside is opened with openat2(RESOLVE_IN_ROOT |
 RESOLVE_NO_MAGICLINKS) from the root's descriptor and mounted by descriptor (S7, S8, S9). Standard library only; after
@@ -20,24 +21,9 @@ from dockyard.linux.calls import openat2
 from dockyard.runtime import owners, tmpcopyup
 from dockyard.runtime.users import Users
 
-_INSIDE = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_MAGICLINKS
-_PATH = os.O_PATH | os.O_CLOEXEC
+INSIDE = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_MAGICLINKS
+PATH = os.O_PATH | os.O_CLOEXEC
 _NO_LABEL = ("proc", "sysfs", "mqueue", "cgroup", "cgroup2")  # the policy says what is there
-_DEV_LINKS = (
-    ("/proc/self/fd", "fd"),
-    ("/proc/self/fd/0", "stdin"),
-    ("/proc/self/fd/1", "stdout"),
-    ("/proc/self/fd/2", "stderr"),
-    ("pts/ptmx", "ptmx"),
-)
-_DEVICES = (  # those that every OCI container has: config-linux.md, "Default Devices"
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-)
 
 
 def mount_root(
@@ -51,7 +37,7 @@ def mount_root(
     up = mounts.PROPAGATION.get(propagation or "rprivate", abi.MS_PRIVATE | abi.MS_REC)
     mounts.mount("", "/", "", up if up & abi.MS_SLAVE else abi.MS_SLAVE | abi.MS_REC)
     lay_root(rootfs, target, label, users)
-    return os.open(target, _PATH | os.O_DIRECTORY)
+    return os.open(target, PATH | os.O_DIRECTORY)
 
 
 def lay_root(rootfs: dict[str, Any], target: str, label: str = "", users: Users | None = None) -> None:
@@ -68,7 +54,7 @@ def lay_root(rootfs: dict[str, Any], target: str, label: str = "", users: Users 
         mounts.set_attributes(tree, 0, propagation=abi.MS_PRIVATE, recursive=True)
         if users is not None and not rootfs.get("owned"):
             mounts.set_attributes(tree, abi.MOUNT_ATTR_IDMAP, userns=users.namespace)
-        at = os.open(target, _PATH)
+        at = os.open(target, PATH)
         mounts.move_mount(tree, at)
         os.close(at)
         os.close(tree)
@@ -90,7 +76,7 @@ def _map_owners(base: str, users: Users) -> None:
     tree = mounts.open_tree(abi.AT_FDCWD, base, recursive=False)
     mounts.set_attributes(tree, abi.MOUNT_ATTR_IDMAP, propagation=abi.MS_PRIVATE, userns=users.namespace)
     users.mapped.add(base)
-    at = os.open(base, _PATH | os.O_DIRECTORY)
+    at = os.open(base, PATH | os.O_DIRECTORY)
     mounts.move_mount(tree, at)
     os.close(at)
     os.close(tree)
@@ -99,7 +85,7 @@ def _map_owners(base: str, users: Users) -> None:
 def open_target(root: int, path: str, directory: bool) -> int:
     """A descriptor of the mount point `path` inside `root`, made if it is missing (a directory or an empty file)."""
     try:
-        return openat2(root, path, _PATH, resolve=_INSIDE)
+        return openat2(root, path, PATH, resolve=INSIDE)
     except FileNotFoundError:
         pass
     parts = [part for part in path.split("/") if part not in ("", ".")]
@@ -107,13 +93,13 @@ def open_target(root: int, path: str, directory: bool) -> int:
     if directory:
         return parent
     try:
-        made = openat2(parent, parts[-1], os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o644, _INSIDE)
+        made = openat2(parent, parts[-1], os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o644, INSIDE)
         os.close(made)
     except FileExistsError:
         pass
     finally:
         os.close(parent)
-    return openat2(root, path, _PATH, resolve=_INSIDE)
+    return openat2(root, path, PATH, resolve=INSIDE)
 
 
 def make_directories(root: int, path: str, mode: int = 0o755) -> int:
@@ -125,7 +111,7 @@ def make_directories(root: int, path: str, mode: int = 0o755) -> int:
             continue
         done = f"{done}/{part}"
         try:
-            below = openat2(root, done, _PATH | os.O_DIRECTORY, resolve=_INSIDE)
+            below = openat2(root, done, PATH | os.O_DIRECTORY, resolve=INSIDE)
         except FileNotFoundError:
             if part == "..":
                 raise
@@ -133,7 +119,7 @@ def make_directories(root: int, path: str, mode: int = 0o755) -> int:
                 os.mkdir(part, mode, dir_fd=current)
             except FileExistsError:
                 pass
-            below = openat2(root, done, _PATH | os.O_DIRECTORY, resolve=_INSIDE)
+            below = openat2(root, done, PATH | os.O_DIRECTORY, resolve=INSIDE)
         os.close(current)
         current = below
     return current
@@ -146,14 +132,16 @@ def mount_all(
     hierarchies: list[tuple[str, str]],
     own_group: str = "",
     users: Users | None = None,
+    limited: bool = False,
 ) -> None:
-    """Carry out config.mounts in order. `sources`: index of a bind -> descriptor of its detached tree, taken over."""
+    """Carry out config.mounts in order. `sources`: index of a bind -> descriptor of its detached tree, taken over.
+    `limited`: the caller is root of a user namespace only."""
     label = (config.get("linux") or {}).get("mountLabel") or ""
     for index, entry in enumerate(config.get("mounts") or []):
         options = mounts.Options(entry.get("options") or [])
         if index in sources:
             if owners.is_mapped(entry):
-                owners.map_tree(sources[index], entry, config["process"], root, "ridmap" in options.data)
+                owners.map_tree(sources[index], entry, config["process"], root, "ridmap" in options.data, users)
             elif users is not None and ("idmap" in options.data or "ridmap" in options.data):
                 owners.map_as(sources[index], entry, users.namespace, "ridmap" in options.data)
             _bind(root, entry["destination"], sources[index], options)
@@ -174,7 +162,7 @@ def mount_all(
 
 def _give(root: int, path: str, users: Users) -> None:
     """A directory whose owner the mounting did not look at belongs to the container's root."""
-    at = openat2(root, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, resolve=_INSIDE)
+    at = openat2(root, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, resolve=INSIDE)
     os.fchown(at, users.uid(0), users.gid(0))
     os.close(at)
 
@@ -206,9 +194,9 @@ def mount_image(root: int, entry: dict[str, Any], users: Users | None = None, la
         os.chdir(rootfs["base"])
         data = f"lowerdir={':'.join(rootfs['lower'])}" + _labelled(label)
         mounts.mount("overlay", f"/proc/self/fd/{target}", "overlay", abi.MS_RDONLY, data)
-        whole = openat2(root, destination, _PATH, resolve=_INSIDE)
+        whole = openat2(root, destination, PATH, resolve=INSIDE)
     else:
-        whole = os.open(rootfs["path"], _PATH | os.O_DIRECTORY)
+        whole = os.open(rootfs["path"], PATH | os.O_DIRECTORY)
     if own.get("subpath") or rootfs["type"] != "overlay":
         part = open_part(whole, own.get("subpath") or ".", entry["source"])
         tree = mounts.open_tree(part, "", recursive=False)
@@ -229,7 +217,7 @@ def mount_image(root: int, entry: dict[str, Any], users: Users | None = None, la
 def open_part(whole: int, path: str, what: str) -> int:
     """A descriptor of `path` below the directory `whole`; a link that leads out of it is an error, as a missing one."""
     try:
-        return openat2(whole, path, _PATH, resolve=abi.RESOLVE_BENEATH | abi.RESOLVE_NO_MAGICLINKS)
+        return openat2(whole, path, PATH, resolve=abi.RESOLVE_BENEATH | abi.RESOLVE_NO_MAGICLINKS)
     except OSError as error:
         reason = "it leads out of it" if error.errno == 18 else os.strerror(error.errno or 0).lower()
         raise OSError(error.errno, f"subpath {path} of {what}: {reason}") from error
@@ -253,7 +241,7 @@ def _mount_new(root: int, entry: dict[str, Any], options: mounts.Options, label:
     flags = options.flags & ~abi.MS_RDONLY if copied else options.flags
     mounts.mount(entry.get("source") or fstype, at, fstype, flags, ",".join(data))
     if copied:
-        mounted = openat2(root, destination, _PATH, resolve=_INSIDE)
+        mounted = openat2(root, destination, PATH, resolve=INSIDE)
         tmpcopyup.copy(target, mounted)
         if options.flags & abi.MS_RDONLY:
             mounts.set_attributes(mounted, abi.MOUNT_ATTR_RDONLY)
@@ -262,7 +250,7 @@ def _mount_new(root: int, entry: dict[str, Any], options: mounts.Options, label:
     if label and fstype == "mqueue":
         _label_mounted(root, destination, label)
     if options.propagation or options.set_recursive or options.clear_recursive:
-        mounted = openat2(root, destination, _PATH, resolve=_INSIDE)
+        mounted = openat2(root, destination, PATH, resolve=INSIDE)
         if options.set_recursive or options.clear_recursive:
             mounts.set_attributes(mounted, options.set_recursive, options.clear_recursive, recursive=True)
         for change in options.propagation:
@@ -272,7 +260,7 @@ def _mount_new(root: int, entry: dict[str, Any], options: mounts.Options, label:
 
 def _label_mounted(root: int, destination: str, label: str) -> None:
     """Of a file system that is there once for an IPC namespace: it takes no label as a mount."""
-    mounted = openat2(root, destination, _PATH, resolve=_INSIDE)
+    mounted = openat2(root, destination, PATH, resolve=INSIDE)
     try:
         os.setxattr(f"/proc/self/fd/{mounted}", selinux.XATTR, label.encode() + b"\0")
     except OSError:
@@ -288,7 +276,7 @@ def _real_directory(root: int, destination: str) -> int:
         os.mkdir(name, 0o755, dir_fd=root)
     except FileExistsError:
         pass
-    return openat2(root, name, _PATH | os.O_DIRECTORY | os.O_NOFOLLOW, resolve=_INSIDE | abi.RESOLVE_NO_SYMLINKS)
+    return openat2(root, name, PATH | os.O_DIRECTORY | os.O_NOFOLLOW, resolve=INSIDE | abi.RESOLVE_NO_SYMLINKS)
 
 
 def _give_group(group: int, users: Users) -> None:
@@ -317,17 +305,17 @@ def _mount_cgroup(
         mounts.mount("cgroup", at, "cgroup2", options.flags)
         os.close(target)
         if users is not None and not options.flags & abi.MS_RDONLY and not own_group:
-            target = openat2(root, destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, resolve=_INSIDE)
+            target = openat2(root, destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, resolve=INSIDE)
             _give_group(target, users)
             os.close(target)
         return
     inner = options.flags & ~abi.MS_RDONLY
     mounts.mount("tmpfs", at, "tmpfs", inner, "mode=755,size=1m" + _labelled(label))
     os.close(target)
-    target = openat2(root, destination, _PATH | os.O_DIRECTORY, resolve=_INSIDE)
+    target = openat2(root, destination, PATH | os.O_DIRECTORY, resolve=INSIDE)
     for name, mount_options in hierarchies:
         os.mkdir(name, 0o755, dir_fd=target)
-        below = os.open(name, _PATH | os.O_NOFOLLOW, dir_fd=target)
+        below = os.open(name, PATH | os.O_NOFOLLOW, dir_fd=target)
         if own_group:
             _bind_group(f"/sys/fs/cgroup/{name}/{own_group}", below, options)
         else:
@@ -341,47 +329,38 @@ def _mount_cgroup(
     os.close(target)
 
 
+def _mount_cgroup_limited(
+    root: int,
+    destination: str,
+    options: mounts.Options,
+    hierarchies: list[tuple[str, str]],
+    own_group: str,
+    grouped: bool,
+) -> None:
+    """As `_mount_cgroup`, for root of a user namespace. Read-only unless the container has a group of its own, and sees
+    that alone: else it would be the user's (S10, CVE-2023-25809)."""
+    if not grouped or own_group:
+        options.flags |= abi.MS_RDONLY
+    try:
+        if own_group:
+            raise PermissionError(1, "the host's groups cannot be mounted")
+        _mount_cgroup(root, destination, options, hierarchies, "")
+    except PermissionError:
+        tree = mounts.open_tree(abi.AT_FDCWD, "/sys/fs/cgroup")
+        mounts.set_attributes(
+            tree, options.attributes()[0] | abi.MOUNT_ATTR_RDONLY, propagation=abi.MS_PRIVATE, recursive=True
+        )
+        target = open_target(root, destination, True)
+        mounts.move_mount(tree, target)
+        os.close(target)
+        os.close(tree)
+
+
 def _bind_group(path: str, target: int, options: mounts.Options) -> None:
     tree = mounts.open_tree(abi.AT_FDCWD, path, recursive=False)
     mounts.set_attributes(tree, options.attributes()[0], propagation=abi.MS_PRIVATE)
     mounts.move_mount(tree, target)
     os.close(tree)
-
-
-def make_devices(root: int, devices: list[dict[str, Any]], users: Users | None = None) -> None:
-    """/dev of the container: the default nodes and links, then config.linux.devices. Only on a /dev of its own."""
-    dev = openat2(root, "dev", _PATH | os.O_DIRECTORY, resolve=_INSIDE)
-    for name, major, minor in _DEVICES:
-        try:
-            os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)
-        except FileExistsError:
-            continue  # a bind put one there
-    for device in devices:
-        kind = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}[device["type"]]
-        number = os.makedev(device["major"], device["minor"]) if kind != stat.S_IFIFO else 0
-        mode = kind | (0o666 if device.get("fileMode") is None else device["fileMode"])
-        uid, gid = device.get("uid") or 0, device.get("gid") or 0
-        if users is not None:
-            uid, gid = users.uid(uid), users.gid(gid)
-        _make_node(root, device["path"].lstrip("/"), mode, number, uid, gid)
-    for target, name in _DEV_LINKS:
-        try:
-            os.symlink(target, name, dir_fd=dev)
-        except FileExistsError:
-            continue
-    os.close(dev)
-
-
-def _make_node(root: int, name: str, mode: int, number: int, uid: int, gid: int) -> None:
-    head, _, tail = name.rpartition("/")
-    parent = make_directories(root, head)
-    try:
-        os.mknod(tail, mode, number, dir_fd=parent)
-        os.chown(tail, uid, gid, dir_fd=parent, follow_symlinks=False)
-    except FileExistsError:
-        pass  # a bind put one there
-    finally:
-        os.close(parent)
 
 
 def pivot(root: int) -> None:
@@ -406,7 +385,7 @@ def mask(paths: list[str], label: str = "") -> None:
 
     /dev/null is opened once and must be the character device 1:3, or nothing is hidden and the start fails (S4).
     """
-    null = os.open("/dev/null", _PATH | os.O_NOFOLLOW)
+    null = os.open("/dev/null", PATH | os.O_NOFOLLOW)
     status = os.fstat(null)
     if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
         raise OSError(22, "/dev/null of the container is not the character device 1:3: paths cannot be masked")
@@ -439,7 +418,7 @@ def make_read_only(paths: list[str]) -> None:
 
 def _existing(path: str) -> int | None:
     try:
-        return openat2(abi.AT_FDCWD, path, _PATH, resolve=abi.RESOLVE_NO_MAGICLINKS)
+        return openat2(abi.AT_FDCWD, path, PATH, resolve=abi.RESOLVE_NO_MAGICLINKS)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -454,19 +433,19 @@ def bind_console(slave: int) -> None:
 
 
 def open_target_console() -> int:
-    dev = os.open("/dev", _PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+    dev = os.open("/dev", PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         try:
             os.mknod("console", stat.S_IFREG | 0o600, dir_fd=dev)
         except FileExistsError:
             pass
-        return os.open("console", _PATH | os.O_NOFOLLOW, dir_fd=dev)
+        return os.open("console", PATH | os.O_NOFOLLOW, dir_fd=dev)
     finally:
         os.close(dev)
 
 
 def root_read_only() -> None:
     """The root mount itself read-only (mounts on it keep their own)."""
-    root = os.open("/", _PATH | os.O_DIRECTORY)
+    root = os.open("/", PATH | os.O_DIRECTORY)
     mounts.set_attributes(root, abi.MOUNT_ATTR_RDONLY)
     os.close(root)

@@ -192,7 +192,7 @@ class Bundler:
                 spec.mounts,
                 shm_source=spec.shm_source,
                 writable_cgroups=options.writable_cgroups,
-                remapped=self.remapping(host) is not None,
+                remap=self.remapping(host),
             ),
             "linux": self._linux(spec, options),
             "dockyard": {"init": True} if host.init else {},

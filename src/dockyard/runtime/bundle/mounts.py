@@ -15,6 +15,7 @@ from dockyard.model.container import BindOptions, HostConfig
 from dockyard.model.errors import InvalidArgument
 from dockyard.model.idmaps import Range, parse_idmap
 from dockyard.model.mounts import MountPoint
+from dockyard.runtime.remap import Remap
 
 DEFAULT_SHM_SIZE: Final = 64 << 20
 _READONLY_KEPT_WRITABLE: Final = frozenset(("/proc", "/dev/pts", "/dev/shm", "/dev/mqueue", "/dev"))
@@ -97,9 +98,10 @@ class DefaultMounts:
         *,
         shm_source: str,
         writable_cgroups: bool,
-        remapped: bool = False,
+        remap: Remap | None = None,
     ) -> list[dict[str, Any]]:
-        """All mounts, in order. `shm_source`: a host path to bind at /dev/shm, "" for a new tmpfs."""
+        """All mounts, in order. `shm_source`: a host path to bind at /dev/shm, "" for a new tmpfs. `remap`: the ids of
+        the container's own."""
         asked = {mount.destination for mount in mounts}
         out = [
             mount
@@ -110,9 +112,7 @@ class DefaultMounts:
             for mount in out:
                 if mount["destination"] not in _READONLY_KEPT_WRITABLE and "ro" not in mount["options"]:
                     mount["options"].append("ro")
-        if remapped and (mapped := [each.destination for each in mounts if each.idmap]):
-            raise InvalidArgument(f"mount {mapped[0]}: idmap cannot be with user namespaces: use --userns=host")
-        out += [_asked(mount, remapped) for mount in sorted(mounts, key=_depth)]
+        out += [_asked(mount, remap) for mount in sorted(mounts, key=_depth)]
         return out
 
     def _defaults(self, host: HostConfig, shm_source: str, writable_cgroups: bool) -> Iterable[dict[str, Any]]:
@@ -185,7 +185,7 @@ def from_mount_point(point: MountPoint, image: dict[str, Any] | None = None, *, 
     )
 
 
-def _asked(mount: BundleMount, remapped: bool) -> dict[str, Any]:
+def _asked(mount: BundleMount, remap: Remap | None) -> dict[str, Any]:
     if mount.type == "tmpfs":
         options = tmpfs_options(f"{mount.options},ro" if mount.read_only else mount.options)
         return {"destination": mount.destination, "type": "tmpfs", "source": "tmpfs", "options": options}
@@ -209,12 +209,13 @@ def _asked(mount: BundleMount, remapped: bool) -> dict[str, Any]:
     }
     mapping = parse_idmap(mount.idmap) if mount.idmap else None
     if mapping is not None:
+        mapping = mapping if remap is None else remap.through(mapping)
         options.append("idmap")
         entry["uidMappings"], entry["gidMappings"] = _mappings(mapping.uids), _mappings(mapping.gids)
     own: dict[str, Any] = {
         "subpath": mount.subpath,
         "chown": mount.chown,
-        "remap": mount.remap and remapped,
+        "remap": mount.remap and remap is not None and not mount.idmap,
         "idmap": mount.idmap if mapping is None else "",
     }
     if any(own.values()):

@@ -164,8 +164,6 @@ def check_user_namespace(host: HostConfig) -> None:
         raise InvalidArgument("cannot share the host's network namespace when user namespaces are enabled")
     if host.pid_mode == "host":
         raise InvalidArgument("cannot share the host PID namespace when user namespaces are enabled")
-    if host.runtime not in ("", "dockyard"):
-        raise InvalidArgument(f"user namespaces need the runtime dockyard, not {host.runtime}: use --userns=host")
 
 
 def system_paths(host: HostConfig, options: SecurityOptions, thermal: Sequence[str]) -> tuple[list[str], list[str]]:

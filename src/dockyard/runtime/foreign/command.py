@@ -11,13 +11,16 @@ import os
 import re
 import signal
 import socket
+import stat
 import struct
 from collections.abc import Sequence
 from typing import Any
 
 from dockyard.linux import abi, mounts, process
 from dockyard.runtime import cgroups
+from dockyard.runtime.init import is_null
 from dockyard.runtime.spawn import SpawnFailed
+from dockyard.runtime.users import Users
 
 _LOG = "oci.log"
 _PREFIXES = ("unable to start container process: ", "runc create failed: ", "runc run failed: ", "exec failed: ")
@@ -55,8 +58,8 @@ class Command:
         raise SpawnFailed(text, _code(text))
 
     def _run(self, program: str, words: list[str], stdio: tuple[int, int, int] | None) -> int:
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        given = stdio if stdio is not None else (null, null, null)
+        null = own_null()
+        given = [null if is_null(fd) else fd for fd in stdio] if stdio is not None else (null, null, null)
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(given)]
         environment = {"PATH": _PATH}
         try:
@@ -68,6 +71,26 @@ class Command:
         finally:
             os.close(null)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def give_streams(stdio: tuple[int, int, int] | None, users: Users | None) -> None:
+    """Let pipes belong to the root of a user namespace: the runtime, who gives them to the container's user, is only
+    that."""
+    for fd in stdio or ():
+        if users is not None and stat.S_ISFIFO(os.fstat(fd).st_mode):
+            os.fchown(fd, users.uid(0), users.gid(0))
+
+
+def own_null() -> int:
+    """A null device that is nobody else's: crun gives that of the streams to the container's user, who could change its
+    mode."""
+    tree = mounts.new_tree("tmpfs")
+    try:
+        os.mknod("null", stat.S_IFCHR | 0o600, os.makedev(1, 3), dir_fd=tree)
+        os.chmod("null", 0o666, dir_fd=tree)
+        return os.open("null", os.O_RDWR | os.O_CLOEXEC, dir_fd=tree)
+    finally:
+        os.close(tree)
 
 
 def _catchable() -> set[signal.Signals]:

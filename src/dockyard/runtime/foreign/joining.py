@@ -16,9 +16,10 @@ from typing import Any, NoReturn
 
 from dockyard.linux import abi, calls, process
 from dockyard.runtime import channel, program
-from dockyard.runtime.foreign.command import Command, Console, own_mounts
+from dockyard.runtime.foreign.command import Command, Console, give_streams, own_mounts
 from dockyard.runtime.foreign.preparing import plain_process
 from dockyard.runtime.spawn import Spawned, SpawnFailed, describe
+from dockyard.runtime.users import Users
 
 _REAPING = 5.0  # s
 _PATIENCE = 30.0  # s; the monitor does nothing else meanwhile
@@ -123,11 +124,18 @@ def _reap() -> None:
             time.sleep(0.002)
 
 
+def _give(stdio: tuple[int, int, int] | None, init: int) -> None:
+    pidfd = os.pidfd_open(init)
+    give_streams(stdio, Users.of_process(pidfd))
+    os.close(pidfd)
+
+
 def _call(
     command: Command, identity: str, init: int, wanted: dict[str, Any], stdio: tuple[int, int, int] | None
 ) -> tuple[int, tuple[int, ...]]:
     name = f"exec-{wanted['id'][:12]}"
     files = [f"{command.directory}/{name}.{kind}" for kind in ("process", "pid")]
+    _give(stdio, init)
     root = os.open(f"/proc/{init}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     spec = plain_process(wanted["process"], root)
     os.close(root)

@@ -15,7 +15,7 @@ from dockyard.linux import abi, process
 from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import network, program
 from dockyard.runtime.cgroups import open_cgroup
-from dockyard.runtime.foreign.command import Command, Console, own_mounts
+from dockyard.runtime.foreign.command import Command, Console, give_streams, own_mounts
 from dockyard.runtime.foreign.preparing import prepare
 from dockyard.runtime.spawn import Spawned, SpawnFailed, describe
 
@@ -31,7 +31,8 @@ def spawn(
     directory = launch["state_dir"]
     command = Command(launch["runtime"], directory)
     try:
-        bundle = prepare(launch)
+        bundle, users = prepare(launch)
+        give_streams(stdio, users)
         return _create(launch, command, bundle, stdio, rules, on_going)
     except program.ProgramFailed as failed:
         raise SpawnFailed(failed.message, failed.code) from failed
