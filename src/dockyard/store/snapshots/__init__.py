@@ -22,7 +22,7 @@ from dockyard.store.snapshots.choosing import choose_driver
 from dockyard.store.snapshots.directories import NO_LAYER, Directories
 from dockyard.store.snapshots.drivers import DRIVERS
 from dockyard.store.snapshots.layers import Layer, LayerDocument
-from dockyard.store.snapshots.layerstore import LayerStore, Lease, always, root_of
+from dockyard.store.snapshots.layerstore import LayerStore, Lease, always
 
 __all__ = ["Layer", "LayerDocument", "Lease", "Snapshots"]
 
@@ -110,6 +110,10 @@ class Snapshots(LayerStore):
             raise NotFound(f"the writable layer of container {container_id[:12]} is missing")
         return self._ready.rootfs(container_id, self.chain(self._containers[short]))
 
+    def chain_of(self, container_id: str) -> str | None:
+        """What a container's writable layer lies on; None: on nothing, or there is no such container."""
+        return self._containers.get(container_id[:26])
+
     def writable(self, container_id: str) -> Path:
         """The directory of a container's writable layer (not overlay: of all its files)."""
         return self._ready.directories.container(container_id) / "fs"
@@ -151,29 +155,15 @@ class Snapshots(LayerStore):
         if short_id not in self._containers:
             raise NotFound(f"the writable layer of {what} is missing")
         below = await self._below(always(self._containers[short_id]), what)
-        short = driver.directories.new_name()
-        kept = False
-        try:
+        with self._fresh() as fresh:
             try:
-                await driver.take(container_id, short, consume=consume)
+                await driver.take(container_id, fresh.short, consume=consume)
             except OSError as error:
                 raise SystemFailure(f"{what}: {error.strerror}") from error
             if taken is not None:
                 await taken()
-            result = await self._seal(short, below, stubs, epoch, call or self._call)
-            if result["empty"] and (below is None or root_of(below.document) == tuple(result["root"])):
-                return None
-            layer = self._new_layer(short, below, f"sha256:{result['digest']}", result, None)
-            commit = asyncio.ensure_future(self._commit(layer, lease))
-            try:
-                kept = await asyncio.shield(commit)
-            except asyncio.CancelledError:
-                kept = await commit  # as in `unpack_by`
-                raise
-            return self._layers[layer.chain_id]
-        finally:
-            if not kept:
-                self._discard(short)
+            result = await self._seal(fresh.short, below, stubs, epoch, call or self._call)
+            return await self._keep_sealed(fresh, below, result, lease)
 
     async def _seal(
         self, short: str, below: Layer | None, stubs: Sequence[str], epoch: int | None, call: Call

@@ -14,7 +14,9 @@ import asyncio
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,6 +58,14 @@ class Lease:
         for chain in self._own:
             self._held[chain] -= 1
         self._own.clear()
+
+
+@dataclass
+class _Fresh:
+    """A layer that is being made: its name in the store, and whether it has its row."""
+
+    short: str
+    kept: bool = False
 
 
 class LayerStore:
@@ -162,13 +172,11 @@ class LayerStore:
         """
         driver = self._ready
         below = await self._below(parent, what) if not driver.overlay else None
-        short = driver.directories.new_name()
-        kept = False
-        try:
-            await self._begin(short, below, what)
+        with self._fresh() as fresh:
+            await self._begin(fresh.short, below, what)
             directories = driver.directories
             place = {
-                "root": str(directories.tree(short)), "recipe": str(directories.recipe(short)),
+                "root": str(directories.tree(fresh.short)), "recipe": str(directories.recipe(fresh.short)),
                 "overlay": driver.overlay,
             }  # fmt: skip
             result = await work(place)
@@ -176,17 +184,7 @@ class LayerStore:
             if diff_id is not None and found != diff_id:
                 raise InvalidArgument(f"{what}: its content has the digest {found}, not {diff_id}")
             below = await self._below(parent, what) if driver.overlay else below
-            layer = self._new_layer(short, below, found, result, blob)
-            commit = asyncio.ensure_future(self._commit(layer, lease))
-            try:
-                kept = await asyncio.shield(commit)
-            except asyncio.CancelledError:
-                kept = await commit  # the row may be written already: it and its files stay together
-                raise
-            return self._layers[layer.chain_id]
-        finally:
-            if not kept:
-                self._discard(short)
+            return await self._keep(fresh, self._new_layer(fresh.short, below, found, result, blob), lease)
 
     async def make(
         self,
@@ -204,29 +202,46 @@ class LayerStore:
         """
         driver = self._ready
         below = await self._below(always(chain), what)
-        short = driver.directories.new_name()
-        kept = False
-        try:
-            driver.directories.make_layer(short)
-            tree, recipe = str(driver.directories.tree(short)), str(driver.directories.recipe(short))
-            result = await work({"root": tree, "recipe": recipe})
-            if result["empty"] and (below is None or root_of(below.document) == tuple(result["root"])):
-                return None
-            if not driver.overlay:
-                return await self._repack(tree, recipe, chain, lease, what)
-            layer = self._new_layer(short, below, f"sha256:{result['digest']}", result, None)
-            commit = asyncio.ensure_future(self._commit(layer, lease))
+        with self._fresh() as fresh:
             try:
-                kept = await asyncio.shield(commit)
-            except asyncio.CancelledError:
-                kept = await commit  # as in `unpack_by`
-                raise
-            return self._layers[layer.chain_id]
-        except OSError as error:
-            raise SystemFailure(f"{what}: {error.strerror}") from error
+                driver.directories.make_layer(fresh.short)
+                tree, recipe = str(driver.directories.tree(fresh.short)), str(driver.directories.recipe(fresh.short))
+                result = await work({"root": tree, "recipe": recipe})
+                if not driver.overlay and not _nothing_new(result, below):
+                    return await self._repack(tree, recipe, chain, lease, what)
+            except OSError as error:
+                raise SystemFailure(f"{what}: {error.strerror}") from error
+            return await self._keep_sealed(fresh, below, result, lease)
+
+    @contextmanager
+    def _fresh(self) -> Iterator[_Fresh]:
+        """A name for a new layer. What is made under it is taken away afterwards, unless `_keep` has kept it."""
+        fresh = _Fresh(self._ready.directories.new_name())
+        try:
+            yield fresh
         finally:
-            if not kept:
-                self._discard(short)
+            if not fresh.kept:
+                self._discard(fresh.short)
+
+    async def _keep(self, fresh: _Fresh, layer: Layer, lease: Lease) -> Layer:
+        """Write the row of what was made. The layer of that chain: this one, or one that has appeared meanwhile."""
+        commit = asyncio.ensure_future(self._commit(layer, lease))
+        try:
+            fresh.kept = await asyncio.shield(commit)
+        except asyncio.CancelledError:
+            fresh.kept = await commit  # the row may be written already: it and its files stay together
+            raise
+        return self._layers[layer.chain_id]
+
+    async def _keep_sealed(
+        self, fresh: _Fresh, below: Layer | None, result: dict[str, Any], lease: Lease
+    ) -> Layer | None:
+        """Keep what `store.commit.seal` has told of; None if it would change nothing."""
+        if _nothing_new(result, below):
+            return None
+        return await self._keep(
+            fresh, self._new_layer(fresh.short, below, f"sha256:{result['digest']}", result, None), lease
+        )
 
     async def _repack(self, tree: str, recipe: str, chain: str | None, lease: Lease, what: str) -> Layer:
         with temporary_file(self._layout) as fd:
@@ -316,6 +331,11 @@ class LayerStore:
 
     def recipe_of(self, layer: Layer) -> str:
         return str(self._ready.directories.recipe(layer.directory))
+
+    def is_whole(self, layer: Layer) -> bool:
+        """Whether its directories are there."""
+        directories = self._ready.directories
+        return directories.tree(layer.directory).is_dir() and directories.recipe(layer.directory).is_dir()
 
     def blobs(self) -> set[str]:
         """Every blob that a layer refers to."""
@@ -435,8 +455,12 @@ def always(chain: str | None) -> Callable[[], Awaitable[str | None]]:
     return known
 
 
-def root_of(document: LayerDocument) -> tuple[int, int, int]:
-    return document.root_mode, document.root_uid, document.root_gid
+def _nothing_new(result: dict[str, Any], below: Layer | None) -> bool:
+    """Whether what `store.commit.seal` has told of is empty, and the root directory as it is beneath."""
+    if not result["empty"] or below is None:
+        return bool(result["empty"])
+    document = below.document
+    return (document.root_mode, document.root_uid, document.root_gid) == tuple(result["root"])
 
 
 def _sync(base: Path) -> None:
