@@ -107,9 +107,10 @@ def spawn_container(
         opened.extend((*job.sources.values(), *job.given))
         if place is not None and _fits(place, config):
             return _spawn_in_place(job, flags, config, place, on_created, on_going, rules)
-        cgroup = _make_cgroup(config)
+        cgroup = _make_cgroup(config, job.limited)
         try:
-            job.hierarchies = cgroup.hierarchies() if cgroup else []
+            group = cgroup or (open_cgroup("/") if job.limited else None)
+            job.hierarchies = group.hierarchies() if group else []
             return _clone_container(job, flags, cgroup, on_created, on_going, rules)
         except BaseException:
             if cgroup:
@@ -153,6 +154,7 @@ def _container_job(launch: dict[str, Any], stdio: tuple[int, int, int] | None, s
     }
     options = launch.get("options") or {}
     job.pivot, job.new_keyring = options.get("pivot", True), options.get("new_keyring", True)
+    job.limited = options.get("limited", False)
     return job
 
 
@@ -195,7 +197,7 @@ def _open_source(source: str, subpath: str, recursive: bool) -> int:
         os.close(part)
 
 
-def _make_cgroup(config: dict[str, Any]) -> Cgroup | None:
+def _make_cgroup(config: dict[str, Any], limited: bool) -> Cgroup | None:
     path = config["linux"].get("cgroupsPath")
     if not path:
         return None
@@ -203,7 +205,7 @@ def _make_cgroup(config: dict[str, Any]) -> Cgroup | None:
     try:
         cgroup.create()
         if not is_notation(path):  # a scope begins with a process in it (`Cgroup.adopt`)
-            _limit(cgroup, config)
+            _limit(cgroup, config, limited)
     except FileExistsError:
         raise
     except BaseException:
@@ -212,8 +214,12 @@ def _make_cgroup(config: dict[str, Any]) -> Cgroup | None:
     return cgroup
 
 
-def _limit(cgroup: Cgroup, config: dict[str, Any]) -> None:
-    cgroup.limit(_resources(config))
+def _limit(cgroup: Cgroup, config: dict[str, Any], limited: bool = False) -> None:
+    """`limited`: nothing but the user's own rights is between it and devices: rules need root of the host."""
+    if limited:
+        cgroup.update(config["linux"].get("resources") or {})
+    else:
+        cgroup.limit(_resources(config))
 
 
 def _resources(config: dict[str, Any]) -> dict[str, Any]:
