@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dockyard.linux.passwd import LookupFailed, resolve_user
@@ -387,7 +387,7 @@ class _Placer:
             if existing is not None and not existing.is_directory:
                 raise InvalidArgument(f"cannot copy to non-directory: {show(b'/' + self._dest)}")
             self._writer.make_directories(self._dest)
-            self._tree(tree, source.found, self._dest)
+            self._tree(tree, source.found, self._dest, self._excluded)
             return
         path = self._dest
         if self._into or self._is_directory():
@@ -396,43 +396,38 @@ class _Placer:
         self._make_parents(path)
         self._writer.file(path, tree, source.found)
 
-    def _tree(self, tree: TreeView, top: Found, dest: bytes) -> None:
-        for entry in walk(tree, top, self._excluded):
-            if not entry.path:
-                continue
-            path = _join(dest, entry.path)
-            if entry.found.is_directory:
-                self._writer.directory(path, entry.found.status, overwrite=True)
-            else:
-                self._writer.file(path, tree, entry.found)
+    def _tree(self, tree: TreeView, top: Found, dest: bytes, excluded: Callable[[bytes], bool]) -> None:
+        """What lies below `top`, to `dest`; `excluded` judges paths as seen from `top`."""
+        for entry in walk(tree, top, excluded):
+            if entry.path:
+                self._place(tree, entry.found, _join(dest, entry.path))
+
+    def _place(self, tree: TreeView, found: Found, path: bytes) -> None:
+        if found.is_directory:
+            self._writer.directory(path, found.status, overwrite=True)
+        else:
+            self._writer.file(path, tree, found)
 
     # --- with --parents --------------------------------------------------------------------------------------------
 
     def _with_parents(self, tree: TreeView, source: dict[str, Any]) -> None:
         """Everything below the pivot that the pattern matches, with the directories above it."""
         top, pattern = pivoted(tree, source)
-        if not pattern:
-            self._writer.make_directories(self._dest)
-            self._tree(tree, top, self._dest)
-            return
         self._writer.make_directories(self._dest)
+        if not pattern:
+            self._tree(tree, top, self._dest, self._excluded)
+            return
         for inside, found in matching(tree, top, pattern, pattern_allowed=source["pattern"]):
             if self._excluded(inside):
                 continue
             self._make_like(tree, top, inside)
             target = _join(self._dest, inside)
-            if not found.is_directory:
-                self._writer.file(target, tree, found)
-                continue
-            self._writer.directory(target, found.status, overwrite=True)
-            for entry in walk(tree, found, lambda below, inside=inside: self._excluded(_join(inside, below))):  # type: ignore[misc]
-                if not entry.path:
-                    continue
-                path_ = _join(target, entry.path)
-                if entry.found.is_directory:
-                    self._writer.directory(path_, entry.found.status, overwrite=True)
-                else:
-                    self._writer.file(path_, tree, entry.found)
+            self._place(tree, found, target)
+            if found.is_directory:
+                self._tree(tree, found, target, self._excluded_below(inside))
+
+    def _excluded_below(self, directory: bytes) -> Callable[[bytes], bool]:
+        return lambda path: self._excluded(_join(directory, path))
 
     def _make_like(self, tree: TreeView, top: Found, inside: bytes) -> None:
         """The directories above `inside`, as the source has them."""
