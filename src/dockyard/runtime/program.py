@@ -129,7 +129,7 @@ def enter_directory(path: str, uid: int, gid: int, create: bool) -> None:
         os.makedirs(path, 0o755, exist_ok=True)
         os.chdir(path)
     except OSError as error:
-        raise ProgramFailed(f"{_CWD_FAILED.format(path)}: {error.strerror}") from None
+        raise ProgramFailed(f"{_CWD_FAILED.format(path)}: {os.strerror(error.errno or 0).lower()}") from None
     try:
         inside = os.getcwd()
     except OSError:
@@ -288,7 +288,8 @@ def _try(path: bytes, argv: list[bytes], environ: dict[bytes, bytes], name: str)
     except (FileNotFoundError, NotADirectoryError):
         return
     except PermissionError:
-        reason = "is a directory" if os.path.isdir(path) else "permission denied"
+        # Both words of a directory: clients older and newer than Docker 25 look for the one or the other.
+        reason = "is a directory: permission denied" if os.path.isdir(path) else "permission denied"
         raise ProgramFailed(f'exec: "{name}": {reason}', NOT_EXECUTABLE) from None
     except OSError as error:
         reason = "exec format error" if error.errno == 8 else (error.strerror or "").lower()

@@ -18,7 +18,7 @@ from typing import Any
 
 from dockyard.linux import abi, mounts, selinux
 from dockyard.linux.calls import openat2
-from dockyard.runtime import owners, tmpcopyup
+from dockyard.runtime import owners, program, tmpcopyup
 from dockyard.runtime.users import Users
 
 INSIDE = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_MAGICLINKS
@@ -148,7 +148,11 @@ def mount_all(
         elif "image" in (entry.get("dockyard") or {}):
             mount_image(root, entry, users, label)
         elif entry.get("type") == "cgroup":
-            _mount_cgroup(root, entry["destination"], options, hierarchies, own_group, users, label)
+            _mount_cgroup(root, entry["destination"], options, hierarchies, own_group, label)
+            if users is not None and not hierarchies and not own_group and not options.flags & abi.MS_RDONLY:
+                group = openat2(root, entry["destination"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, resolve=INSIDE)
+                _give_group(group, config["process"], root, users)
+                os.close(group)
         else:
             if users is not None:
                 options.data = [users.option(option) for option in options.data]
@@ -279,10 +283,22 @@ def _real_directory(root: int, destination: str) -> int:
     return openat2(root, name, PATH | os.O_DIRECTORY | os.O_NOFOLLOW, resolve=INSIDE | abi.RESOLVE_NO_SYMLINKS)
 
 
-def _give_group(group: int, users: Users) -> None:
-    """Let the container's root make groups below its own one (cgroups(7), "Delegation containment")."""
-    for name in (".", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
-        os.chown(name, users.uid(0), users.gid(0), dir_fd=group, follow_symlinks=False)
+_DELEGATE = "/sys/kernel/cgroup/delegate"  # the files of a group that are given with it, Linux 4.15
+
+
+def _give_group(group: int, process: dict[str, Any], root: int, users: Users) -> None:
+    """Let the container's user make groups below its own one, as runc does (cgroups(7), "Delegation containment")."""
+    uid = users.uid(program.resolve_user(process, root)[0])
+    try:
+        with open(_DELEGATE, encoding="ascii") as file:
+            names = file.read().split()
+    except OSError:
+        names = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"]
+    for name in (".", *names):
+        try:
+            os.chown(name, uid, users.gid(0), dir_fd=group, follow_symlinks=False)
+        except FileNotFoundError:
+            continue  # of a controller that this group has not
 
 
 def _mount_cgroup(
@@ -291,7 +307,6 @@ def _mount_cgroup(
     options: mounts.Options,
     hierarchies: list[tuple[str, str]],
     own_group: str,
-    users: Users | None = None,
     label: str = "",
 ) -> None:
     """The container's view of its control groups: one tree on v2, a tmpfs with one mount a hierarchy on v1.
@@ -304,10 +319,6 @@ def _mount_cgroup(
     if not hierarchies:
         mounts.mount("cgroup", at, "cgroup2", options.flags)
         os.close(target)
-        if users is not None and not options.flags & abi.MS_RDONLY and not own_group:
-            target = openat2(root, destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, resolve=INSIDE)
-            _give_group(target, users)
-            os.close(target)
         return
     inner = options.flags & ~abi.MS_RDONLY
     mounts.mount("tmpfs", at, "tmpfs", inner, "mode=755,size=1m" + _labelled(label))

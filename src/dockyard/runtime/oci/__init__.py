@@ -15,6 +15,7 @@ import os
 import sys
 from typing import Final, NoReturn
 
+from dockyard.linux import userns
 from dockyard.runtime.oci import protection
 from dockyard.runtime.oci.arguments import Arguments, Option, parse
 from dockyard.runtime.oci.errors import OciError
@@ -64,7 +65,11 @@ def _dispatch(arguments: Arguments) -> int:
         raise OciError("--criu is not supported: there is neither checkpoint nor restore")
     if arguments.text("log-format", "text") not in ("text", "json"):
         raise OciError(f"--log-format: {arguments.text('log-format')!r} is neither text nor json")
+    if arguments.text("rootless", "auto") not in ("auto", "true", "false"):
+        raise OciError(f"--rootless: {arguments.text('rootless')!r} is neither auto, true nor false")
     name, *words = arguments.rest
+    if os.geteuid() != 0:
+        _become_root(arguments, name, words)
     if name in _ENTERING and not protection.protected():
         protection.execute_copy(sys.argv[1:])
     from dockyard.runtime.oci.commands import COMMANDS
@@ -75,7 +80,46 @@ def _dispatch(arguments: Arguments) -> int:
     given = parse(words, command.options, name)
     if arguments.flag("systemd-cgroup"):
         given.switch_on("systemd-cgroup")
-    return command.run(arguments.text("root", _ROOT), given)
+    if name in _ENTERING:
+        _look_for_limits(arguments, given)
+    return command.run(_root(arguments), given)
+
+
+def _root(arguments: Arguments) -> str:
+    """Where containers are kept. Root of a user namespace (podman's) keeps them with the user's things."""
+    given = arguments.text("root")
+    if given or (os.geteuid() == 0 and not os.environ.get("XDG_RUNTIME_DIR")):
+        return given or _ROOT
+    from dockyard.runtime.oci import rootless
+
+    return _ROOT if os.geteuid() == 0 and userns.initial() else rootless.state_root()
+
+
+def _become_root(arguments: Arguments, name: str, words: list[str]) -> None:
+    """An ordinary user: what touches containers is done as root of their user namespace."""
+    from dockyard.runtime.oci import rootless
+    from dockyard.runtime.oci.commands import COMMANDS
+    from dockyard.runtime.oci.configuration import read_json
+    from dockyard.runtime.oci.containers import Container
+
+    if name in ("create", "run"):
+        given = parse(words, COMMANDS[name].options, name)
+        rootless.enter_new(read_json(os.path.join(given.text("bundle", "."), "config.json")))
+    elif name in ("exec", "kill", "delete"):
+        given = parse(words, COMMANDS[name].options, name)
+        if given.rest and os.path.isdir(Container(_root(arguments), given.rest[0]).directory):
+            rootless.enter_container(Container.load(_root(arguments), given.rest[0]), own_mounts=name == "exec")
+
+
+def _look_for_limits(arguments: Arguments, given: Arguments) -> None:
+    """Tell the command whether it has but the rights of a user, and whether it is in the container's namespace."""
+    asked = arguments.text("rootless", "auto")
+    if asked == "true" or (asked == "auto" and not userns.initial()):
+        given.switch_on("limited")
+        from dockyard.runtime.oci import rootless
+
+        if rootless.entered():
+            given.switch_on("entered")
 
 
 def _help() -> None:

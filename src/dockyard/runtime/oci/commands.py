@@ -46,6 +46,8 @@ def _wanted(arguments: Arguments, *, foreground: bool = False) -> Wanted:
         arguments.flag("no-new-keyring"),
         foreground,
         arguments.flag("systemd-cgroup"),
+        arguments.flag("limited"),
+        arguments.flag("entered"),
     )
 
 
@@ -258,14 +260,13 @@ def _events(root: str, arguments: Arguments) -> int:
 
 
 def _spec(_root: str, arguments: Arguments) -> int:
-    from dockyard.runtime.oci.specification import default_config
+    from dockyard.runtime.oci.specification import default_config, rootless_config
 
-    if arguments.flag("rootless"):
-        raise OciError("spec: --rootless: running without root is not supported")
+    config = rootless_config(os.geteuid(), os.getegid()) if arguments.flag("rootless") else default_config()
     path = os.path.join(arguments.text("bundle", "."), "config.json")
     try:
         with open(path, "x", encoding="utf-8") as file:
-            json.dump(default_config(), file, indent="\t")
+            json.dump(config, file, indent="\t")
     except FileExistsError:
         raise OciError(f"file {path} exists: remove it first") from None
     except OSError as error:

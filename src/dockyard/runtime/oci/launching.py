@@ -38,6 +38,8 @@ class Wanted(NamedTuple):
     no_new_keyring: bool = False
     foreground: bool = False  # somebody follows the process here; a terminal then needs no console socket
     systemd: bool = False  # makes the control group
+    limited: bool = False  # this process is root of a user namespace only (`rootless`)
+    entered: bool = False  # which is the container's already
 
 
 def create(root: str, identity: str, bundle: str, wanted: Wanted) -> tuple[Container, spawn.Spawned]:
@@ -56,7 +58,14 @@ def create(root: str, identity: str, bundle: str, wanted: Wanted) -> tuple[Conta
 
 def _create(container: Container, config: dict[str, Any], bundle: str, wanted: Wanted) -> spawn.Spawned:
     linux = config["linux"]
-    linux["cgroupsPath"] = _cgroups_path(linux.get("cgroupsPath") or "", container.id, wanted.systemd)
+    if wanted.limited:
+        from dockyard.runtime.oci import rootless
+
+        rootless.settle(config, container.id, entered=wanted.entered)
+        config["process"]["keepGroups"] = rootless.keeps_groups()
+    else:
+        linux["cgroupsPath"] = _cgroups_path(linux.get("cgroupsPath") or "", container.id, wanted.systemd)
+        config["process"]["keepGroups"] = False
     program = _compile(container, config)
     write_whole(container.file("config.json"), json.dumps(config).encode())
     os.mkfifo(container.file("exec.fifo"), 0o600)
@@ -73,7 +82,11 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
         "network": None,
         "state_dir": container.file("root"),
         "bundle": bundle,
-        "options": {"pivot": not wanted.no_pivot, "new_keyring": not wanted.no_new_keyring},
+        "options": {
+            "pivot": not wanted.no_pivot,
+            "new_keyring": not wanted.no_new_keyring,
+            "limited": wanted.limited,
+        },
     }
     ours = [(os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), flag) for name, flag in _ENTERED]
 
@@ -191,7 +204,7 @@ def execute(container: Container, spec: dict[str, Any], wanted: Wanted) -> spawn
         raise OciError(f"cannot exec in a stopped container: {container.id}")
     _check_terminal(spec, wanted)
     config = container.config
-    for name in ("seccompFlags", "seccompListener"):
+    for name in ("seccompFlags", "seccompListener", "keepGroups"):
         spec[name] = config["process"].get(name)
     pidfd = container.open_process()
     try:

@@ -64,6 +64,23 @@ def default_config() -> dict[str, Any]:
     }
 
 
+def rootless_config(uid: int, gid: int) -> dict[str, Any]:
+    """The same for an ordinary user: its own ids as root of a user namespace, the host's network, no control groups."""
+    config = default_config()
+    config["mounts"] = [mount for mount in config["mounts"] if mount["type"] not in ("sysfs", "cgroup")]
+    for mount in config["mounts"]:
+        if mount["type"] == "devpts":
+            mount["options"].remove("gid=5")
+    options = ["rbind", "nosuid", "noexec", "nodev", "ro", "rro"]  # with all beneath (S10)
+    config["mounts"].append({"destination": "/sys", "type": "none", "source": "/sys", "options": options})
+    linux = config["linux"]
+    del linux["resources"]
+    linux["namespaces"] = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup", "user")]
+    linux["uidMappings"] = [{"containerID": 0, "hostID": uid, "size": 1}]
+    linux["gidMappings"] = [{"containerID": 0, "hostID": gid, "size": 1}]
+    return config
+
+
 def features() -> dict[str, Any]:
     """The features document."""
     return {
