@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dockyard.engine.builds import Builds
+from dockyard.engine.checking import Check
 from dockyard.engine.containers import Containers
 from dockyard.engine.context import Context
 from dockyard.engine.deadlines import Deadlines
@@ -52,6 +53,7 @@ class Engine:
     builds: Builds
     system: System
     disk: Disk
+    check: Check
     volumes: NamedVolumes
     stats: Stats
     health: HealthChecks
@@ -90,6 +92,7 @@ class Engine:
             builds=Builds(context, services, transfers, cache),
             system=System(settings, containers, context.events, context.cgroups, networks.firewall_notes),
             disk=Disk(context, containers, images),
+            check=Check(context, images, cache),
             volumes=volumes,
             stats=Stats(context),
             health=HealthChecks(context, execs),

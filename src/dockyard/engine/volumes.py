@@ -94,6 +94,10 @@ class Volumes:
         self._claims: Counter[str] = Counter()
         self._users: dict[str, set[str]] = {}  # of volumes that are mounts: ids of running containers
 
+    def is_there(self, volume: Volume) -> bool:
+        """Whether its directory is; one that is only a mount needs none."""
+        return volume.is_mount or os.path.isdir(volume.path)
+
     # --- which there are -----------------------------------------------------------------------------------------
 
     async def open(self, used: Collection[str], running: Mapping[str, Collection[str]]) -> None:

@@ -165,7 +165,8 @@ class _Rebuilder:
             fd = openat2(self._recipe if (moved := self._moved_to(number, path)) else self._tree, moved or path,
                          os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, 0, _RESOLVE)  # fmt: skip
         except OSError as error:
-            raise StreamError(f"the layer's file {show(path)} is missing: {error.strerror}") from error
+            reason = os.strerror(error.errno or 0)
+            raise StreamError(f"the layer's file {show(path)} is missing: {reason}") from error
         try:
             if os.fstat(fd).st_size != size:
                 raise StreamError(f"the layer's file {show(path)} has changed")

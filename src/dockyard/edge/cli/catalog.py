@@ -537,6 +537,7 @@ ENTRIES = (
     Entry("registry check", "registry:check", "Verify every tag, manifest and blob of a registry", "[OPTIONS]", 0, 0),
     Entry("registry gc", "registry:collect", "Delete what no image of a registry needs", "[OPTIONS]", 0, 0),
     Entry("registry serve", "registry:serve", "Serve images to any OCI client", "[OPTIONS]", 0, 0),
+    Entry("system check", "check:check", "Verify everything that is stored, and repair it", "[OPTIONS]", 0, 0),
     Entry("system df", "df:df", "Show disk usage", "[OPTIONS]", 0, 0),
     Entry("system events", "events:events", "Get real time events from the server", "[OPTIONS]", 0, 0, ("events",)),
     Entry("system info", "info:info", "Display system-wide information", "[OPTIONS]", 0, 0, ("info",)),
