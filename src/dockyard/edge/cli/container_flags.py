@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from dockyard.edge.cli.flags import BYTES, DURATION, INT, Kind, flag, many, value
+from dockyard.edge.cli.resource_flags import RESOURCE_FLAGS
 from dockyard.proto import envfile, mountspec
 
 TYPE_CHECKING = False
@@ -129,21 +130,6 @@ def _ulimit(text: str) -> dict[str, Any]:
 ULIMIT = Kind("ulimit", _ulimit)
 
 
-def _cpus(text: str) -> int:
-    from decimal import Decimal, InvalidOperation
-
-    try:
-        nano = Decimal(text) * 1_000_000_000
-    except InvalidOperation:
-        raise ValueError(f"failed to parse {text} as a rational number") from None
-    if not nano.is_finite() or nano != nano.to_integral_value():
-        raise ValueError("value is too precise")
-    return int(nano)
-
-
-CPUS = Kind("decimal", _cpus)
-
-
 def _weight_device(text: str) -> dict[str, Any]:
     path, rate = _device_value(text)
     if not rate.isdigit() or (rate != "0" and not 10 <= int(rate) <= 1000):
@@ -185,10 +171,10 @@ _DEVICE_OPERATIONS = Kind(_LIST, _device_operations)
 _MAP = Kind("map", str)
 
 FLAGS = (
+    *RESOURCE_FLAGS,
     many("--add-host", "Add a custom host-to-IP mapping (host:ip)", Kind(_LIST, _host)),
     many("--annotation", "Add an annotation to the container (passed through to the OCI runtime)", _MAP),
     many("-a --attach", "Attach to STDIN, STDOUT or STDERR", Kind(_LIST, _attach), complete="stdin stdout stderr"),
-    value("--blkio-weight", "Block IO (relative weight), between 10 and 1000, or 0 to disable", INT),
     many("--blkio-weight-device", "Block IO weight (relative device weight)", Kind(_LIST, _weight_device)),
     many("--cap-add", "Add Linux capabilities"),
     many("--cap-drop", "Drop Linux capabilities"),
@@ -197,14 +183,6 @@ FLAGS = (
         "--cgroupns", "Cgroup namespace to use (host|private); the daemon's choice by default", complete="host private"
     ),
     value("--cidfile", "Write the container ID to the file", complete="file"),
-    value("--cpu-period", "Limit CPU CFS (Completely Fair Scheduler) period", INT),
-    value("--cpu-quota", "Limit CPU CFS (Completely Fair Scheduler) quota", INT),
-    value("--cpu-rt-period", "Limit CPU real-time period in microseconds", INT),
-    value("--cpu-rt-runtime", "Limit CPU real-time runtime in microseconds", INT),
-    value("-c --cpu-shares", "CPU shares (relative weight)", INT),
-    value("--cpus", "Number of CPUs", CPUS),
-    value("--cpuset-cpus", "CPUs in which to allow execution (0-3, 0,1)"),
-    value("--cpuset-mems", "MEMs in which to allow execution (0-3, 0,1)"),
     many("--device", "Add a host device to the container", complete="file"),
     many("--device-cgroup-rule", "Add a rule to the cgroup allowed devices list"),
     many("--device-read-bps", "Limit read rate (bytes per second) from a device", _DEVICE_BYTES),
@@ -246,9 +224,6 @@ FLAGS = (
     many("--log-opt", "Log driver options"),
     value("--mac-address", "Container MAC address (e.g., 92:d0:c6:0a:29:33)"),
     value("--max-runtime", "Stop the container that long after its start (s|m|h)", DURATION),
-    value("-m --memory", "Memory limit", BYTES),
-    value("--memory-reservation", "Memory soft limit", BYTES),
-    value("--memory-swap", "Swap limit equal to memory plus swap: '-1' to enable unlimited swap", BYTES),
     value("--memory-swappiness", "Tune container memory swappiness (0 to 100)", INT, shown_default="-1"),
     many("--mount", "Attach a filesystem mount to the container", Kind("mount", _mount)),
     value("--name", "Assign a name to the container"),
@@ -260,7 +235,6 @@ FLAGS = (
     flag("--oom-kill-disable", "Disable OOM Killer"),
     value("--oom-score-adj", "Tune host's OOM preferences (-1000 to 1000)", INT),
     value("--pid", "PID namespace to use", complete="host"),
-    value("--pids-limit", "Tune container pids limit (set -1 for unlimited)", INT),
     value("--platform", "Set platform if server is multi-platform capable"),
     flag("--privileged", "Give extended privileges to this container"),
     many("-p --publish", "Publish a container's port(s) to the host"),

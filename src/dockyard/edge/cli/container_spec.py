@@ -12,6 +12,7 @@ import os
 
 from dockyard.edge.cli.call import Call
 from dockyard.edge.cli.errors import CliError
+from dockyard.edge.cli.resource_flags import RESOURCE_FIELDS
 from dockyard.proto import envfile, mountspec, portspec
 
 TYPE_CHECKING = False
@@ -122,17 +123,9 @@ _PLAIN = {  # field of HostConfig → flag; the value goes as it is
     "BlkioDeviceReadIOps": "device-read-iops",
     "BlkioDeviceWriteBps": "device-write-bps",
     "BlkioDeviceWriteIOps": "device-write-iops",
-    "BlkioWeight": "blkio-weight",
     "BlkioWeightDevice": "blkio-weight-device",
     "CgroupParent": "cgroup-parent",
     "ContainerIDFile": "cidfile",
-    "CpuPeriod": "cpu-period",
-    "CpuQuota": "cpu-quota",
-    "CpuRealtimePeriod": "cpu-rt-period",
-    "CpuRealtimeRuntime": "cpu-rt-runtime",
-    "CpuShares": "cpu-shares",
-    "CpusetCpus": "cpuset-cpus",
-    "CpusetMems": "cpuset-mems",
     "DeviceCgroupRules": "device-cgroup-rule",
     "Dns": "dns",
     "DnsSearch": "dns-search",
@@ -141,11 +134,7 @@ _PLAIN = {  # field of HostConfig → flag; the value goes as it is
     "Isolation": "isolation",
     "Links": "link",
     "MaximumRuntime": "max-runtime",
-    "Memory": "memory",
-    "MemoryReservation": "memory-reservation",
-    "MemorySwap": "memory-swap",
     "Mounts": "mount",
-    "NanoCpus": "cpus",
     "OomScoreAdj": "oom-score-adj",
     "Privileged": "privileged",
     "PublishAllPorts": "publish-all",
@@ -156,7 +145,7 @@ _PLAIN = {  # field of HostConfig → flag; the value goes as it is
     "VolumeDriver": "volume-driver",
     "VolumesFrom": "volumes-from",
 }
-_EVEN_IF_FALSE = {"Init": "init", "OomKillDisable": "oom-kill-disable", "PidsLimit": "pids-limit"}
+_EVEN_IF_FALSE = {"Init": "init", "OomKillDisable": "oom-kill-disable", **RESOURCE_FIELDS}
 
 
 def _host_config(call: Call) -> Object:
