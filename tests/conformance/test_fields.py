@@ -117,6 +117,7 @@ def test_the_hosts_user_namespace(api: Connection) -> None:
         ({"RestartPolicy": {"Name": "nosuch"}}, "nvalid restart policy"),
         ({"PortBindings": {"nosuch": []}}, "nosuch"),
         ({"Devices": [{"PathOnHost": "/dev/nosuch", "PathInContainer": "/x"}]}, "/dev/nosuch"),
+        ({"Devices": [{"PathOnHost": "/opt", "PathInContainer": "/x"}]}, '"/opt": not a device node'),
         ({"DeviceCgroupRules": ["nosuch"]}, "nvalid device cgroup rule"),
         ({"ShmSize": -1}, "SHM size can not be less than 0"),
     ],

@@ -201,8 +201,10 @@ def test_restart_keeps_the_published_port(engine: Engine, api: Connection) -> No
 
 def test_network_of_another_container_shares_ports(engine: Engine, api: Connection) -> None:
     base = steps.sleeper(api, host=published(18079), ExposedPorts={"80/tcp": {}})
-    steps.started(api, *SERVE, host={"NetworkMode": f"container:{base}"})
+    guest = steps.started(api, *SERVE, host={"NetworkMode": f"container:{base}"})
     assert fetch(engine, 18079) == busybox.PAGE
+    through = {"NetworkMode": f"container:{guest}"}
+    assert base[:12] in steps.run(api, "cat", "/etc/hosts", host=through)[1], "the names come with the network"
 
 
 def test_outside_is_reached_by_nat(engine: Engine, api: Connection) -> None:

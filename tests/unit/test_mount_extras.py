@@ -85,7 +85,7 @@ def test_what_mount_refuses(text: str, problem: str) -> None:
 def test_volumes_from() -> None:
     assert parse_volumes_from("web") == ("web", "")
     assert parse_volumes_from("web:ro,z") == ("web", "ro,z")
-    for bad in ("", "web:odd", "web:ro,rw", "web:ro,ro"):
+    for bad in ("", "web:odd", "web:ro,rw", "web:ro,ro", "web:nocopy", "web:rshared"):
         with pytest.raises(InvalidArgument):
             parse_volumes_from(bad)
 

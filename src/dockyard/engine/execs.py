@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-from dockyard.engine import links
+from dockyard.engine import failures, links
 from dockyard.engine.attaching import check_size
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
@@ -88,6 +88,7 @@ class Execs:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._execs: dict[str, Exec] = {}
+        context.ended.append(self._container_ended)
         context.removed.append(self._container_gone)
 
     async def create(self, ref: str, config: ExecConfig) -> str:
@@ -136,8 +137,7 @@ class Execs:
                 ours.close()
             self._failed(container, instance, error)
             if isinstance(error, StartFailed):
-                stage = "OCI runtime exec failed: exec failed: unable to start container process"
-                raise StartFailed(f"{stage}: {error}: unknown", error.exit_code) from error
+                raise StartFailed(failures.told(error, failures.EXEC), error.exit_code) from error
             raise
         self._running(container, instance, instance.handle)
         if ours is not None:
@@ -265,6 +265,14 @@ class Execs:
         container = self._context.registry.find(instance.container_id)
         if container is not None and instance.id in container.exec_ids:
             container.exec_ids.remove(instance.id)
+
+    def _container_ended(self, container: Container) -> None:
+        """What was prepared for this run of the container and never started, is not for its next one."""
+        prepared = [id_ for id_ in container.exec_ids if id_ in self._execs and not self._execs[id_].started]
+        for exec_id in prepared:
+            if (timer := self._execs[exec_id].forget) is not None:
+                timer.cancel()
+            self._forget(self._execs[exec_id])
 
     def _container_gone(self, container: Container) -> None:
         for exec_id in [id_ for id_, instance in self._execs.items() if instance.container_id == container.id]:

@@ -56,6 +56,15 @@ def peer(context: Context, mode: str, kind: str) -> Container | None:
     return other
 
 
+def _network_owner(context: Context, container: Container) -> Container | None:
+    """Whose network the container is in, over any number of containers that share it; None: it has its own."""
+    owner, other = None, peer(context, container.host.network_mode, "network")
+    while other is not None:
+        owner, mode = other, other.host.network_mode
+        other = context.registry.find(mode.removeprefix("container:")) if mode.startswith("container:") else None
+    return owner
+
+
 def _joins(context: Context, container: Container) -> dict[str, str]:
     host = container.host
     joins = {}
@@ -94,7 +103,7 @@ def _shm_source(context: Context, container: Container) -> str:
 
 def bundle_input(context: Context, container: Container) -> BundleInput:
     """The container as the bundler wants it. NotFound or Conflict when a container it joins is not there."""
-    network_peer = peer(context, container.host.network_mode, "network")
+    network_peer = _network_owner(context, container)
     named = network_peer or container
     labels = context.labels.of(container)
     return BundleInput(

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from dockyard.engine import cgroup_driver, container_volumes, exits, ground, labels, runtimes
+from dockyard.engine import cgroup_driver, container_volumes, exits, failures, ground, labels, runtimes
 from dockyard.engine.attaching import prune_pending
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
@@ -79,9 +79,10 @@ async def _launch(context: Context, container: Container) -> ContainerHandle:
 
 def _translated(error: StartFailed) -> StartFailed:
     """In the words of Docker, which clients search for the exit code they end with."""
-    stage = "failed to create task for container: OCI runtime create failed: unable to start container process"
-    failure = StartFailed(f"{stage}: {error}: unknown", error.exit_code)
-    if error.exit_code not in (126, 127):
+    failure = StartFailed(failures.told(error, failures.CREATE), error.exit_code)
+    if failures.is_lookup(error):
+        failure.exit_code = 128
+    elif error.exit_code not in (126, 127):
         failure.kind = ErrorKind.SYSTEM
     return failure
 

@@ -311,13 +311,12 @@ def image_volume(target: str) -> MountPoint | None:
 
 
 def parse_volumes_from(spec: str) -> tuple[str, str]:
-    """`CONTAINER[:options]` of `--volumes-from`: what it names, and the options (ro, rw, z, Z, …)."""
+    """`CONTAINER[:options]` of `--volumes-from`: what it names, and the options (ro, rw, z, Z)."""
     if not spec:
         raise InvalidArgument("volumes-from specification cannot be an empty string")
     ref, _, mode = spec.partition(":")
     words = mode.split(",") if mode else []
-    known = {"ro", "rw", "z", "Z", "nocopy", *_PROPAGATIONS}
-    if not set(words) <= known or len(set(words)) < len(words) or {"ro", "rw"} <= set(words):
+    if not set(words) <= {"ro", "rw", "z", "Z"} or len(set(words)) < len(words) or {"ro", "rw"} <= set(words):
         raise InvalidArgument(f"invalid mode: {mode}")
     return ref, mode
 

@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 
 from msgspec import structs
 
-from dockyard.engine import etcfiles, labels, names
+from dockyard.engine import etcfiles, failures, labels, names
 from dockyard.engine import ground as container_ground
 from dockyard.engine.builds import mounts, work
 from dockyard.engine.builds.ground import Emit, Session, Tree
@@ -226,7 +226,7 @@ async def _run_to_its_end(
         try:
             handle = await runtime.launch(launch, seccomp=seccomp, attached=[(theirs, False, True, True)])
         except StartFailed as error:
-            text = f"failed to create task for container: OCI runtime create failed: {error}: unknown"
+            text = failures.told(error, failures.CREATE)
             raise BuildFailed(text, error.exit_code) from error
         try:
             await _relay(ours, vertex, emit)

@@ -93,13 +93,15 @@ def _mapped(mapping: DeviceMapping) -> list[dict[str, Any]]:
             f'error gathering device information while adding custom device "{mapping.path_on_host}": {reason}'
         ) from None
     if stat.S_ISDIR(status.st_mode):
-        return [{**device, "path": target + device["path"][len(source) :]} for device in _walk(source)]
-    device = _device(target, status)
-    if device is None:
+        found = [{**device, "path": target + device["path"][len(source) :]} for device in _walk(source)]
+    else:
+        device = _device(target, status)
+        found = [] if device is None else [device]
+    if not found:
         raise InvalidArgument(
             f'error gathering device information while adding custom device "{mapping.path_on_host}": not a device node'
         )
-    return [device]
+    return found
 
 
 def _walk(directory: str) -> Iterator[dict[str, Any]]:
