@@ -186,6 +186,8 @@ def write_files(context: Context, container: Container) -> None:
         if host.ipc_mode == "shareable":
             os.makedirs(f"{container.run_directory}/shm", exist_ok=True)
             os.chmod(f"{container.run_directory}/shm", 0o1777)
+            if (remap := context.bundler.remapping(host)) is not None:
+                os.chown(f"{container.run_directory}/shm", *remap.outside(0, 0))
         if host.network_mode.startswith("container:"):
             return  # that container's files are mounted
         _write(container.hostname_path, f"{container.config.hostname}\n".encode())

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from dockyard.linux import abi, mounts, userns
 from dockyard.model.errors import InvalidArgument, SystemFailure
-from dockyard.model.idmaps import IDENTITY, IdMap, Range
+from dockyard.model.idmaps import IDENTITY, MAX_RANGES, IdMap, Range
 from dockyard.proto import subids
 from dockyard.runtime.program import ProgramFailed
 from dockyard.runtime.users import Users
@@ -98,7 +98,12 @@ def _group(name: str) -> set[str]:
 
 
 def _mapping(path: Path, owners: set[str]) -> list[dict[str, int]]:
-    found = subids.mapping(subids.ranges(_text(path), owners))
+    try:
+        found = subids.mapping(subids.ranges(_text(path), owners))
+    except InvalidArgument as error:
+        raise InvalidArgument(f"Can't create ID mappings: {path}: {error}") from None
+    if len(found) > MAX_RANGES:
+        raise InvalidArgument(f"Can't create ID mappings: {path}: more than {MAX_RANGES} ranges")
     if not found:
         listed = ", ".join(sorted(owners))
         raise InvalidArgument(f"Can't create ID mappings: no {path.name} ranges found for {listed} in {path}")
@@ -111,7 +116,7 @@ def _make_ranges(etc: Path) -> None:
     start = subids.free_start(*map(_text, files))
     for path in files:
         text = _text(path)
-        if subids.ranges(text, {DEFAULT_USER}):
+        if any(line.startswith(f"{DEFAULT_USER}:") for line in text.splitlines()):
             continue
         line = ("\n" if text and not text.endswith("\n") else "") + f"{DEFAULT_USER}:{start}:{subids.SIZE}\n"
         try:

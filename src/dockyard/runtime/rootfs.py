@@ -148,7 +148,11 @@ def mount_all(
         elif "image" in (entry.get("dockyard") or {}):
             mount_image(root, entry, users, label)
         elif entry.get("type") == "cgroup":
-            _mount_cgroup(root, entry["destination"], options, hierarchies, own_group, label)
+            if limited:
+                grouped = bool(config["linux"].get("cgroupsPath")) and not own_group
+                _mount_cgroup_limited(root, entry["destination"], options, hierarchies, grouped)
+            else:
+                _mount_cgroup(root, entry["destination"], options, hierarchies, own_group, label)
             if users is not None and not hierarchies and not own_group and not options.flags & abi.MS_RDONLY:
                 group = openat2(root, entry["destination"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, resolve=INSIDE)
                 _give_group(group, config["process"], root, users)
@@ -341,26 +345,18 @@ def _mount_cgroup(
 
 
 def _mount_cgroup_limited(
-    root: int,
-    destination: str,
-    options: mounts.Options,
-    hierarchies: list[tuple[str, str]],
-    own_group: str,
-    grouped: bool,
+    root: int, destination: str, options: mounts.Options, hierarchies: list[tuple[str, str]], grouped: bool
 ) -> None:
-    """As `_mount_cgroup`, for root of a user namespace. Read-only unless the container has a group of its own, and sees
-    that alone: else it would be the user's (S10, CVE-2023-25809)."""
-    if not grouped or own_group:
+    """As `_mount_cgroup`, for root of a user namespace. Read-only unless the container has a group of its own and sees
+    that alone (`grouped`): else it would be the user's (S10, CVE-2023-25809)."""
+    if not grouped:
         options.flags |= abi.MS_RDONLY
     try:
-        if own_group:
-            raise PermissionError(1, "the host's groups cannot be mounted")
         _mount_cgroup(root, destination, options, hierarchies, "")
-    except PermissionError:
+    except PermissionError:  # no cgroup namespace of its own: what its user sees
         tree = mounts.open_tree(abi.AT_FDCWD, "/sys/fs/cgroup")
-        mounts.set_attributes(
-            tree, options.attributes()[0] | abi.MOUNT_ATTR_RDONLY, propagation=abi.MS_PRIVATE, recursive=True
-        )
+        add = options.attributes()[0] | abi.MOUNT_ATTR_RDONLY
+        mounts.set_attributes(tree, add, propagation=abi.MS_PRIVATE, recursive=True)
         target = open_target(root, destination, True)
         mounts.move_mount(tree, target)
         os.close(target)

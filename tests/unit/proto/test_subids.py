@@ -11,7 +11,7 @@ from dockyard.proto import subids
 from dockyard.runtime import remap
 
 TEXT = (
-    "alice:200000:10\n# none\nbob:100000:65536\nalice:100:5\nalice:x:5\n7:300000:1\nalice:5:0\nalice:4294967290:65536\n"
+    "alice:200000:10\n# none\nbob:100000:65536\nalice:100:5\nalice:100:5\nodd:x:5\n7:300000:1\nodd:4294967290:65536\n"
 )
 
 
@@ -22,6 +22,27 @@ def test_ranges_of_an_owner_lowest_first() -> None:
         {"containerID": 0, "hostID": 100, "size": 5},
         {"containerID": 5, "hostID": 200000, "size": 10},
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("daemon", "line 2: 'daemon' is not NAME:FIRST:COUNT"),
+        ("daemon:x:5", "line 2: 'daemon:x:5' is not NAME:FIRST:COUNT"),
+        ("daemon:5:0", "is not NAME:FIRST:COUNT"),
+        ("daemon:5:-1", "is not NAME:FIRST:COUNT"),
+        ("daemon:4294967290:65536", "is not NAME:FIRST:COUNT"),
+        ("daemon:" + "9" * 5000 + ":1", "is not NAME:FIRST:COUNT"),
+        ("daemon:0:65536", "line 2: 'daemon:0:65536' has the root of the host in it"),
+        ("daemon:700000:9\n1:700008:1", "line 3: '1:700008:1' overlaps line 2: 'daemon:700000:9'"),
+        ("\n".join(f"daemon:{1000 + 2 * number}:1" for number in range(341)), "more than 340 ranges"),
+    ],
+)
+def test_bad_lines_of_the_owner_are_named(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "subuid").write_text(f"alice:broken\n{line}\n")
+    with pytest.raises(InvalidArgument) as caught:
+        remap.resolve("daemon", tmp_path)
+    assert said in str(caught.value) and f"{tmp_path}/subuid" in str(caught.value)
 
 
 def test_where_a_new_range_can_begin() -> None:
