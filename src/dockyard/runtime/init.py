@@ -54,6 +54,7 @@ class Job:
         "process",
         "rootfs",
         "seccomp",
+        "shared",
         "sources",
         "state",
         "stdio",
@@ -82,6 +83,7 @@ class Job:
         self.held: userns.Held | None = None  # keeps the user namespace and what belongs to it until the child has them
         self.users: users.Users | None = None  # a user namespace of the container's own
         self.namespaces = 0  # exec: CLONE_NEW* beyond those that every container has
+        self.shared = 0  # exec: CLONE_NEW* of the container that the parent is in already
         self.network: network.NetworkPlan | None = None
         self.new_network = False
         self.seccomp: bytes | None = None
@@ -223,7 +225,7 @@ def _exec(job: Job) -> None:
         job.cgroup.join(job.part)
     job.step = "joining namespaces"
     job.users = users.Users.of_process(job.pidfd)
-    process.setns(job.pidfd, _EXEC_NAMESPACES | job.namespaces)
+    process.setns(job.pidfd, (_EXEC_NAMESPACES | job.namespaces) & ~job.shared)
     if job.part and job.unshare_cgroup:
         process.unshare(abi.CLONE_NEWCGROUP)  # it sees its part as the root, where the container's limits are mounted
     slave = _open_terminal(job) if job.terminal else -1

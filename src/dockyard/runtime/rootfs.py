@@ -149,8 +149,7 @@ def mount_all(
             mount_image(root, entry, users, label)
         elif entry.get("type") == "cgroup":
             if limited:
-                grouped = bool(config["linux"].get("cgroupsPath")) and not own_group
-                _mount_cgroup_limited(root, entry["destination"], options, hierarchies, grouped)
+                _mount_cgroup_limited(root, entry["destination"], options, hierarchies, config["linux"])
             else:
                 _mount_cgroup(root, entry["destination"], options, hierarchies, own_group, label)
             if users is not None and not hierarchies and not own_group and not options.flags & abi.MS_RDONLY:
@@ -345,22 +344,22 @@ def _mount_cgroup(
 
 
 def _mount_cgroup_limited(
-    root: int, destination: str, options: mounts.Options, hierarchies: list[tuple[str, str]], grouped: bool
+    root: int, destination: str, options: mounts.Options, hierarchies: list[tuple[str, str]], linux: dict[str, Any]
 ) -> None:
     """As `_mount_cgroup`, for root of a user namespace. Read-only unless the container has a group of its own and sees
-    that alone (`grouped`): else it would be the user's (S10, CVE-2023-25809)."""
-    if not grouped:
-        options.flags |= abi.MS_RDONLY
-    try:
+    that alone: else it would be the user's (S10, CVE-2023-25809)."""
+    if any(entry["type"] == "cgroup" for entry in linux["namespaces"]):
+        if not linux.get("cgroupsPath"):
+            options.flags |= abi.MS_RDONLY
         _mount_cgroup(root, destination, options, hierarchies, "")
-    except PermissionError:  # no cgroup namespace of its own: what its user sees
-        tree = mounts.open_tree(abi.AT_FDCWD, "/sys/fs/cgroup")
-        add = options.attributes()[0] | abi.MOUNT_ATTR_RDONLY
-        mounts.set_attributes(tree, add, propagation=abi.MS_PRIVATE, recursive=True)
-        target = open_target(root, destination, True)
-        mounts.move_mount(tree, target)
-        os.close(target)
-        os.close(tree)
+        return
+    tree = mounts.open_tree(abi.AT_FDCWD, "/sys/fs/cgroup")
+    add = options.attributes()[0] | abi.MOUNT_ATTR_RDONLY
+    mounts.set_attributes(tree, add, propagation=abi.MS_PRIVATE, recursive=True)
+    target = open_target(root, destination, True)
+    mounts.move_mount(tree, target)
+    os.close(target)
+    os.close(tree)
 
 
 def _bind_group(path: str, target: int, options: mounts.Options) -> None:

@@ -329,17 +329,19 @@ def spawn_exec(
     seccomp: bytes | None,
     preserved: int = 0,
     namespaces: int = 0,
+    shared: int = 0,
     on_listener: Callable[[int, int], None] | None = None,
 ) -> Spawned:
     """Run a further process in the container whose first process is `init_pidfd`. Raises SpawnFailed.
 
-    `namespaces`: CLONE_NEW* to join beyond those that every container has. `on_listener`: as of `spawn_container`.
+    `namespaces`: CLONE_NEW* to join beyond those that every container has; `shared`: those that need no joining.
+    `on_listener`: as of `spawn_container`.
     Children of the calling process must be born in the container's pid namespace already.
     """
 
     def job(sync: socket.socket) -> Job:
         made = _exec_job(spec, init_pidfd, cgroup, stdio, seccomp, preserved, sync)
-        made.namespaces = namespaces
+        made.namespaces, made.shared = namespaces, shared
         return made
 
     return _clone_exec(job, cgroup, on_listener)

@@ -207,8 +207,7 @@ def _ps(root: str, arguments: Arguments) -> int:
     import subprocess
 
     container = Container.load(root, arguments.rest[0])
-    cgroup = container.cgroup()
-    pids = cgroup.pids() if cgroup else []
+    pids = container.needed_cgroup().pids()
     form = arguments.text("format", "table")
     if form == "json":
         print(json.dumps(pids))
@@ -232,20 +231,19 @@ def _ps(root: str, arguments: Arguments) -> int:
 
 def _pause(root: str, arguments: Arguments) -> int:
     container = Container.load(root, _one_id(arguments))
-    status, cgroup = container.status(), container.cgroup()
-    if status not in (RUNNING, CREATED) or cgroup is None:
+    status = container.status()
+    if status not in (RUNNING, CREATED):
         raise OciError(f"container not running: {container.id}: {status}")
-    cgroup.freeze(True)
+    container.needed_cgroup().freeze(True)
     with open(container.file("paused"), "wb"):
         return 0
 
 
 def _resume(root: str, arguments: Arguments) -> int:
     container = Container.load(root, _one_id(arguments))
-    cgroup = container.cgroup()
-    if container.status() != PAUSED or cgroup is None:
+    if container.status() != PAUSED:
         raise OciError(f"container not paused: {container.id}")
-    cgroup.freeze(False)
+    container.needed_cgroup().freeze(False)
     os.unlink(container.file("paused"))
     return 0
 

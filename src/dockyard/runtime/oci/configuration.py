@@ -21,9 +21,7 @@ _UNSUPPORTED_LINUX: Final = (
     ("netDevices", "not supported"),
     ("memoryPolicy", "not supported"),
 )
-_UNSUPPORTED_PROCESS: Final = (
-    ("execCPUAffinity", "not supported"),
-)
+_UNSUPPORTED_PROCESS: Final = (("execCPUAffinity", "not supported"),)
 HOOKS: Final = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 _ONLY_V1, _ONLY_V2 = "cgroup v2 has no such limit", "needs cgroup v2"
 _LIMITS: Final = (  # part, limit, the versions of control groups that have it, what is said where they have not

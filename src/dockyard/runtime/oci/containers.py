@@ -111,6 +111,13 @@ class Container:
         path = self.state.get("cgroup")
         return open_cgroup(path) if path else None
 
+    def needed_cgroup(self) -> Cgroup:
+        """Raises OciError where a user without root has none."""
+        cgroup = self.cgroup()
+        if cgroup is None:
+            raise OciError(f"container {self.id} has no control group: none was delegated to its user")
+        return cgroup
+
     def document(self) -> dict[str, Any]:
         """The state as the specification has it (runtime.md, State), with runc's additions."""
         status = self.status()

@@ -27,6 +27,8 @@ from dockyard.runtime.oci.errors import OciError
 _STDIO = (0, 1, 2)
 _ENTERED = (("pid", abi.CLONE_NEWPID), ("time", abi.CLONE_NEWTIME))  # of the command's children, while it makes one
 
+_EARLY = ("prestart", "createRuntime")  # hooks that this process runs before there is a program
+
 
 class Wanted(NamedTuple):
     """Options that create, run and exec share."""
@@ -92,10 +94,10 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
 
     def on_created(pid: int) -> None:
         for fd, flag in ours:
-            process.setns(fd, flag)  # hooks are not born in the container's
+            _return(fd, flag, wanted.limited and not any((config.get("hooks") or {}).get(name) for name in _EARLY))
         _save(container, config, bundle, pid)
         state = {**container.document(), "status": "creating"}
-        for name in ("prestart", "createRuntime"):
+        for name in _EARLY:
             hooks.run(config, name, state, bundle)
 
     terminal = bool(config["process"].get("terminal"))
@@ -124,6 +126,18 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
         destroy(container)
         raise
     return spawned
+
+
+def _return(fd: int, flag: int, hookless: bool) -> None:
+    """Let further children be born in our own namespace again: hooks are no processes of the container. Who may not
+    (`hookless`: and need not) has none after this."""
+    try:
+        process.setns(fd, flag)
+    except PermissionError:
+        if not hookless:
+            raise hooks.HookFailed(
+                "hooks: not without root, where a pid namespace is joined or a time namespace is made"
+            ) from None
 
 
 def _cgroups_path(path: str, identity: str, by_systemd: bool) -> str:
@@ -208,12 +222,14 @@ def execute(container: Container, spec: dict[str, Any], wanted: Wanted) -> spawn
         spec[name] = config["process"].get(name)
     pidfd = container.open_process()
     try:
-        process.setns(pidfd, abi.CLONE_NEWPID)  # the child is born in it
+        shared = _shared_namespaces(container.state["pid"]) if wanted.limited else 0
+        if not shared & abi.CLONE_NEWPID:
+            process.setns(pidfd, abi.CLONE_NEWPID)  # the child is born in it
         stdio = None if spec.get("terminal") else _STDIO
         program = container.seccomp()
         spawned = spawn.spawn_exec(
             spec, pidfd, container.cgroup(), stdio, program, wanted.preserved, _extra_namespaces(config),
-            on_listener=lambda pid, fd: notifying.send(config, container.document(), pid, fd),
+            shared, on_listener=lambda pid, fd: notifying.send(config, container.document(), pid, fd),
         )  # fmt: skip
     except spawn.SpawnFailed as failed:
         raise OciError(failed.message, failed.code if failed.code in (126, 127) else 255) from None
@@ -228,6 +244,16 @@ def execute(container: Container, spec: dict[str, Any], wanted: Wanted) -> spawn
 def _extra_namespaces(config: dict[str, Any]) -> int:
     kinds = {entry["type"] for entry in config["linux"].get("namespaces") or []}
     return abi.CLONE_NEWTIME if "time" in kinds else 0
+
+
+def _shared_namespaces(pid: int) -> int:
+    """Those of a process that are ours, which may belong to the host: then they cannot even be joined."""
+    shared = 0
+    for kind, flag in process.NAMESPACE_FLAGS.items():
+        name = {"network": "net", "mount": "mnt"}.get(kind, kind)
+        if os.stat(f"/proc/{pid}/ns/{name}").st_ino == os.stat(f"/proc/self/ns/{name}").st_ino:
+            shared |= flag
+    return shared
 
 
 def kill(container: Container, number: int, everyone: bool) -> None:

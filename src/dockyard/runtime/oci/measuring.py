@@ -49,10 +49,7 @@ def update(container: Container, arguments: Arguments) -> None:
     check_resources(resources, "resources")
     if container.status() == STOPPED:
         raise OciError(f"container not running: {container.id}")
-    cgroup = container.cgroup()
-    if cgroup is None:
-        raise OciError(f"container {container.id} has no control group")
-    cgroup.update(resources)
+    container.needed_cgroup().update(resources)
     config = container.config
     kept = config["linux"].setdefault("resources", {})
     for part, limits in resources.items():
@@ -102,9 +99,9 @@ def _size(name: str, text: str) -> int:
 def events(container: Container, arguments: Arguments) -> int:
     """Print readings: one with --stats, else one each --interval until the container ends. Raises OciError."""
     interval = _seconds(arguments.text("interval", "5s"))
-    cgroup = container.cgroup()
-    if container.status() == STOPPED or cgroup is None:
+    if container.status() == STOPPED:
         raise OciError(f"container {container.id} is not running")
+    cgroup = container.needed_cgroup()
     meter = Meter(cgroup.path)
     try:
         if arguments.flag("stats"):
