@@ -7,13 +7,14 @@ The machine is emulated (TCG: no KVM is needed, ten times slower than real), has
     an initramfs of busybox and six virtio modules, which mounts /dev/vda and switches to it
     /dev/vda  Debian's minimal system with python3 and the tools the tests use; made once, kept in .cache/vm, never
               written to: what is written goes to an overlay's upper directory on /dev/vdb
-    /dev/vdb  this project and its Python packages, copied anew each time (the interpreter is Debian's: wheels of the
-              same minor version fit)
+    /dev/vdb  this project and its Python packages, copied anew each time and compiled here (the interpreter is
+              Debian's: wheels of the same minor version fit)
 
 Its serial line is our output; the last thing it says is pytest's exit code. PID 1 is a script that runs the tests, or,
 with `--systemd`, systemd with one unit that does. With `--selinux` the kernel has SELinux in AppArmor's place, and the
-script loads the policy of tests/data/selinux and enforces it. Without arguments it is booted three times: the tests
-marked `vm`, a few of the systemd cgroup driver (all of them with `--systemd` alone), those of SELinux.
+script loads the policy of tests/data/selinux and enforces it. Without arguments there are three machines: one for the
+tests marked `vm`, one for a few with systemd (all of them with `--systemd` alone), one for those of SELinux. As many as
+there are processors run side by side; each writes to a throw-away layer upon the same disks.
 
     python -m tools.vm [--systemd|--selinux] [PYTEST ARGUMENTS]
 
@@ -29,7 +30,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 CACHE = Path(".cache/vm").absolute()
@@ -51,6 +57,7 @@ LEFT_OUT = (
     "pip",
     "setuptools",
 )
+NAMES = {"": "vm", "systemd": "vm with systemd", "selinux": "vm with SELinux"}  # the modes
 SAYS_CODE = re.compile(r"^vm: pytest ended with (\d+)\s*$")
 MEMORY, PROCESSORS = "3072", "2"
 
@@ -63,7 +70,7 @@ $b mount -t ext4 -o ro /dev/vda /lower && $b mount -t ext4 /dev/vdb /data
 $b mkdir -p /data/upper /data/work
 $b mount -t overlay -o lowerdir=/lower,upperdir=/data/upper,workdir=/data/work o /new
 $b mkdir -p /new/data && $b mount --move /data /new/data
-exec $b switch_root /new {program}
+exec $b switch_root /new $program
 """
 
 SETUP = r"""
@@ -120,11 +127,14 @@ TasksMax=infinity
 }
 SYSTEMD = "/lib/systemd/systemd"
 SYSTEMD_OPTIONS = "systemd.unit=tests.service systemd.show_status=no systemd.log_level=warning"
-BY_SYSTEMD = "tests/kernel/test_systemd.py"
+BY_SYSTEMD = ("tests/kernel/test_systemd.py", "tests/kernel/test_journald.py")
 BY_SELINUX = "tests/kernel/test_selinux.py"
 SELINUX = Path("tests/data/selinux")
-FEW = "limits_stay or slice or out_of_memory"  # of them, when both are booted: `--systemd` alone runs all
-DEFAULT = ["-q", "--color=no", "--durations=10", "--engine=dockyardd", "--timeout=600"]
+FEW = "limits_stay or slice or out_of_memory or journald"  # of them, when both are booted: `--systemd` alone runs all
+QUICK = ["-p", "no:hypothesispytest"]  # seconds, in there, to import what they do not use
+DEFAULT = ["-q", "--color=no", "--durations=10", "--engine=dockyardd", "--timeout=600", *QUICK]
+# For speed only: what a real processor is told to do against attacks that an emulated one does not know.
+QUICKLY = "mitigations=off init_on_alloc=0"
 
 
 def run(*command: str | Path, **more: object) -> str:
@@ -179,10 +189,9 @@ def _disk(image: Path, tree: Path, spare: int) -> None:
     run("mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-d", tree, image)
 
 
-def project(arguments: dict[str, list[str]]) -> Path:
+def project(place: Path, arguments: dict[str, list[str]]) -> Path:
     """The disk image with this project, its packages and what to do with them (by the mode: "", systemd, selinux)."""
-    tree = CACHE / "data"
-    shutil.rmtree(tree, ignore_errors=True)
+    tree = place / "data"
     ours = tree / "project"
     ours.mkdir(parents=True)
     for name in ("src", "tests", "tools", "pyproject.toml"):
@@ -193,12 +202,23 @@ def project(arguments: dict[str, list[str]]) -> Path:
     packages = Path(sys.prefix, f"lib/python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
     skip = shutil.ignore_patterns(*LEFT_OUT, "*__mypyc*", "_editable*", "*.pth")
     shutil.copytree(packages, tree / "site-packages", ignore=skip)
+    _compile(tree, {word for words in arguments.values() for word in words if Path(word.split("::")[0]).exists()})
     for mode, words in arguments.items():
         _start(tree, mode, words)
-    image = CACHE / "data.ext4"
+    image = place / "data.ext4"
     _disk(image, tree, 3000)
     shutil.rmtree(tree)
     return image
+
+
+def _compile(tree: Path, tests: set[str]) -> None:
+    """Python's and pytest's compiled files, which take an emulated machine a minute. Nothing depends on them."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment["PYTHONPATH"] = f"{tree / 'project/src'}:{tree / 'site-packages'}"
+    collect = ["pytest", "-q", "--collect-only", "-p", "no:cacheprovider", *QUICK, *sorted(tests)]
+    for words in (["compileall", "-q", "src"], collect):
+        command = [sys.executable, "-m", *words]
+        subprocess.run(command, cwd=tree / "project", env=environment, capture_output=True, check=False)
 
 
 def _start(tree: Path, mode: str, arguments: list[str]) -> None:
@@ -234,79 +254,124 @@ def _policy(place: Path) -> None:
     run("checkpolicy", "-M", "-U", "allow", "-o", place / "policy", place / "policy.conf")
 
 
-def initrd(modules: Path, program: str) -> Path:
-    """What finds the disks and executes `program` as PID 1."""
-    tree = CACHE / "initrd"
+def initrd(modules: Path) -> Path:
+    """What finds the disks and executes `program=` of the kernel's command line as PID 1; made once a kernel."""
+    image, tree = CACHE / f"initrd-{modules.name}.gz", CACHE / "initrd"
+    wanted = INITRD.format(modules=" ".join(MODULES))
+    if image.exists() and (tree / "init").exists() and (tree / "init").read_text() == wanted:
+        return image
     shutil.rmtree(tree, ignore_errors=True)
     for name in ("bin", "mod", "proc", "dev", "sys", "new", "lower", "data"):
         (tree / name).mkdir(parents=True)
     shutil.copy("/bin/busybox", tree / "bin/busybox")
     for name in (*MODULES, "overlay"):
         shutil.copy(next(modules.rglob(f"{name}.ko")), tree / "mod")
-    (tree / "init").write_text(INITRD.format(modules=" ".join(MODULES), program=program))
+    (tree / "init").write_text(wanted)
     (tree / "init").chmod(0o755)
-    image = CACHE / "initrd.gz"
     run("sh", "-c", f"find . | cpio -o -H newc --quiet | gzip -1 > {shlex.quote(str(image))}", cwd=tree)
     return image
 
 
-def boot(vmlinuz: Path, initial: Path, root: Path, data: Path, options: str = "", module: str = "apparmor") -> int:
-    """Run it with the security `module` and more `options` for kernel and PID 1, its serial line being our output;
-    pytest's exit code, 1 if it did not get to say one."""
-    command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", PROCESSORS, "-m", MEMORY]
-    command += ["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-kernel", str(vmlinuz)]
-    command += [
-        "-initrd",
-        str(initial),
-        "-append",
-        f"console=ttyS0 quiet panic=-1 lsm=landlock,yama,{module} {options}",
-    ]
-    command += ["-drive", f"file={root},if=virtio,format=raw,readonly=on"]
-    command += ["-drive", f"file={data},if=virtio,format=raw,cache=unsafe"]
-    code = 1
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace") as vm:
-        assert vm.stdout is not None
-        for line in vm.stdout:
-            line = line.replace("\r", "")
-            print(line, end="", flush=True)
-            if found := SAYS_CODE.match(line):
-                code = int(found[1])
-    return code
+class Machine:
+    """One that is booted once, in one of the modes."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode, self.name = mode, NAMES[mode]
+        self.code = 1  # pytest's exit code; 1 if it did not get to say one
+        self._kept: list[str] | None = []  # what it has said, until it may say it
+        self._lock = threading.Lock()
+
+    def _options(self) -> str:
+        """For the kernel and PID 1."""
+        module = "selinux" if self.mode == "selinux" else "apparmor"
+        options = f"console=ttyS0 quiet panic=-1 lsm=landlock,yama,{module} {QUICKLY}"
+        if self.mode == "systemd":
+            return f"{options} program={SYSTEMD} {SYSTEMD_OPTIONS}"
+        return f"{options} program=/data/{_script(self.mode)}"
+
+    def boot(self, vmlinuz: Path, initial: Path, root: Path, data: Path) -> None:
+        """Returns when it has ended. It dies with us."""
+        command = ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max"]
+        command += ["-smp", PROCESSORS, "-m", MEMORY, "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"]
+        command += ["-kernel", str(vmlinuz), "-initrd", str(initial), "-append", self._options()]
+        command += ["-drive", f"file={root},if=virtio,format=raw,readonly=on"]
+        command += ["-drive", f"file={data},if=virtio,format=raw,cache=unsafe,snapshot=on"]
+        begun = time.monotonic()
+        environment = {**os.environ, "TMPDIR": str(data.parent)}  # the throw-away layer
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace", env=environment
+        ) as vm:
+            assert vm.stdout is not None
+            for line in vm.stdout:
+                line = line.replace("\r", "")
+                self._say(line)
+                if found := SAYS_CODE.match(line):
+                    self.code = int(found[1])
+        self._say(f"{self.name}: {time.monotonic() - begun:.1f} s\n")
+
+    def _say(self, line: str) -> None:
+        with self._lock:
+            if self._kept is None:
+                print(line, end="", flush=True)
+            else:
+                self._kept.append(line)
+
+    def speak(self) -> None:
+        """What it says from now on is said at once, and now what it has said."""
+        with self._lock:
+            kept, self._kept = self._kept or [], None
+            print(f"=== {self.name}\n{''.join(kept)}", end="", flush=True)
 
 
 def marked() -> list[str]:
     """The files with tests that are marked `vm`: to collect all tests takes a minute in there."""
     files = sorted(str(path) for path in Path("tests").rglob("test_*.py") if "pytest.mark.vm" in path.read_text())
-    return [path for path in files if path not in (BY_SYSTEMD, BY_SELINUX)]
+    return [path for path in files if path not in (*BY_SYSTEMD, BY_SELINUX)]
+
+
+def wanted(given: list[str]) -> dict[str, list[str]]:
+    """pytest's arguments by mode."""
+    if given[:1] == ["--systemd"]:
+        return {"systemd": given[1:] or [*BY_SYSTEMD, *DEFAULT]}
+    if given[:1] == ["--selinux"]:
+        return {"selinux": given[1:] or [BY_SELINUX, *DEFAULT]}
+    if given:
+        return {"": given}
+    few = [*BY_SYSTEMD, "-k", FEW, *DEFAULT]
+    return {"": [*marked(), "-m", "vm", *DEFAULT], "systemd": few, "selinux": [BY_SELINUX, *DEFAULT]}
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One at a time makes what is kept."""
+    with open(CACHE / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def main() -> int:
     os.chdir(Path(__file__).parent.parent)
-    given = sys.argv[1:]
-    if given[:1] == ["--systemd"]:
-        wanted = {"systemd": given[1:] or [BY_SYSTEMD, *DEFAULT]}
-    elif given[:1] == ["--selinux"]:
-        wanted = {"selinux": given[1:] or [BY_SELINUX, *DEFAULT]}
-    elif given:
-        wanted = {"": given}
-    else:
-        wanted = {"": [*marked(), "-m", "vm", *DEFAULT], "systemd": [BY_SYSTEMD, "-k", FEW, *DEFAULT]}
-        wanted["selinux"] = [BY_SELINUX, *DEFAULT]
+    arguments = wanted(sys.argv[1:])
     CACHE.mkdir(parents=True, exist_ok=True)
-    begun, code = time.monotonic(), 0
-    lock = open(CACHE / "lock", "w")  # noqa: SIM115 - held to the end: the images have one name each
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    vmlinuz, modules = kernel()
-    images = system(modules), project(wanted)
-    for mode in wanted:
-        initial = initrd(modules, SYSTEMD if mode == "systemd" else f"/data/{_script(mode)}")
-        print(f"vm: {time.monotonic() - begun:.1f} s: booting {mode}", flush=True)
-        options = SYSTEMD_OPTIONS if mode == "systemd" else ""
-        module = "selinux" if mode == "selinux" else "apparmor"
-        code = boot(vmlinuz, initial, *images, options, module) or code
-    images[1].unlink(missing_ok=True)
-    print(f"vm: done in {time.monotonic() - begun:.1f} s", flush=True)
-    return code
+    begun = time.monotonic()
+    with alone():
+        vmlinuz, modules = kernel()
+        root, initial = system(modules), initrd(modules)
+        for old in CACHE.glob("run-*"):  # of runs that were killed
+            if time.time() - old.stat().st_mtime > 7200:
+                shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=CACHE) as name:
+        data = project(Path(name), arguments)
+        machines = [Machine(mode) for mode in arguments]
+        print(f"vm: {time.monotonic() - begun:.1f} s: booting", flush=True)
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            runs = [pool.submit(machine.boot, vmlinuz, initial, root, data) for machine in machines]
+            for machine, done in zip(machines, runs, strict=True):
+                machine.speak()
+                done.result()
+    ended = ", ".join(f"{machine.name} {machine.code}" for machine in machines)
+    print(f"vm: done in {time.monotonic() - begun:.1f} s; pytest's exit codes: {ended}", flush=True)
+    return next((machine.code for machine in machines if machine.code), 0)
 
 
 if __name__ == "__main__":

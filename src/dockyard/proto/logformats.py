@@ -150,6 +150,8 @@ def journal(entry: Entry, fields: Mapping[str, str]) -> bytes:
     }
     if entry.partial:
         all_fields["CONTAINER_PARTIAL_MESSAGE"] = "true"
+    if entry.piece:
+        all_fields |= {"CONTAINER_PARTIAL_ID": entry.line, "CONTAINER_PARTIAL_ORDINAL": str(entry.piece)}
     out = []
     for name, value in all_fields.items():
         data = value.encode()
