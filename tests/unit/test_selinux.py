@@ -185,7 +185,7 @@ def test_who_shares_namespaces_shares_the_label() -> None:
         implied_options(HostConfig(pid_mode="container:a", ipc_mode="container:b"), others)
 
 
-# --- the engine's part --------------------------------------------------------------------------------------------------
+# --- the engine's part ---------------------------------------------------
 
 
 def container(**host: Any) -> Any:
@@ -243,7 +243,7 @@ def test_the_bundle() -> None:
         assert bundler.exec_process(spec, ExecInput(["x"], privileged=privileged))["selinuxLabel"] == "p"
 
 
-# --- relabelling --------------------------------------------------------------------------------------------------------
+# --- relabelling ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["/", "/etc", "/home", "/usr", "/var/lib", "/etc/shadow", "/data", "/data/root"])
