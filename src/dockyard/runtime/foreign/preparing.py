@@ -44,7 +44,7 @@ def prepare(launch: dict[str, Any]) -> tuple[str, Users | None]:
         _let_pass(directory, users)
         users.act()  # else overlayfs could make nothing on layers with mapped owners
     try:
-        rootfs.lay_root(launch["rootfs"], root, users=users)
+        rootfs.lay_root(launch["rootfs"], root, config["linux"].get("mountLabel") or "", users)
     finally:
         os.chdir(directory)
         if users is not None:
@@ -52,7 +52,8 @@ def prepare(launch: dict[str, Any]) -> tuple[str, Users | None]:
     at = os.open(root, _PATH | os.O_DIRECTORY)
     try:
         config["process"] = plain_process(config["process"], at)
-        config["mounts"] = _Stage(directory, launch["config"]["process"], at, users).lay(config.get("mounts") or [])
+        stage = _Stage(directory, launch["config"], at, users)
+        config["mounts"] = stage.lay(config.get("mounts") or [])
     finally:
         os.close(at)
         if users is not None:
@@ -179,9 +180,10 @@ def _without_recursion(entry: dict[str, Any]) -> dict[str, Any]:
 class _Stage:
     """Mounts that are made here and bound from here by the runtime."""
 
-    def __init__(self, directory: str, spec: dict[str, Any], root: int, users: Users | None) -> None:
+    def __init__(self, directory: str, config: dict[str, Any], root: int, users: Users | None) -> None:
         self._directory = f"{directory}/mounts"
-        self._process = spec
+        self._process = config["process"]
+        self._label = config["linux"].get("mountLabel") or ""
         self._root = root
         self._users = users
 
@@ -213,7 +215,7 @@ class _Stage:
     def _lay_image(self, index: int, entry: dict[str, Any]) -> None:
         stage = os.open(self._directory, _PATH | os.O_DIRECTORY)
         try:
-            rootfs.mount_image(stage, {**entry, "destination": f"/{index}"}, self._users)
+            rootfs.mount_image(stage, {**entry, "destination": f"/{index}"}, self._users, self._label)
         finally:
             os.close(stage)
             os.chdir(os.path.dirname(self._directory))
