@@ -1,8 +1,9 @@
 """`make test`: the suites, each a pytest run of its own, and one closing line for all.
 
-Two lanes run side by side: ours (unit, kernel, conformance of dockyardd), one after the other, and the conformance
-suite against Debian's dockerd, which mostly waits. The peer's lane has a mount namespace of its own, so that the kernel
-suite's look at the machine does not see it. Its output comes when it has ended.
+Three lanes run side by side, because each mostly waits: kernel and conformance of dockyardd, one after the other; the
+unit suite; and the conformance suite against Debian's dockerd. The last two have a mount namespace of their own, so
+that the kernel suite's look at the machine does not see them; their output comes after a suite of the first lane when
+they have ended.
 
 Extra arguments go to every run (`-k exec`, `-x`); with `--engine` there is one lane and one conformance run. Exit code
 0 only when no test failed and at least one ran.
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,11 +38,13 @@ class Suite:
     directory: str
     arguments: tuple[str, ...] = ()
     prefix: tuple[str, ...] = ()
-    aside: bool = False  # its output is kept until it has ended
+    aside: bool = False  # its output is kept until `show`
     counts: dict[str, int] = field(default_factory=dict)
     code: int = 0
     unsteady: list[str] = field(default_factory=list)
     output: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    ended: threading.Event = field(default_factory=threading.Event)
 
     @property
     def name(self) -> str:
@@ -52,9 +56,19 @@ class Suite:
 
     def run(self, more: list[str]) -> None:
         """Run it, and in CI what failed once more."""
-        self.code, self.counts = self._pytest(more)
-        if self.code == 1 and os.environ.get("CI"):
-            self._once_more()
+        begun = time.monotonic()
+        try:
+            self.code, self.counts = self._pytest(more)
+            if self.code == 1 and os.environ.get("CI"):
+                self._once_more()
+        finally:
+            self.seconds = time.monotonic() - begun
+            self.ended.set()
+
+    def show(self) -> None:
+        """Print what was kept, once."""
+        print("".join(self.output), end="", flush=True)
+        self.output.clear()
 
     def _pytest(self, more: list[str]) -> tuple[int, dict[str, int]]:
         command = [sys.executable, "-m", "pytest", f"tests/{self.directory}", "-q", "--durations=5"]
@@ -92,18 +106,25 @@ class Suite:
 
 
 def lanes(arguments: list[str]) -> list[list[Suite]]:
-    """What runs side by side."""
-    ours = [Suite("unit"), Suite("kernel")]
+    """What runs side by side; the first one's output is shown while it comes."""
     apart = not any(argument.startswith("--engine") for argument in arguments)
     if not apart or os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("dockerd"):
-        return [[*ours, Suite("conformance")]]
-    peer = Suite("conformance", ("--engine=dockerd",), ("unshare", "--mount", "--propagation=private"), aside=True)
-    return [[*ours, Suite("conformance", ("--engine=dockyardd",))], [peer]]
+        return [[Suite("unit"), Suite("kernel"), Suite("conformance")]]
+    private = ("unshare", "--mount", "--propagation=private")
+    return [
+        [Suite("kernel"), Suite("conformance", ("--engine=dockyardd",))],
+        [Suite("unit", prefix=private, aside=True)],
+        [Suite("conformance", ("--engine=dockerd",), private, aside=True)],
+    ]
 
 
-def run_lane(suites: list[Suite], arguments: list[str]) -> None:
+def run_lane(suites: list[Suite], arguments: list[str], beside: Sequence[Suite] = ()) -> None:
+    """One after the other; after each, the output of those `beside` that have ended."""
     for suite in suites:
         suite.run(arguments)
+        for other in beside:
+            if other.ended.is_set():
+                other.show()
 
 
 def summarize(suites: list[Suite], seconds: float) -> int:
@@ -112,6 +133,7 @@ def summarize(suites: list[Suite], seconds: float) -> int:
     total = {word: sum(suite.counts.get(word, 0) for suite in suites) for word in words}
     bad = [suite.name for suite in suites if suite.code not in (0, NO_TESTS)]
     unsteady = [test for suite in suites for test in suite.unsteady]
+    print("\n" + "\n".join(f"{suite.name}: {suite.seconds:.0f} s" for suite in suites))
     if unsteady:
         print("\nunsteady (failed, then passed):\n  " + "\n  ".join(unsteady))
     print(f"\nsuites that failed: {', '.join(bad) or 'none'}")
@@ -122,16 +144,17 @@ def summarize(suites: list[Suite], seconds: float) -> int:
 
 def main() -> int:
     begun, arguments = time.monotonic(), sys.argv[1:]
-    first, *beside = lanes(arguments)
-    threads = [threading.Thread(target=run_lane, args=(lane, arguments)) for lane in beside]
+    first, *others = lanes(arguments)
+    beside = [suite for lane in others for suite in lane]
+    threads = [threading.Thread(target=run_lane, args=(lane, arguments)) for lane in others]
     for thread in threads:
         thread.start()
-    run_lane(first, arguments)
-    for lane, thread in zip(beside, threads, strict=True):
+    run_lane(first, arguments, beside)
+    for thread in threads:
         thread.join()
-        for suite in lane:
-            print("".join(suite.output), end="", flush=True)
-    return summarize([suite for lane in (first, *beside) for suite in lane], time.monotonic() - begun)
+    for suite in beside:
+        suite.show()
+    return summarize([*first, *beside], time.monotonic() - begun)
 
 
 if __name__ == "__main__":
