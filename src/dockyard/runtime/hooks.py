@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 _OUTPUT = 500  # characters of what it said that an error tells
 _READ = 1 << 16
 _TICK = 10.0  # ms
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class HookFailed(Exception):
@@ -63,12 +64,19 @@ def _become(hook: dict[str, Any], stdin: int, output: int, directory: str) -> No
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        environment = dict(entry.partition("=")[::2] for entry in hook.get("env") or ())
-        os.execve(hook["path"], hook.get("args") or [hook["path"]], environment)
+        os.execve(hook["path"], hook.get("args") or [hook["path"]], _environment(hook))
     except OSError as error:
         os.write(2, (error.strerror or str(error)).encode())
     finally:
         os._exit(127)
+
+
+def _environment(hook: dict[str, Any]) -> dict[str, str]:
+    """`env`; without one ours, as with runc and crun: hooks are often scripts that need a PATH."""
+    if hook.get("env") is not None:
+        return dict(entry.partition("=")[::2] for entry in hook["env"])
+    ours = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}  # that is for us
+    return {"PATH": _PATH, **ours}
 
 
 def _follow(pid: int, stdin: int, output: int, state: bytes, timeout: float | None) -> tuple[int | None, bytes]:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from dockyard.linux import abi, calls, process, pty, scheduling, userns
-from dockyard.runtime import devices, hooks, network, owners, program, rootfs, users
+from dockyard.runtime import devices, hooks, network, owners, program, rootfs, sysctls, users
 from dockyard.runtime.cgroups import Cgroup, is_notation
 
 
@@ -199,7 +199,7 @@ def _init(job: Job) -> None:
         rootfs.bind_console(slave)
     if linux.get("personality"):
         scheduling.set_personality(linux["personality"]["domain"])
-    _set_sysctls(linux.get("sysctl") or {}, job.users)
+    sysctls.write(linux.get("sysctl") or {}, job.users)
     uid, gid, groups, home = program.resolve_user(spec)
     job.step = "giving files to the user"
     for tree in job.given:
@@ -212,6 +212,7 @@ def _init(job: Job) -> None:
     rootfs.mask(linux.get("maskedPaths") or [], label)
     if (config.get("root") or {}).get("readonly"):
         rootfs.root_read_only()
+    rootfs.spread(linux.get("rootfsPropagation") or "")
     _become(job, slave, uid, gid, groups, home)
 
 
@@ -407,30 +408,3 @@ def _set_oom_score(spec: dict[str, Any]) -> None:
         pass  # lowering it needs CAP_SYS_RESOURCE, which an engine in a container may lack
     finally:
         os.close(fd)
-
-
-def _set_sysctls(sysctls: dict[str, str], inside: users.Users | None = None) -> None:
-    """`inside`: some of the namespaces belong to the container's root, who alone may write some of these."""
-    if inside is not None and sysctls:
-        os.seteuid(inside.uid(0))
-        try:
-            _set_sysctls(sysctls)
-        finally:
-            os.seteuid(0)
-            inside.act()
-        return
-    for name, value in sysctls.items():
-        path = "/proc/sys/" + name.replace(".", "/")
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        except OSError as error:
-            reason = os.strerror(error.errno or 0)
-            raise program.ProgramFailed(f"open sysctl {name} file: open {path}: {reason}") from None
-        try:
-            if calls.filesystem_type(fd) != abi.PROC_SUPER_MAGIC:
-                raise program.ProgramFailed(f"sysctl {name}: {path} is not on procfs")
-            os.write(fd, value.encode())
-        except OSError as error:
-            raise program.ProgramFailed(f"write sysctl {name}={value!r}: {os.strerror(error.errno or 0)}") from None
-        finally:
-            os.close(fd)

@@ -36,12 +36,17 @@ def mount_root(
     """
     up = mounts.PROPAGATION.get(propagation or "rprivate", abi.MS_PRIVATE | abi.MS_REC)
     mounts.mount("", "/", "", up if up & abi.MS_SLAVE else abi.MS_SLAVE | abi.MS_REC)
-    lay_root(rootfs, target, label, users)
+    lay_root(rootfs, target, label, users, abi.MS_SLAVE if up & abi.MS_SLAVE else abi.MS_PRIVATE)
     return os.open(target, PATH | os.O_DIRECTORY)
 
 
-def lay_root(rootfs: dict[str, Any], target: str, label: str = "", users: Users | None = None) -> None:
-    """Mount the root over the directory `target`. Changes the working directory."""
+def lay_root(
+    rootfs: dict[str, Any], target: str, label: str = "", users: Users | None = None, propagation: int = abi.MS_PRIVATE
+) -> None:
+    """Mount the root over the directory `target`. Changes the working directory.
+
+    `propagation`: MS_SLAVE lets a root that is a directory see what is mounted in that on the host.
+    """
     if rootfs["type"] == "overlay":
         if users is not None:
             _map_owners(rootfs["base"], users)
@@ -51,7 +56,7 @@ def lay_root(rootfs: dict[str, Any], target: str, label: str = "", users: Users 
         mounts.mount("overlay", target, "overlay", 0, options)
     else:
         tree = rootfs["tree"] if "tree" in rootfs else mounts.open_tree(abi.AT_FDCWD, rootfs["path"])
-        mounts.set_attributes(tree, 0, propagation=abi.MS_PRIVATE, recursive=True)
+        mounts.set_attributes(tree, 0, propagation=propagation, recursive=True)
         if users is not None and not rootfs.get("owned"):
             mounts.set_attributes(tree, abi.MOUNT_ATTR_IDMAP, userns=users.namespace)
         at = os.open(target, PATH)
@@ -448,6 +453,14 @@ def open_target_console() -> int:
         return os.open("console", PATH | os.O_NOFOLLOW, dir_fd=dev)
     finally:
         os.close(dev)
+
+
+def spread(propagation: str) -> None:
+    """Let the root mount itself be `shared` (a new peer group, inside the container) or `unbindable`. The last step:
+    nothing can be cloned from an unbindable mount. `private` it is already; `slave` was seen to by `lay_root`."""
+    flags = mounts.PROPAGATION.get(propagation, 0) & ~abi.MS_REC
+    if flags in (abi.MS_SHARED, abi.MS_UNBINDABLE):
+        mounts.mount("", "/", "", flags)
 
 
 def root_read_only() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from dockyard.linux import abi, mounts, process
 from dockyard.linux.nfnetlink import SharedElements
-from dockyard.runtime import channel, namespaces, network
+from dockyard.runtime import channel, namespaces, network, sysctls
 from dockyard.runtime.cgroups import Cgroup, is_notation, open_cgroup
 from dockyard.runtime.init import Job, run_exec, run_init
 from dockyard.runtime.rootfs import open_part
@@ -95,6 +95,8 @@ def spawn_container(
     Afterwards further children of the calling process are born in the container's pid namespace.
     """
     config = launch["config"]
+    if reason := sysctls.refusal(config["linux"].get("sysctl") or {}, config["linux"].get("namespaces") or []):
+        raise SpawnFailed(reason)
     job = _container_job(launch, stdio, seccomp, gate)
     job.detached = detached
     job.preserved = preserved

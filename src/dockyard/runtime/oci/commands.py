@@ -51,14 +51,26 @@ def _wanted(arguments: Arguments, *, foreground: bool = False) -> Wanted:
     )
 
 
+def _making(arguments: Arguments, *, foreground: bool = False) -> Wanted:
+    """With the sockets that systemd, or who else speaks its protocol, gave us for the container (sd_listen_fds(3))."""
+    wanted = _wanted(arguments, foreground=foreground)
+    text = os.environ.get("LISTEN_FDS", "")
+    if not text.isdigit() or text == "0" or os.environ.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()):
+        return wanted
+    told = [f"LISTEN_FDS={text}", "LISTEN_PID=1"]
+    if names := os.environ.get("LISTEN_FDNAMES"):
+        told.append(f"LISTEN_FDNAMES={names}")
+    return wanted._replace(preserved=wanted.preserved + int(text), listening=tuple(told))
+
+
 def _create(root: str, arguments: Arguments) -> int:
-    launching.create(root, _one_id(arguments), arguments.text("bundle", "."), _wanted(arguments))
+    launching.create(root, _one_id(arguments), arguments.text("bundle", "."), _making(arguments))
     return 0
 
 
 def _run(root: str, arguments: Arguments) -> int:
     detach = arguments.flag("detach")
-    wanted = _wanted(arguments, foreground=not detach)
+    wanted = _making(arguments, foreground=not detach)
     container, spawned = launching.create(root, _one_id(arguments), arguments.text("bundle", "."), wanted)
     try:
         launching.start(container)

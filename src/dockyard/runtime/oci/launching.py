@@ -21,7 +21,7 @@ from dockyard.runtime.cgroups import is_notation
 from dockyard.runtime.launch import Launch
 from dockyard.runtime.oci import notifying
 from dockyard.runtime.oci.configuration import load_bundle
-from dockyard.runtime.oci.containers import CREATED, STOPPED, Container, is_fifo, write_whole
+from dockyard.runtime.oci.containers import CREATED, RUNNING, STOPPED, Container, is_fifo, write_whole
 from dockyard.runtime.oci.errors import OciError
 
 _STDIO = (0, 1, 2)
@@ -35,13 +35,14 @@ class Wanted(NamedTuple):
 
     pid_file: str = ""
     console_socket: str = ""
-    preserved: int = 0
+    preserved: int = 0  # descriptors from 3 on that the process keeps
     no_pivot: bool = False
     no_new_keyring: bool = False
     foreground: bool = False  # somebody follows the process here; a terminal then needs no console socket
     systemd: bool = False  # makes the control group
     limited: bool = False  # this process is root of a user namespace only (`rootless`)
     entered: bool = False  # which is the container's already
+    listening: tuple[str, ...] = ()  # variables that tell it which of those are sockets to listen at
 
 
 def create(root: str, identity: str, bundle: str, wanted: Wanted) -> tuple[Container, spawn.Spawned]:
@@ -70,6 +71,8 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
         config["process"]["keepGroups"] = False
     program = _compile(container, config)
     write_whole(container.file("config.json"), json.dumps(config).encode())
+    if wanted.listening:  # of this process alone: no exec inherits it
+        config["process"]["env"] = [*(config["process"].get("env") or []), *wanted.listening]
     os.mkfifo(container.file("exec.fifo"), 0o600)
     gate = os.open(container.file("exec.fifo"), os.O_RDWR | os.O_CLOEXEC)
     os.mkfifo(container.file("error.fifo"), 0o600)
@@ -206,8 +209,10 @@ def start(container: Container) -> None:
         failure = file.read().decode(errors="replace")
     if failure:
         raise OciError(failure)
+    # A short program may be over by now: what has been started was running, with that pid.
+    state = {**container.document(), "status": RUNNING, "pid": container.state["pid"]}
     try:
-        hooks.run(container.config, "poststart", container.document(), container.state["bundle"])
+        hooks.run(container.config, "poststart", state, container.state["bundle"])
     except hooks.HookFailed as failed:
         raise OciError(str(failed)) from None
 
