@@ -123,6 +123,10 @@ def test_volumes_from(engine: Engine, api: Connection, tmp_path: Path) -> None:
     assert "Read-only" in printed
     printed = engine.out("run", "--rm", "--volumes-from", "giver", "-v", "other:/data", "bb", "ls", "/data")
     assert printed == "", "-v wins"
+    engine.docker("run", "--name", "later", "-v", "/data", "bb", "touch", "/data/later")
+    assert (
+        engine.out("run", "--rm", "--volumes-from", "giver", "--volumes-from", "later", "bb", "ls", "/data") == "later"
+    )
     assert refusal(api, {"VolumesFrom": ["nosuch"]}) == "No such container: nosuch"
     assert refusal(api, {"VolumesFrom": ["giver:odd"]}) == "invalid mode: odd"
     assert refusal(api, {"VolumesFrom": [""]}) == "volumes-from specification cannot be an empty string"

@@ -153,3 +153,19 @@ def test_port(engine: Engine, family: dict[str, str]) -> None:
 def test_docker_py(client: docker.DockerClient, engine: Engine, family: dict[str, str]) -> None:
     assert [c.name for c in client.containers.list()] == ["still", "up"]
     assert [c.name for c in client.containers.list(all=True, filters={"label": "team"})] == ["up", "created"]
+
+
+def test_descendants_of_an_image(engine: Engine, api: Connection) -> None:
+    """Containers of images that were made on top of it."""
+    steps.create(api, "true", name="old")
+    engine.docker("commit", "old", "young:1")
+    try:
+        engine.docker("create", "--name", "new1", "young:1", "true")
+        engine.docker("commit", "-c", "LABEL a=b", "new1", "young:2")
+        engine.docker("create", "--name", "new2", "young:2", "true")
+        assert names(api, all=True, filters={"ancestor": ["bb"]}) == ["new2", "new1", "old"]
+        assert names(api, all=True, filters={"ancestor": ["young:1"]}) == ["new2", "new1"]
+        assert names(api, all=True, filters={"ancestor": ["young:2"]}) == ["new2"]
+    finally:
+        engine.remove_containers()
+        engine.docker("rmi", "young:2", "young:1")

@@ -115,10 +115,50 @@ def test_containers_get_the_daemons_defaults() -> None:
     assert (host.dns, host.log_config) == (["9.9.9.9"], LogConfig("json-file"))
 
 
+def test_namespaces_shm_and_init_of_containers_that_say_nothing() -> None:
+    flags = ["--init", "--default-ipc-mode=shareable", "--default-cgroupns-mode", "private", "--default-shm-size=1m"]
+    read = combine(parse_arguments(flags).given, {}, "f")
+    settings = Settings(
+        "/d", init=read.init, ipc_mode=read.default_ipc_mode, cgroupns_mode=read.default_cgroupns_mode,
+        shm_size=read.default_shm_size,
+    )  # fmt: skip
+    host = HostConfig()
+    settings.fill_in(host)
+    assert (host.init, host.ipc_mode, host.cgroupns_mode, host.shm_size) == (True, "shareable", "private", 1 << 20)
+    host = HostConfig(init=False, ipc_mode="private", cgroupns_mode="host", shm_size=5)
+    settings.fill_in(host)
+    assert (host.init, host.ipc_mode, host.cgroupns_mode, host.shm_size) == (False, "private", "host", 5)
+    host = HostConfig(privileged=True, runtime="runc")  # runc's containers have no init of ours
+    settings.fill_in(host)
+    assert (host.init, host.cgroupns_mode) == (None, "")  # `creation` knows what is right for privileged ones
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--default-ipc-mode=host", "--default-cgroupns-mode=x", "--default-shm-size=-1", "--host-gateway-ip=gate"],
+)
+def test_defaults_that_cannot_be_are_refused(flag: str) -> None:
+    with pytest.raises((InvalidArgument, SystemExit)):
+        combine(parse_arguments([flag]).given, {}, "f")
+
+
+def test_sizes_in_the_file_are_numbers_or_text() -> None:
+    for value in ('"64M"', "67108864"):
+        assert combine({}, parse_file(f'{{"default-shm-size": {value}}}', "f"), "f").default_shm_size == 64 << 20
+
+
+def test_what_dockerds_unit_passes_is_accepted() -> None:
+    given = parse_arguments(["-H", "fd://", "--containerd=/run/containerd/containerd.sock"]).given
+    assert without_effect(combine(given, {}, "f")) == ["containerd"]
+
+
 def test_cgroup_facts(tmp_path: Path) -> None:
     (tmp_path / "v1" / "memory").mkdir(parents=True)
     (tmp_path / "v1" / "memory" / "memory.limit_in_bytes").touch()
+    (tmp_path / "v1" / "cpuset").mkdir()
+    (tmp_path / "v1" / "cpuset" / "cpuset.mems").write_text("0-1\n")
     facts = read_facts(str(tmp_path / "v1"))
+    assert facts.mems == "0-1"
     assert (facts.version, facts.memory_limit, facts.swap_limit, facts.pids_limit) == (1, True, False, False)
     (tmp_path / "v2").mkdir()
     (tmp_path / "v2" / "cgroup.controllers").write_text("cpu pids\n")

@@ -64,7 +64,7 @@ async def create(
     """See `Containers.create`. `image`: instead of the one that the settings name. `copy_of`: a container of the same
     layers, standing still, whose files and anonymous volumes it begins with."""
     if not config.image:
-        raise InvalidArgument("No image specified")
+        raise InvalidArgument("No image specified" if config.cmd or config.entrypoint else "No command specified")
     container_id = names.new_id()
     name = _take_name(context, name, container_id)
     try:
@@ -107,7 +107,7 @@ def _specify(
     context: Context, config: ContainerConfig, host: HostConfig, networks: dict[str, EndpointSettings], image: Image
 ) -> tuple[ContainerSpec, list[str]]:
     merged = merge(config, image.config)
-    host = extensions.apply(config.labels, _with_defaults(host))
+    host = extensions.apply(config.labels, _with_defaults(host, context.cgroups.version))
     command = [*(merged.entrypoint or []), *(merged.cmd or [])]
     if not command:
         raise InvalidArgument("No command specified")
@@ -201,20 +201,26 @@ def _expand_ports(ports: dict[str, Any]) -> dict[str, Any]:
     return expanded
 
 
-def _with_defaults(host: HostConfig) -> HostConfig:
-    """The host configuration with Docker's defaults filled in."""
+def _with_defaults(host: HostConfig, cgroups: int) -> HostConfig:
+    """The host configuration with Docker's defaults filled in. `cgroups`: the version of the hierarchy."""
     host = replace(host)
     if host.network_mode in ("", "default"):
         host.network_mode = "bridge"
     host.ipc_mode = host.ipc_mode or "private"
-    host.cgroupns_mode = host.cgroupns_mode or ("host" if host.privileged else "private")
+    host.cgroupns_mode = host.cgroupns_mode or ("host" if host.privileged and cgroups == 1 else "private")
     host.shm_size = host.shm_size or DEFAULT_SHM_SIZE
+    if host.pids_limit is not None and host.pids_limit <= 0:
+        host.pids_limit = None
     host.log_config = replace(host.log_config, type=host.log_config.type or "json-file")
     if not host.restart_policy.name:
         host.restart_policy = replace(host.restart_policy, name="no")
     host.runtime = host.runtime or "dockyard"
     if host.port_bindings:
         host.port_bindings = cast(dict[str, list[PortBinding] | None], _expand_ports(host.port_bindings))
+    if host.memory_swappiness == -1:
+        host.memory_swappiness = None
+    if host.pids_limit is not None and host.pids_limit <= 0:
+        host.pids_limit = None  # clients' words for no limit
     if host.memory and not host.memory_swap:
         host.memory_swap = host.memory * 2  # Docker's default: as much swap as memory
     return host
@@ -285,9 +291,8 @@ def mount_points(context: Context, config: ContainerConfig, host: HostConfig) ->
     for point in points.values():
         if point.type == "tmpfs":
             tmpfs_options(point.mode)
-    for ref in host.volumes_from or ():
-        for point in _volumes_from(context, ref):
-            points.setdefault(point.destination, point)
+    inherited = {point.destination: point for ref in host.volumes_from or () for point in _volumes_from(context, ref)}
+    points = {**inherited, **points}  # of two containers' mounts at one place, the later one's
     for target in config.volumes or {}:
         volume = image_volume(target)
         if volume is not None:

@@ -28,8 +28,10 @@ def hosts_text(own: Iterable[tuple[str, Sequence[str]]], extra: Iterable[tuple[s
 
 
 def own_names(hostname: str, domainname: str) -> list[str]:
-    """The names a container has for itself: the full one first."""
-    return [f"{hostname}.{domainname}", hostname] if domainname else [hostname]
+    """The names a container has for itself: the full one, which may have been given as the host name, then its first
+    label."""
+    full = f"{hostname}.{domainname}" if domainname else hostname
+    return list(dict.fromkeys((full, full.partition(".")[0] or full)))
 
 
 def parse_extra_hosts(entries: Iterable[str], gateway: str) -> list[tuple[str, str]]:

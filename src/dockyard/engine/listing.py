@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from dockyard.engine.container import Container
-from dockyard.engine.context import Context
+from dockyard.engine.context import Context, Image
 from dockyard.model.errors import DockyardError
 from dockyard.model.health import STATUSES, describe
 from dockyard.model.lifecycle import State
@@ -99,15 +99,25 @@ def _since(context: Context, filters: Filters) -> Test:
 
 
 def _ancestor(context: Context, filters: Filters) -> Test:
-    """By image: its name as it was given at creation, or whatever has that name or id now."""
+    """By image: its name as it was given at creation, whatever has that name or id now, or was made on top of it."""
     refs = set(filters.get("ancestor"))
-    ids = set()
-    for ref in refs:
-        try:
-            ids.add(context.images.get(ref).id)
-        except DockyardError:
-            continue
-    return lambda c: c.image_id in ids or c.image_ref in refs
+    ancestors = [image for image in (_image(context, ref) for ref in refs) if image is not None]
+    known = {image.id: True for image in ancestors}
+
+    def descends(image_id: str) -> bool:
+        if image_id not in known:
+            image = _image(context, image_id)
+            known[image_id] = image is not None and any(image.descends_from(ancestor) for ancestor in ancestors)
+        return known[image_id]
+
+    return lambda c: c.image_ref in refs or descends(c.image_id)
+
+
+def _image(context: Context, ref: str) -> Image | None:
+    try:
+        return context.images.get(ref)
+    except DockyardError:
+        return None
 
 
 def _network(filters: Filters) -> Test:

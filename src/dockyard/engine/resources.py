@@ -18,6 +18,8 @@ from dockyard.model.errors import Conflict, InvalidArgument
 from dockyard.runtime.cgroups.facts import CgroupFacts
 
 MIB: Final = 1 << 20
+_MAX_SHARES: Final = 262_144  # of cgroup v1; v2 has weights, to which any number is translated
+_MAX_NODES: Final = 1 << 12
 # What `docker update` may change; a value of zero leaves it as it is.
 UPDATABLE: Final = (
     "blkio_weight", "cpu_shares", "nano_cpus", "cpu_period", "cpu_quota", "cpu_realtime_period",
@@ -90,7 +92,7 @@ def _check_cpu(host: HostConfig, cpus: int) -> None:
         raise InvalidArgument("cpu real-time runtime cannot be higher than cpu real-time period")
     for name, text in (("cpuset cpus", host.cpuset_cpus), ("cpuset mems", host.cpuset_mems)):
         if text and not re.fullmatch(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*", text):
-            raise InvalidArgument(f"Invalid value {text} for {name}")
+            raise InvalidArgument(f"Invalid value {text} for {name}: invalid format: {text}")
     for cpu in re.findall(r"[0-9]+", host.cpuset_cpus):
         if int(cpu) >= cpus:
             asked, there = host.cpuset_cpus, f"0-{cpus - 1}"
@@ -153,20 +155,37 @@ def _settle_cpu(host: HostConfig, facts: CgroupFacts) -> None:
                               "or the cgroup is not mounted")  # fmt: skip
     if (host.cpu_realtime_period or host.cpu_realtime_runtime) and not facts.cpu_realtime:
         raise InvalidArgument("kernel does not support CPU real-time scheduler")
+    if host.cpu_shares and facts.version == 1 and not 2 <= host.cpu_shares <= _MAX_SHARES:
+        bound = "minimum allowed cpu-shares is 2" if host.cpu_shares < 2 else "maximum allowed cpu-shares is 262144"
+        raise InvalidArgument(f"the {bound}")
+    if facts.mems and not _numbers(host.cpuset_mems) <= _numbers(facts.mems):
+        raise InvalidArgument(
+            f"Requested memory nodes are not available - requested {host.cpuset_mems}, available: {facts.mems}"
+        )
     if (host.cpuset_cpus or host.cpuset_mems) and not facts.cpuset:
         raise InvalidArgument("cpusets can not be set, as your kernel does not support them "
                               "or the cgroup is not mounted")  # fmt: skip
 
 
+def _numbers(text: str) -> set[int]:
+    """Of a list as cpusets have it: "0-1,4"."""
+    found: set[int] = set()
+    for first, last in re.findall(r"([0-9]+)(?:-([0-9]+))?", text):
+        found.update(range(int(first), min(int(last or first), int(first) + _MAX_NODES) + 1))
+    return found
+
+
 def updated(
     host: HostConfig, asked: Mapping[str, Any], *, cpus: int, facts: CgroupFacts
 ) -> tuple[HostConfig, list[str]]:
-    """The settings with what `asked` (names of `UPDATABLE`, none of them empty) changes of them, and warnings.
+    """The settings with what `asked` (names of `UPDATABLE`, none of them empty but `pids_limit`) changes of them, and warnings.
 
     InvalidArgument or Conflict in Docker's words.
     """
     wanted, warnings = settle(replace(HostConfig(), **asked), facts)
     changes = {name: getattr(wanted, name) for name in asked if getattr(wanted, name) not in (None, 0, "")}
+    if asked.get("pids_limit") == 0:  # no limit any more
+        changes["pids_limit"] = 0
     for given, before in (
         ("nano_cpus", "cpu_period"), ("nano_cpus", "cpu_quota"), ("cpu_period", "nano_cpus"), ("cpu_quota", "nano_cpus")
     ):  # fmt: skip

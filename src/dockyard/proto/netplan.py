@@ -157,16 +157,17 @@ class Ports:
         """A host port for each request, all or none. Raises PortTaken.
 
         `is_free(proto, ip, port)` asks the host; a port that was asked for by number is not asked about: its binding
-        tells (and names who refuses).
+        tells (and names who refuses). Those come first, lest any port be given out that is asked for by number.
         """
-        held: list[Binding] = []
+        wanted = list(enumerate(requests))
+        held: dict[int, list[Binding]] = {}
         try:
-            for request in requests:
-                held += self._one(request, is_free)
+            for place, request in sorted(wanted, key=lambda each: not each[1].first):
+                held[place] = self._one(request, is_free)
         except BaseException:
-            self.release(held)
+            self.release(binding for bindings in held.values() for binding in bindings)
             raise
-        return held
+        return [binding for place, _ in wanted for binding in held[place]]
 
     def _one(self, request: Request, is_free: Callable[[str, str, int], bool]) -> list[Binding]:
         proto, ips = request.proto, request.host_ips

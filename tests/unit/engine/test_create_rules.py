@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from dockyard.engine import resources
 from dockyard.engine.creation import merge
 from dockyard.engine.names import check_name, make_name, new_id
 from dockyard.engine.signals import parse_signal
@@ -18,6 +19,7 @@ from dockyard.model.container import (
     RestartPolicy,
 )
 from dockyard.model.errors import InvalidArgument
+from dockyard.runtime.cgroups.facts import CgroupFacts
 
 MIB = 1 << 20
 IMAGE = ContainerConfig(
@@ -162,6 +164,23 @@ def test_what_has_no_effect_is_told() -> None:
     host = HostConfig(network_mode="host", port_bindings={"80/tcp": [PortBinding(host_port="80")]})
     warnings = validate(PLAIN, host, cpus=2, runtimes={"dockyard"})
     assert warnings == ["Published ports are discarded when using host network mode"]
+
+
+@pytest.mark.parametrize(
+    ("host", "text"),
+    [
+        (HostConfig(cpuset_mems="1-2"), "Requested memory nodes are not available - requested 1-2, available: 0-1"),
+        (HostConfig(cpu_shares=1), "the minimum allowed cpu-shares is 2"),
+        (HostConfig(cpu_shares=262145), "the maximum allowed cpu-shares is 262144"),
+    ],
+)
+def test_what_this_kernel_would_not_take(host: HostConfig, text: str) -> None:
+    facts = CgroupFacts(version=1, cpuset=True, cpu_shares=True, mems="0-1")
+    with pytest.raises(InvalidArgument, match=text):
+        resources.settle(host, facts)
+    assert resources.settle(HostConfig(cpuset_mems="0,1", cpu_shares=2), facts)[1] == []
+    if host.cpu_shares:
+        assert resources.settle(host, CgroupFacts(version=2, cpu_shares=True))[1] == [], "v2 translates to weights"
 
 
 @pytest.mark.parametrize(

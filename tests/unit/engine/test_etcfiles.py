@@ -15,6 +15,12 @@ def test_hosts() -> None:
     ]  # fmt: skip
 
 
+def test_own_names() -> None:
+    assert own_names("web", "") == ["web"]
+    assert own_names("web.example.org", "") == ["web.example.org", "web"]
+    assert own_names("web.a", "example.org") == ["web.a.example.org", "web"]
+
+
 def test_resolvers_of_the_host() -> None:
     host = "# c\nnameserver 127.0.0.53\nnameserver 10.1.1.1\nsearch a.org b.org\noptions ndots:2\n"
     text = resolv_text(host, (), (), (), keep_local=False)

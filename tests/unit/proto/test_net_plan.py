@@ -148,6 +148,12 @@ def test_dynamic_ports_go_round_and_skip_what_the_host_holds() -> None:
     assert ports.allocate([asked(0)], free)[0].host_port in (40001, 40002)
 
 
+def test_what_is_asked_for_by_number_comes_first() -> None:
+    ports = Ports(range(40000, 40004))
+    found = ports.allocate([asked(0), asked(40001), asked(40000, last=40002)], free)
+    assert [binding.host_port for binding in found] == [40002, 40001, 40000], "and all in the order of the requests"
+
+
 def test_range_takes_the_first_free_one() -> None:
     ports = Ports([])
     wanted = asked(8000, last=8002)

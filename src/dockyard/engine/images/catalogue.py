@@ -80,6 +80,17 @@ class Image:
     def labels(self) -> dict[str, str]:
         return self.config.labels or {}
 
+    def descends_from(self, other: Image) -> bool:
+        """Whether it was made on top of the other: its layers and its history begin with those, and go on."""
+        mine, theirs = self.record.config, other.record.config
+        layers, layers_below = mine.rootfs.diff_ids or [], theirs.rootfs.diff_ids or []
+        steps, steps_below = mine.history or [], theirs.history or []
+        return (
+            layers[: len(layers_below)] == layers_below
+            and steps[: len(steps_below)] == steps_below
+            and (len(layers), len(steps)) != (len(layers_below), len(steps_below))
+        )
+
     @property
     def os(self) -> str:
         return self.record.config.os or "linux"

@@ -100,7 +100,8 @@ class _Loader:
         record = copy.copy(known.record) if known is not None else ImageRecord(image_id, config, top)
         record.size = sum(layer.document.size for layer in services.snapshots.chain(top))
         record.created = _created(config)
-        record.tagged_at = services.clock() if image.names else record.tagged_at
+        if any(services.catalogue.holder(name) != image_id for name in image.names):
+            record.tagged_at = services.clock()
         record.used_at = services.clock()
         if image.manifest is not None:
             record.manifest, record.manifest_type = await services.content.put(image.manifest[0]), image.manifest[1]

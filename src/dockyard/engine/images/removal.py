@@ -10,7 +10,7 @@ from typing import NamedTuple
 from dockyard.engine.images.catalogue import Image
 from dockyard.engine.images.services import Services
 from dockyard.engine.images.variants import is_subordinate, subordinates
-from dockyard.model.errors import Conflict
+from dockyard.model.errors import Conflict, InvalidArgument
 from dockyard.proto import references
 from dockyard.proto.filters import Filters
 from dockyard.proto.references import Reference
@@ -26,6 +26,8 @@ class Deleted(NamedTuple):
 
 async def remove_image(services: Services, ref: str, *, force: bool, prune: bool) -> list[Deleted]:
     """See `Images.remove`."""
+    if not ref.strip():
+        raise InvalidArgument("image name cannot be blank")
     image = services.catalogue.get(ref)
     followers = subordinates(services, image)
     records: list[Deleted] = []

@@ -35,6 +35,7 @@ class CgroupFacts:
     blkio_weight: bool = False
     blkio_weight_device: bool = False
     blkio_throttle: bool = False
+    mems: str = ""  # the memory nodes that a cpuset may have, as the kernel lists them; "": not known
 
 
 # Each fact with the files (without their controller's directory on v1) any one of which is needed.
@@ -76,8 +77,17 @@ def read_facts(root: str = ROOT) -> CgroupFacts:
         pass
     if version(root) == 2:
         found = {fact: any(os.path.exists(f"{root}/{PARENT}/{n}") for n in names) for fact, names in _V2.items()}
-        return CgroupFacts(version=2, **found)
-    return CgroupFacts(version=1, **{fact: any(_in_v1(root, n) for n in names) for fact, names in _V1.items()})
+        return CgroupFacts(version=2, mems=_read(f"{root}/cpuset.mems.effective"), **found)
+    found = {fact: any(_in_v1(root, n) for n in names) for fact, names in _V1.items()}
+    return CgroupFacts(version=1, mems=_read(f"{root}/cpuset/cpuset.mems"), **found)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def _in_v1(root: str, name: str) -> bool:
