@@ -155,6 +155,7 @@ def _bridge_options(settings: Configuration) -> BridgeOptions:
         mtu=settings.mtu or defaults.mtu,
         icc=settings.icc,
         default_ip=settings.ip or defaults.default_ip,
+        host_gateway=settings.host_gateway_ip,
     )
 
 
@@ -222,4 +223,8 @@ def _settings(settings: Configuration, driver: str, devices: Devices, cgroups: s
         dns=settings.dns,
         dns_opts=settings.dns_opts,
         dns_search=settings.dns_search,
+        init=settings.init,
+        ipc_mode=settings.default_ipc_mode,
+        cgroupns_mode=settings.default_cgroupns_mode,
+        shm_size=settings.default_shm_size,
     )

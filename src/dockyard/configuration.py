@@ -7,6 +7,7 @@ rule that a key stands in one of them only, defaults. Does not own: what the opt
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -18,6 +19,7 @@ from dockyard.model.container import Ulimit
 from dockyard.model.errors import InvalidArgument
 from dockyard.proto import logdrivers
 from dockyard.proto.imagegc import Policy
+from dockyard.proto.units import parse_size
 
 DEFAULT_FILE = "/etc/dockyard/daemon.json"
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
@@ -55,6 +57,10 @@ class Configuration:
     features: dict[str, bool] = field(default_factory=dict)
     userns_remap: str = ""  # "default", USER[:GROUP]; "": containers have the host's ids
     no_new_privileges: bool = False  # of containers that say nothing about it
+    init: bool = False
+    default_ipc_mode: str = ""  # "": private
+    default_cgroupns_mode: str = ""  # "": private
+    default_shm_size: int = 0  # 0: 64 MiB
     selinux_enabled: bool = False  # containers get labels, where the kernel has SELinux
     # networks
     bridge: str = "dockyard0"  # made if it does not exist; "none": no default network
@@ -70,6 +76,7 @@ class Configuration:
     dns: list[str] = field(default_factory=list)
     dns_opts: list[str] = field(default_factory=list)
     dns_search: list[str] = field(default_factory=list)
+    host_gateway_ip: str = ""  # what host-gateway means; "": the default bridge's address
     # registries
     insecure_registries: list[str] = field(default_factory=list)
     registry_mirrors: list[str] = field(default_factory=list)
@@ -77,8 +84,13 @@ class Configuration:
     trusted_realms: list[str] = field(default_factory=list)
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
-    # always so, accepted for the sake of existing configurations
+    # accepted for the sake of existing configurations
     live_restore: bool = True
+    containerd: str = ""
+    containerd_namespace: str = ""
+    containerd_plugins_namespace: str = ""
+    experimental: bool = False
+    init_path: str = ""
     # TLS
     tls: bool | None = None
     tlsverify: bool | None = None
@@ -125,6 +137,12 @@ def _texts(value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError("a list of strings is expected")
     return value
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, str):
+        return parse_size(value)
+    return _integer(value)
 
 
 def _text_map(value: Any) -> dict[str, str]:
@@ -188,6 +206,13 @@ def _flag_runtime(text: str) -> tuple[str, OciRuntime]:
     return name, OciRuntime(path)
 
 
+def _flag_bytes(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _flag_ulimit(text: str) -> Ulimit:
     name, separator, limits = text.partition("=")
     soft, _, hard = limits.partition(":")
@@ -244,6 +269,10 @@ OPTIONS = (
     Option("userns-remap", ("--userns-remap",), _text,
            "USER[:GROUP] whose subordinate ids containers get, or default; empty: the host's ids"),
     Option("no-new-privileges", ("--no-new-privileges",), _boolean, "setuid programs gain nothing in containers"),
+    Option("init", ("--init",), _boolean, "an init is PID 1 of containers that say nothing about it"),
+    Option("default-ipc-mode", ("--default-ipc-mode",), _text, "IPC namespace of such containers: private, shareable"),
+    Option("default-cgroupns-mode", ("--default-cgroupns-mode",), _text, "their cgroup namespace: private, host"),
+    Option("default-shm-size", ("--default-shm-size",), _bytes, "size of their /dev/shm", item=_flag_bytes),
     Option("selinux-enabled", ("--selinux-enabled",), _boolean, "containers get SELinux labels"),
     Option("cdi-spec-dirs", ("--cdi-spec-dir",), _texts,
            "directory of CDI specifications; a later one comes before an earlier (repeatable)"),
@@ -261,6 +290,7 @@ OPTIONS = (
     Option("dns", ("--dns",), _texts, "name server of containers (repeatable)"),
     Option("dns-opts", ("--dns-opt",), _texts, "resolver option of containers (repeatable)"),
     Option("dns-search", ("--dns-search",), _texts, "search domain of containers (repeatable)"),
+    Option("host-gateway-ip", ("--host-gateway-ip",), _text, "what host-gateway means; the bridge's address otherwise"),
     Option("insecure-registries", ("--insecure-registry",), _texts, "registry without TLS (repeatable)"),
     Option("registry-mirrors", ("--registry-mirror",), _texts,
            "mirror, [REGISTRY=]URL; docker.io's if it names none (repeatable)"),
@@ -271,6 +301,12 @@ OPTIONS = (
     Option("max-concurrent-downloads", ("--max-concurrent-downloads",), _integer, "layers pulled at a time"),
     Option("max-concurrent-uploads", ("--max-concurrent-uploads",), _integer, "layers pushed at a time"),
     Option("live-restore", ("--live-restore",), _boolean, "accepted; containers always outlive the daemon"),
+    Option("containerd", ("--containerd",), _text, "accepted; there is no containerd here"),
+    Option("containerd-namespace", ("--containerd-namespace",), _text, "accepted"),
+    Option("containerd-plugin-namespace", ("--containerd-plugins-namespace",), _text, "accepted",
+           attribute="containerd_plugins_namespace"),
+    Option("experimental", ("--experimental",), _boolean, "accepted; nothing here is switched on by it"),
+    Option("init-path", ("--init-path",), _text, "accepted; the init is built in"),
     Option("tls", ("--tls",), _boolean, "TLS on TCP; false: TCP for everybody who reaches it (dangerous)"),
     Option("tlsverify", ("--tlsverify",), _boolean, "TLS, and clients need a certificate"),
     Option("tlscacert", ("--tlscacert",), _text, "certificates that sign the clients'"),
@@ -322,7 +358,7 @@ def _add_flag(parser: argparse.ArgumentParser, option: Option) -> None:
             *option.flags, dest=option.target, help=option.help, action="append", type=option.item, metavar="VALUE"
         )
     else:
-        kind = int if option.read is _integer else str
+        kind = int if option.read is _integer else option.item
         parser.add_argument(*option.flags, dest=option.target, help=option.help, type=kind, metavar="VALUE")
 
 
@@ -384,12 +420,33 @@ def _check(configuration: Configuration) -> None:
             raise InvalidArgument(f"exec option {option!r} is unknown, only native.cgroupdriver=VALUE is one")
         if value.strip() not in ("systemd", "cgroupfs"):
             raise InvalidArgument(f"native.cgroupdriver option {value.strip()} not supported")
+    _check_defaults(configuration)
     if configuration.default_runtime not in known(configuration.runtimes):
         raise InvalidArgument(f"specified default runtime '{configuration.default_runtime}' does not exist")
     Policy.make(configuration.image_gc_high, configuration.image_gc_low, configuration.image_gc_keep_last)
     for path in ("data_root", "exec_root"):
         if not getattr(configuration, path).startswith("/"):
             raise InvalidArgument(f"{path.replace('_', '-')} must be an absolute path: {getattr(configuration, path)}")
+
+
+def _check_defaults(configuration: Configuration) -> None:
+    """What containers get that say nothing about it."""
+    if configuration.default_ipc_mode not in ("", "private", "shareable"):
+        raise InvalidArgument(
+            f'IPC mode "{configuration.default_ipc_mode}" is not supported as default value; '
+            "valid modes are private and shareable"
+        )
+    if configuration.default_cgroupns_mode not in ("", "private", "host"):
+        raise InvalidArgument(
+            f'default cgroup namespace mode ({configuration.default_cgroupns_mode}) is invalid; use "host" or "private"'
+        )
+    if configuration.default_shm_size < 0:
+        raise InvalidArgument(f"default-shm-size must not be negative: {configuration.default_shm_size}")
+    if configuration.host_gateway_ip:
+        try:
+            ipaddress.ip_address(configuration.host_gateway_ip)
+        except ValueError:
+            raise InvalidArgument(f"host-gateway-ip is not an IP address: {configuration.host_gateway_ip}") from None
 
 
 def load(invocation: Invocation) -> Configuration:
@@ -409,6 +466,8 @@ def load(invocation: Invocation) -> Configuration:
 # Options that are read and checked and change nothing yet, with the value that asks for nothing.
 _WITHOUT_EFFECT = {
     "fixed_cidr": "", "default_gateway": "", "ip_forward": True, "iptables": True, "live_restore": True,
+    "containerd": "", "containerd_namespace": "", "containerd_plugins_namespace": "", "experimental": False,
+    "init_path": "",
 }  # fmt: skip
 
 

@@ -61,6 +61,24 @@ def test_no_image_named(engine: Engine, api: Connection) -> None:
     assert api.post("/containers/create", {"Cmd": ["true"]}).status in (400, 404)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "query", "text"),
+    [
+        ("POST", "/images/bb/tag", {"repo": "sha256", "tag": "x"}, "refusing to create an ambiguous tag"),
+        ("POST", "/images/create", {"fromImage": "a", "tag": "b", "platform": "foobar"}, "unknown operating system or"),
+    ],
+)
+def test_names_that_cannot_be(api: Connection, method: str, path: str, query: dict[str, str], text: str) -> None:
+    answer = api.request(method, path, query=query)
+    assert answer.status == 400 and text in answer.message
+
+
+def test_text_that_is_no_json(api: Connection) -> None:
+    answer = api.request("POST", "/containers/create", raw=b"{bad", headers={"Content-Type": "application/json"})
+    assert answer.status == 400
+    assert "invalid character 'b' looking for beginning of object key string" in answer.message
+
+
 def test_wrong_content_type(engine: Engine, api: Connection) -> None:
     answer = api.request("POST", "/containers/create", raw=b'{"Image":"bb"}', headers={"Content-Type": "text/plain"})
     assert answer.status == 400

@@ -222,6 +222,15 @@ def test_update_of_what_runs(engine: Engine, api: Connection) -> None:
     assert value(pid, "memory/memory.limit_in_bytes", "memory.max") == str(24 * MIB)
     host = steps.inspect(api, container)["HostConfig"]
     assert (host["Memory"], host["MemorySwap"], host["CpuShares"], host["PidsLimit"]) == (24 * MIB, -1, 256, 20)
+    for change, limit in (
+        ({"PidsLimit": None}, 20),
+        ({"PidsLimit": -1}, 0),
+        ({"PidsLimit": 7}, 7),
+        ({"PidsLimit": 0}, 0),
+    ):
+        steps.expect(api.post(f"/containers/{container}/update", change), 200)
+        assert steps.inspect(api, container)["HostConfig"]["PidsLimit"] == limit, change
+        assert value(pid, "pids/pids.max", "pids.max") == str(limit or "max")
 
 
 def test_update_of_what_does_not_run_counts_at_its_start(api: Connection) -> None:

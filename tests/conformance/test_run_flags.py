@@ -141,6 +141,11 @@ def test_tmpfs(engine: Engine) -> None:
     assert "size=2048k" in printed and printed.endswith("711")
     printed = sh(engine, "--tmpfs", "/scratch", script="grep /scratch /proc/mounts")
     assert all(option in printed for option in ("nosuid", "nodev", "noexec"))
+    identifier = engine.out("create", "--tmpfs", "/scratch", "--mount", "type=tmpfs,target=/other", "bb")
+    with engine.api() as api:
+        body = steps.inspect(api, identifier)
+    assert body["HostConfig"]["Tmpfs"] == {"/scratch": ""}
+    assert [each["Destination"] for each in body["Mounts"]] == ["/other"], "Mounts tells of --mount's only"
 
 
 @pytest.mark.vm

@@ -29,6 +29,7 @@ class BridgeOptions(Struct, frozen=True):
     icc: bool = True
     masquerade: bool = True
     default_ip: str = "0.0.0.0"  # where ports are published when no address is asked for
+    host_gateway: str = ""  # what `host-gateway` means; "": the bridge's address
 
 
 def choose_bridge(

@@ -209,8 +209,6 @@ def _with_defaults(host: HostConfig, cgroups: int) -> HostConfig:
     host.ipc_mode = host.ipc_mode or "private"
     host.cgroupns_mode = host.cgroupns_mode or ("host" if host.privileged and cgroups == 1 else "private")
     host.shm_size = host.shm_size or DEFAULT_SHM_SIZE
-    if host.pids_limit is not None and host.pids_limit <= 0:
-        host.pids_limit = None
     host.log_config = replace(host.log_config, type=host.log_config.type or "json-file")
     if not host.restart_policy.name:
         host.restart_policy = replace(host.restart_policy, name="no")

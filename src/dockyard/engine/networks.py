@@ -168,9 +168,9 @@ class Networks:
 
     @property
     def gateway(self) -> str:
-        """The default bridge's address on the host (`host-gateway`); "" without a default bridge."""
+        """What `host-gateway` means: what the daemon was told, or the default bridge's address; "" with neither."""
         row = self._rows.get("bridge")
-        return row.gateway if row else ""
+        return self._options.host_gateway or (row.gateway if row else "")
 
     # --- networks ----------------------------------------------------------------------------------------------------
 

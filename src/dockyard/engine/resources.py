@@ -178,7 +178,8 @@ def _numbers(text: str) -> set[int]:
 def updated(
     host: HostConfig, asked: Mapping[str, Any], *, cpus: int, facts: CgroupFacts
 ) -> tuple[HostConfig, list[str]]:
-    """The settings with what `asked` (names of `UPDATABLE`, none of them empty but `pids_limit`) changes of them, and warnings.
+    """The settings with what `asked` (names of `UPDATABLE`, none of them empty but `pids_limit`) changes of them, and
+    warnings.
 
     InvalidArgument or Conflict in Docker's words.
     """

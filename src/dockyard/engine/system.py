@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from dockyard import __version__
 from dockyard.engine.containers import Containers
 from dockyard.engine.events import Events
-from dockyard.engine.runtimes import OciRuntime
+from dockyard.engine.runtimes import OURS, OciRuntime
 from dockyard.model.container import HostConfig
 from dockyard.model.lifecycle import State
 from dockyard.proto.registries import RegistryRules
@@ -47,6 +47,10 @@ class Settings:
     dns: list[str] = field(default_factory=list)
     dns_opts: list[str] = field(default_factory=list)
     dns_search: list[str] = field(default_factory=list)
+    init: bool = False
+    ipc_mode: str = ""
+    cgroupns_mode: str = ""
+    shm_size: int = 0
 
     def fill_in(self, host: HostConfig) -> None:
         """Give a new container the daemon's defaults for what it leaves open."""
@@ -56,6 +60,12 @@ class Settings:
         if not host.runtime and self.default_runtime != "dockyard":
             host.runtime = self.default_runtime
         host.cgroup_parent = host.cgroup_parent or self.cgroup_parent
+        if self.init and host.init is None and host.runtime in ("", OURS):
+            host.init = True
+        host.ipc_mode = host.ipc_mode or self.ipc_mode
+        if self.cgroupns_mode == "host" or not host.privileged:  # privileged has a rule of its own
+            host.cgroupns_mode = host.cgroupns_mode or self.cgroupns_mode
+        host.shm_size = host.shm_size or self.shm_size
         if host.network_mode != "host" and not host.network_mode.startswith("container:"):
             host.dns = host.dns or self.dns or host.dns
             host.dns_options = host.dns_options or self.dns_opts or host.dns_options

@@ -21,6 +21,14 @@ _ARCHITECTURES: Final = {
     "aarch64": ("arm64", ""), "armhf": ("arm", "v7"), "armel": ("arm", "v6"), "armv7l": ("arm", "v7"),
     "armv6l": ("arm", "v6"),
 }  # fmt: skip
+_KNOWN_OS: Final = frozenset({
+    "aix", "android", "darwin", "dragonfly", "freebsd", "hurd", "illumos", "ios", "js", "linux", "netbsd", "openbsd",
+    "plan9", "solaris", "wasi", "wasip1", "windows", "zos",
+})  # fmt: skip
+_KNOWN_ARCHITECTURES: Final = frozenset({
+    "386", "amd64", "arm", "armbe", "arm64", "arm64be", "loong64", "mips", "mipsle", "mips64", "mips64le", "ppc",
+    "ppc64", "ppc64le", "riscv", "riscv64", "s390", "s390x", "sparc", "sparc64", "wasm",
+})  # fmt: skip
 _ARM_VARIANTS: Final = ("v8", "v7", "v6", "v5")
 
 
@@ -32,11 +40,18 @@ def parse(text: str, host: Platform) -> Platform:
     if not parts:
         return normal(host)
     if len(parts) == 1:
-        is_os = parts[0] in ("linux", "windows", "darwin", "freebsd", "wasi")
-        wanted = Platform(host.architecture, parts[0], variant=host.variant) if is_os else Platform(parts[0], host.os)
+        wanted = _of_one_word(parts[0], host)
     else:
         wanted = Platform(parts[1], parts[0], variant=parts[2] if len(parts) > 2 else "")
     return normal(wanted)
+
+
+def _of_one_word(word: str, host: Platform) -> Platform:
+    if word in _KNOWN_OS:
+        return Platform(host.architecture, word, variant=host.variant)
+    if word not in _KNOWN_ARCHITECTURES and word not in _ARCHITECTURES:
+        raise InvalidArgument(f'"{word[:100]}": unknown operating system or architecture: invalid argument')
+    return Platform(word, host.os)
 
 
 def normal(platform: Platform) -> Platform:

@@ -90,6 +90,13 @@ def parse(text: str) -> Reference:
     return Reference(domain, name[len(domain) + 1 :], tag, digest)
 
 
+def for_image(reference: Reference) -> Reference:
+    """A name that an image is to get, with its tag. InvalidArgument for one that would read as an image's id."""
+    if reference.familiar_repository == "sha256":
+        raise InvalidArgument("refusing to create an ambiguous tag using digest algorithm as name")
+    return reference.with_default_tag()
+
+
 def check_tag(tag: str) -> str:
     """A tag by itself. InvalidArgument if it is none."""
     if not _TAG_ONLY.match(tag):

@@ -121,7 +121,7 @@ def test_one_string_for_a_list_of_one() -> None:
         (b"  \n", "invalid JSON: got EOF while reading request body"),
         (b"{", "invalid JSON: unexpected EOF"),
         (b'{"a": 1} x', "unexpected content after JSON"),
-        (b'{"a": }', "invalid JSON: invalid character '}' at offset 6"),
+        (b'{"a": }', "invalid JSON: invalid character '}' looking for beginning of value"),
         (b'{"Memory": "x"}', "invalid JSON: field Memory: expected integer, got string"),
         (b'{"memory": "x"}', "invalid JSON: field Memory: expected integer, got string"),
         (b'{"Binds": ["a", 1]}', "invalid JSON: field Binds[1]: expected string, got integer"),

@@ -84,3 +84,9 @@ def test_whatever_is_taken_can_be_shown_and_read_again(text: str) -> None:
         return
     assert references.parse(found.familiar) == found
     assert ".." not in found.path.split("/")
+
+
+def test_no_image_gets_a_name_that_reads_as_an_id() -> None:
+    with pytest.raises(InvalidArgument, match="ambiguous tag"):
+        references.for_image(references.parse("sha256:abc"))
+    assert references.for_image(references.parse("host/sha256")).tag == "latest"

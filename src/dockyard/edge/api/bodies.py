@@ -51,7 +51,7 @@ def inspect_body(container: Container, version: Version, ground: Ground, sizes: 
         "ExecIDs": list(container.exec_ids) or None,
         "HostConfig": _host_config(container, ground),
         "GraphDriver": {"Name": ground.driver, "Data": _graph_data(ground)},
-        "Mounts": [_mount(mount) for mount in container.mounts],
+        "Mounts": _mounts(container),
         "Config": wire.outgoing(container.config),
         "NetworkSettings": _network_settings(container, version),
     }
@@ -81,7 +81,7 @@ def summary_body(
         "Status": status_text(container.status, now),
         "HostConfig": host,
         "NetworkSettings": {"Networks": _networks(container, version)},
-        "Mounts": [_mount(mount) for mount in container.mounts],
+        "Mounts": _mounts(container),
     }
     if sizes is not None:
         body["SizeRw"], body["SizeRootFs"] = sizes.rw, sizes.root_fs
@@ -142,6 +142,11 @@ def _health(health: Health) -> dict[str, Any]:
 
 def _command(path: str, arguments: list[str]) -> str:
     return " ".join([path, *(f"'{argument}'" if " " in argument else argument for argument in arguments)])
+
+
+def _mounts(container: Container) -> list[dict[str, Any]]:
+    """Not those of `--tmpfs`, which are in HostConfig.Tmpfs only."""
+    return [_mount(mount) for mount in container.mounts if mount.type != "tmpfs" or mount.from_mount]
 
 
 def _mount(mount: MountPoint) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def _tags(call: Call) -> tuple[str, ...]:
         reference = references.parse(text)
         if reference.digest:
             raise InvalidArgument(f"build tag cannot contain a digest: {_cut(text)}")
-        names.append(reference.with_default_tag().familiar)
+        names.append(references.for_image(reference).familiar)
     return tuple(dict.fromkeys(names))
 
 

@@ -6,7 +6,7 @@ Owns: decoding the request: Docker's fields, and ours beside them (docs/extensio
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 from msgspec import Struct
@@ -52,9 +52,18 @@ async def update(call: Call) -> web.StreamResponse:
         maximum_runtime=request.maximum_runtime,
         labels=request.labels,
         env=request.env,
-        resources={name: given for name in UPDATABLE if (given := getattr(request, name)) not in (None, 0, "")},
+        resources=_resources(request, call.version),
     )
     return call.json({"Warnings": await call.engine.containers.update(call.path("id"), change)})
+
+
+def _resources(request: UpdateRequest, version: tuple[int, int]) -> dict[str, Any]:
+    """What is asked for; nothing, 0 and "" leave a limit as it is, but no processes at all means no limit of them."""
+    asked = {name: given for name in UPDATABLE if (given := getattr(request, name)) not in (None, 0, "")}
+    processes = asked.pop("pids_limit", request.pids_limit)
+    if processes is not None and version >= (1, 40):
+        asked["pids_limit"] = max(processes, 0)
+    return asked
 
 
 def _refuse_fixed(request: Struct) -> None:

@@ -19,7 +19,7 @@ import types
 import typing
 from collections.abc import Hashable
 from functools import cache
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Final, TypeVar, cast
 
 import msgspec
 from msgspec import NODEFAULT, UNSET, Struct, structs
@@ -187,6 +187,14 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(name)
 
 
+# What Python misses, as Go's decoder says it.
+_WANTED: Final = {
+    "Expecting property name": "looking for beginning of object key string",
+    "Expecting ':'": "after object key",
+    "Expecting value": "looking for beginning of value",
+}
+
+
 def _syntax_problem(error: json.JSONDecodeError, data: bytes) -> str:
     if not data.strip():
         return "invalid JSON: got EOF while reading request body"
@@ -194,7 +202,9 @@ def _syntax_problem(error: json.JSONDecodeError, data: bytes) -> str:
         return "unexpected content after JSON"
     if error.pos >= len(error.doc):
         return "invalid JSON: unexpected EOF"
-    return f"invalid JSON: invalid character {error.doc[error.pos]!r} at offset {error.pos}"
+    found = f"invalid JSON: invalid character {error.doc[error.pos]!r}"
+    wanted = next((text for beginning, text in _WANTED.items() if error.msg.startswith(beginning)), "")
+    return f"{found} {wanted}" if wanted else f"{found} at offset {error.pos}"
 
 
 def _type_problem(text: str) -> str:

@@ -228,4 +228,4 @@ def name_to_give(repository: str, tag: str) -> references.Reference:
         raise InvalidArgument("refusing to create a tag with a digest reference")
     if tag:
         reference = reference._replace(tag=references.check_tag(tag))
-    return reference.with_default_tag()
+    return references.for_image(reference)

@@ -61,7 +61,7 @@ def parse(data: bytes, name: str = "Dockerfile") -> Dockerfile:
     """DockerfileError, with line and column, for everything that is not a Dockerfile."""
     text = lines.read(data, name)
     if not text.lines:
-        problem = "the Dockerfile cannot be empty" if not data.strip() else "file with no instructions"
+        problem = "file with no instructions" if data else "the Dockerfile cannot be empty"
         raise DockerfileError(problem, name, 1, 1, text.source)
     global_args: list[Arg] = []
     stages: list[tuple[From, list[Instruction]]] = []

@@ -61,6 +61,7 @@ def test_golden(text: str) -> None:
     ("text", "problem", "line", "column"),
     [
         ("", "the Dockerfile cannot be empty", 1, 1),
+        ("\n\t\n", "file with no instructions", 1, 1),
         ("# only a comment", "file with no instructions", 1, 1),
         ("ARG a", "dockerfile contains no stages to build", 1, 1),
         ("RUN a", "the first instruction must be FROM", 1, 1),
