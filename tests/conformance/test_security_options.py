@@ -41,6 +41,15 @@ def test_labels_have_no_effect_without_selinux(engine: Engine, api: Connection) 
         assert steps.wait(api, answer.json()["Id"]) == 0
 
 
+def test_who_sees_the_host_has_labels_disabled(api: Connection) -> None:
+    """With SELinux or without: `inspect` shows what was concluded."""
+    for host in ({"Privileged": True}, {"PidMode": "host"}, {"IpcMode": "host"}):
+        container = steps.create(api, "true", host=host)
+        assert steps.inspect(api, container)["HostConfig"]["SecurityOpt"] == ["label=disable"]
+    container = steps.create(api, "true", host={"Privileged": True, "SecurityOpt": ["label=type:a"]})
+    assert steps.inspect(api, container)["HostConfig"]["SecurityOpt"] == ["label=type:a"]
+
+
 def test_system_paths_unconfined(engine: Engine) -> None:
     script = "grep -c ' /proc/' /proc/mounts || true"
     assert sh(engine, "--security-opt", "systempaths=unconfined", script=script) == "0"
