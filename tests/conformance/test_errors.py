@@ -74,7 +74,7 @@ def test_names_that_cannot_be(api: Connection, method: str, path: str, query: di
 
 
 def test_text_that_is_no_json(api: Connection) -> None:
-    answer = api.request("POST", "/containers/create", raw=b"{bad", headers={"Content-Type": "application/json"})
+    answer = api.request("POST", "/volumes/create", raw=b"{bad", headers={"Content-Type": "application/json"})
     assert answer.status == 400
     assert "invalid character 'b' looking for beginning of object key string" in answer.message
 
@@ -174,10 +174,11 @@ def test_exit_code_125_is_the_daemons(engine: Engine) -> None:
 
 
 def test_working_directory_that_is_a_file(engine: Engine, api: Connection) -> None:
-    answer = api.post("/containers/create", {"Image": "bb", "Cmd": ["true"], "WorkingDir": "/etc/passwd"})
-    if answer.status == 201:
-        answer = api.post(f"/containers/{answer.json()['Id']}/start")
-    assert answer.status in (400, 500) and "/etc/passwd" in answer.message and "directory" in answer.message
+    for path in ("/etc/passwd", "/etc/passwd/below"):
+        answer = api.post("/containers/create", {"Image": "bb", "Cmd": ["true"], "WorkingDir": path}, name="half")
+        assert answer.status in (400, 500) and "not a directory" in answer.message
+        assert path == "/etc/passwd/below" or answer.message == "Cannot mkdir: /etc/passwd is not a directory"
+    assert api.get("/containers/half/json").status == 404
 
 
 @pytest.mark.parametrize("user", ["nobody-here", "33:no-group"])
