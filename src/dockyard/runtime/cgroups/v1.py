@@ -24,8 +24,8 @@ def hierarchies(root: str) -> dict[str, str]:
     not move its hierarchies, and the zygote has them for all monitors."""
     found = {}
     for name in os.listdir(root):
-        if name == "unified" or os.path.islink(f"{root}/{name}"):
-            continue
+        if name == "unified" or os.path.islink(f"{root}/{name}") or not os.path.exists(f"{root}/{name}/cgroup.procs"):
+            continue  # the last: a directory that somebody made where nothing is mounted
         for controller in name.split(","):
             if controller in _CONTROLLERS:
                 found[controller] = f"{root}/{name}"
