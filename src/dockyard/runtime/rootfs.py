@@ -356,8 +356,11 @@ def _mount_cgroup_limited(
     if any(entry["type"] == "cgroup" for entry in linux["namespaces"]):
         if not linux.get("cgroupsPath"):
             options.flags |= abi.MS_RDONLY
-        _mount_cgroup(root, destination, options, hierarchies, "")
-        return
+        try:
+            _mount_cgroup(root, destination, options, hierarchies, "")
+            return
+        except PermissionError:
+            pass  # a hierarchy of v1 that is nowhere mounted can be mounted by root of the host only
     tree = mounts.open_tree(abi.AT_FDCWD, "/sys/fs/cgroup")
     add = options.attributes()[0] | abi.MOUNT_ATTR_RDONLY
     mounts.set_attributes(tree, add, propagation=abi.MS_PRIVATE, recursive=True)
