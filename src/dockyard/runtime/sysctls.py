@@ -44,7 +44,7 @@ def refusal(sysctls: dict[str, str], namespaces: list[dict[str, Any]]) -> str:
 
 def _namespace_of(path: str) -> str:
     top, _, rest = path.partition("/")
-    if top == "net":
+    if top == "net" and rest:
         return "network"
     if path.startswith("fs/mqueue/") or (top == "kernel" and rest in _OF_IPC):
         return "ipc"
