@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dockyard.engine.runtimes import known
 from tests.conformance.conftest import load_images
-from tests.support import steps
+from tests.support import busybox, contexts, steps
 from tests.support.engines import Dockyardd, Engine, PeerDocker, why_no_dockyardd, why_no_peer
 from tests.support.rawhttp import Connection
 
 FIRST = 2_000_000
 FILES = (Path("/etc/subuid"), Path("/etc/subgid"))
+DOCKYARD = str(Path(sys.executable).with_name("dockyard"))
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +199,186 @@ def test_mounts_made_inside_belong_to_the_container(ours: Engine, far: Connectio
     )  # fmt: skip
     complaints = [line for line in err.splitlines() if line]
     assert len(complaints) == 3 and all("umount" in line or "mount:" in line for line in complaints), err
+
+
+def test_what_is_hidden_stays_hidden_unless_asked(ours: Engine, far: Connection) -> None:
+    """Only with systempaths=unconfined is there a procfs that a nested pid namespace's own may be mounted beside."""
+    script = "unshare -p -f sh -c 'mount -t proc proc /tmp && echo mounted'; true"
+    options = ["seccomp=unconfined", "apparmor=unconfined"]
+    for more, said in (([], ""), (["systempaths=unconfined"], "mounted\n")):
+        host = {"CapAdd": ["SYS_ADMIN"], "SecurityOpt": [*options, *more]}
+        assert steps.run(far, "sh", "-c", script, host=host)[1] == said, more
+
+
+def test_containers_that_share_namespaces(remapped: Engine, far: Connection) -> None:
+    """What belongs to a namespace's user namespace works in the second container, too: raw sockets, signals, links."""
+    box = steps.sleeper(far, host={"IpcMode": "shareable"})
+    users = os.readlink(f"/proc/{steps.inspect(far, box)['State']['Pid']}/ns/user")
+    script = "readlink /proc/self/ns/user; ping -c 1 127.0.0.1 && echo x > /dev/shm/made && readlink /proc/1/exe"
+    modes = dict.fromkeys(("NetworkMode", "PidMode", "IpcMode"), f"container:{box}")
+    out = steps.sh(far, script, host=modes)
+    assert out.startswith(users) and "1 packets received" in out and out.endswith("/bin/busybox\n"), out
+    assert steps.exec_sh(far, box, "ls -n /dev/shm/made")[1].split()[2:4] == ["0", "0"]
+    if remapped.name == "dockyardd":  # dockerd's runc ends with "can't get final child's PID"
+        other = steps.sleeper(far, host={"UsernsMode": "host"})
+        assert "0    " in steps.sh(far, "cat /proc/self/uid_map", host={"NetworkMode": f"container:{other}"})
+
+
+DOCKERFILE = """\
+FROM bb AS base
+RUN mkdir /from && echo x > /from/f && chown 1000:50 /from/f
+RUN echo y > /from/g
+FROM bb
+RUN cat /proc/self/uid_map; touch /of-root /of-dock; chown 1000:50 /of-dock; ls -n /etc/hosts
+COPY --chown=1000:50 f /f
+USER dock
+RUN id -u; echo more >> /f; ls -n / /f
+"""
+MOUNTS = """\
+RUN --mount=type=cache,target=/c,id=remapped,uid=1000 touch /c/root; echo cache $(stat -c %u /c /c/root)
+RUN --mount=type=bind,target=/x --mount=type=bind,target=/y,rw echo bind $(stat -c %u /[xy]/f); echo b >> /y/f; cat /y/f
+RUN --mount=type=bind,from=base,source=/from,target=/x,rw chown 7 /x/f && echo layers $(stat -c %u /x/f /x/g)
+RUN --mount=type=bind,from=base,source=/from/f,target=/x,rw echo file $(stat -c %u /x) && echo z >> /x
+RUN --mount=type=secret,id=s,uid=1000,mode=0440,target=/s echo secret $(stat -c %u:%g /s) $(cat /s)
+RUN --mount=type=tmpfs,target=/t touch /t/f && echo tmpfs $(stat -c %u /t /t/f)
+RUN <<X
+echo document $(id -u)
+X
+"""
+
+
+def test_builds_have_the_containers_ids(remapped: Engine, far: Connection, tmp_path: Path) -> None:
+    root = contexts.directory(tmp_path, DOCKERFILE, {"f": "f"})
+    out = remapped.docker("build", "--no-cache", "-t", "built", str(root)).stdout.decode()
+    assert f"{FIRST}      65536" in out and "\n1000\n" in out, out
+    assert out.count(" 1000     50 ") == 3 and " 0        0 " in out and " 65534    65534 " in out, out
+    image = steps.sh(far, "ls -n /of-root /of-dock /f", Image="built")
+    assert image.count(" 1000     50 ") == 2 and image.count(" 0        0 ") == 1, image
+
+
+@pytest.mark.vm
+def test_mounts_of_builds_belong_to_the_container(ours: Engine, far: Connection, tmp_path: Path) -> None:
+    """Also where no idmapped mount helps: secrets lie on a tmpfs, which cannot be one before Linux 6.3."""
+    root = contexts.directory(tmp_path, DOCKERFILE.replace("USER dock\nRUN", "RUN") + MOUNTS, {"f": "f"})
+    (tmp_path / "secret").write_text("geheim")
+    words = ("build", "--no-cache", "--progress=plain", "-t", "built", "--secret", f"id=s,src={tmp_path}/secret")
+    done = subprocess.run([DOCKYARD, *words, str(root)], env=ours.cli_environment(), capture_output=True, check=False)
+    said = done.stderr.decode()
+    assert done.returncode == 0, said
+    for line in (
+        "cache 1000 0", "bind 0 0", "fb", "layers 7 0", "file 1000", "secret 1000:0 geheim", "tmpfs 0 0", "document 0",
+    ):  # fmt: skip
+        assert f" {line}\n" in said, (line, said)
+    uids = steps.sh(far, "ls -n /of-root /of-dock", Image="built", host={"UsernsMode": "host"})
+    assert uids.count(" 1000     50 ") == 1 and uids.count(" 0        0 ") == 1, uids
+
+
+def test_a_build_that_goes_away_leaves_nothing(ours: Engine, far: Connection, tmp_path: Path) -> None:
+    root = contexts.directory(tmp_path, "FROM bb\nRUN --mount=type=cache,target=/c echo begun; sleep 1000\n", {})
+    client = ours.spawn("build", str(root))
+    try:
+        assert client.stdout is not None
+        while client.stdout.readline() not in (b"begun\n", b""):
+            continue
+        assert of_mapped_users()
+    finally:
+        client.kill()
+        client.wait()
+    steps.eventually(lambda: not of_mapped_users() and not os.listdir(ours.exec_root / "containers"))
+
+
+def of_mapped_users() -> list[str]:
+    """Processes with the ids of our containers."""
+    found = []
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            if os.stat(f"/proc/{pid}").st_uid in range(FIRST, FIRST + 65536):
+                found.append(pid)
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def test_file_capabilities(ours: Engine, far: Connection) -> None:
+    """Those of an image hold in the user namespace, and do so without one."""
+    tar = io.BytesIO()
+    effective = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)  # vfs_cap_data, revision 2: CAP_NET_RAW
+    with (
+        tarfile.open(fileobj=io.BytesIO(busybox.rootfs_tar())) as base,
+        tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as made,
+    ):
+        for member in base:
+            made.addfile(member, base.extractfile(member) if member.isreg() else None)
+            if member.name == "bin/busybox":
+                member.name = "bin/busybox_raw"
+                member.pax_headers = {"SCHILY.xattr.security.capability": effective.decode()}
+                made.addfile(member, base.extractfile(member))
+        foreign = tarfile.TarInfo("foreign")
+        foreign.uid = foreign.gid = 70000
+        made.addfile(foreign)
+    ours.docker("import", "-", "capable", input=tar.getvalue())
+    for mode in ("", "host"):
+        script = "busybox_raw grep CapEff /proc/self/status; ls -n /foreign"
+        out = steps.sh(far, script, Image="capable", User="33", host={"UsernsMode": mode})
+        assert out.split()[1] == f"{1 << 13:016x}", (mode, out)
+        assert (" 70000    70000 " if mode else " 65534    65534 ") in out
+
+
+def test_binds_with_owners(ours: Engine, far: Connection, tmp_path: Path) -> None:
+    """`:U` gives the files to the user's id on the host, `idmap` shows them as the user's and leaves them."""
+    tmp_path.chmod(0o711)
+    for name in ("given", "shown"):
+        (tmp_path / name).mkdir()
+        os.chown(tmp_path / name, 1234, 1234)
+    host = {"Binds": [f"{tmp_path}/given:/given:U", f"{tmp_path}/shown:/shown:idmap"]}
+    script = "stat -c %u:%g /given /shown; touch /given/f /shown/f"
+    assert steps.sh(far, script, User="1000:1000", host=host).split() == ["1000:1000"] * 2
+    owners = [(tmp_path / name).stat().st_uid for name in ("given", "given/f", "shown", "shown/f")]
+    assert owners == [FIRST + 1000, FIRST + 1000, 1234, 1234]
+
+
+def test_copied_in_with_an_id_that_has_no_place(ours: Engine, far: Connection) -> None:
+    box = steps.sleeper(far)
+    assert steps.exec_sh(far, box, "echo kept > /f")[0] == 0
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as made:
+        entry = tarfile.TarInfo("f")
+        entry.uid = 70000
+        made.addfile(entry)
+    failed = ours.docker("cp", "-", f"{box}:/", input=tar.getvalue(), check=False)
+    assert b"Container ID 70000 cannot be mapped to a host ID" in failed.stderr
+    assert steps.exec_sh(far, box, "cat /f")[1] == "kept\n"
+
+
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+def test_other_runtimes(ours: Engine, far: Connection, tmp_path: Path, runtime: str) -> None:
+    if runtime not in known({}):
+        pytest.skip(f"{runtime} is not installed")
+    tmp_path.chmod(0o711)
+    (shared := tmp_path / "shared").mkdir(mode=0o700)  # nobody but root of the host gets there by name
+    os.chown(shared, 1234, 1234)
+    (tmp_path / "file").write_text("file\n")
+    mounts = [{"Type": "image", "Source": "bb", "Target": "/i"}, {"Type": "volume", "Source": "rv", "Target": "/v"}]
+    binds = [f"{shared}:/shared:idmap", f"{tmp_path}/file:/file:ro"]
+    host = {"Runtime": runtime, "Mounts": mounts, "Binds": binds, "Tmpfs": {"/t": ""}, "IpcMode": "shareable"}
+    box = steps.sleeper(far, host=host, User="1000:1000")
+    assert of_process(steps.inspect(far, box)["State"]["Pid"], "Uid") == [FIRST + 1000] * 4
+    script = "id -u; cat /file; stat -c %u /shared /v /i /etc/hosts / /dev/shm; touch /shared/f; echo out > /dev/stdout"
+    assert steps.exec_sh(far, box, script) == (0, "1000\nfile\n1000\n0\n0\n0\n0\n0\nout\n")
+    assert (shared / "f").stat().st_uid == 1234
+    assert steps.exec_sh(far, box, "touch /v/f /t/f /f; ls -n /v/f; ping -c 1 127.0.0.1", User="0")[0] == 0
+    assert ours.docker("exec", "-t", box, "sh", "-c", "echo x > $(tty); tty").stdout.startswith(b"x\r\n/dev/pts/")
+    volume = Path(far.get("/volumes/rv").json()["Mountpoint"])
+    assert (volume / "f").stat().st_uid == 0
+    beside = {"Runtime": runtime, "NetworkMode": f"container:{box}", "IpcMode": f"container:{box}"}
+    assert "1 packets received" in steps.sh(far, "ping -c 1 127.0.0.1; echo x > /dev/shm/x", host=beside)
+    answer = far.post("/containers/create", {"Image": "bb", "HostConfig": {"Runtime": runtime, "Privileged": True}})
+    assert answer.status == 400 and "privileged mode is incompatible" in answer.message
+    answer = far.post(f"/containers/{steps.create(far, 'true', User='70000', host={'Runtime': runtime})}/start")
+    assert "user 70000 is not among the ids of the container's user namespace" in answer.message
+    ours.remove_containers()
+    assert far.delete("/volumes/rv").status == 204
+    assert str(ours.root) not in Path("/proc/self/mountinfo").read_text()
 
 
 @pytest.mark.vm

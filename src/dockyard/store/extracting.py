@@ -16,7 +16,7 @@ import stat
 from collections.abc import Sequence
 from typing import Any, Final
 
-from dockyard.linux import abi, passwd
+from dockyard.linux import abi, passwd, userns
 from dockyard.linux.calls import openat2
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, NotFound, SystemFailure
 from dockyard.proto import tarformat as fmt
@@ -122,6 +122,11 @@ def _explained(at: bytes, error: Exception) -> DockyardError:
     return SystemFailure(f"{what}{text}")
 
 
+def _mapped(path: str) -> list[range]:
+    """The numbers that there are in the user namespace of this process."""
+    return [range(each["containerID"], each["containerID"] + each["size"]) for each in userns.read_map(path)]
+
+
 class _ContainerTree(LayerTree):
     """A directory of a container, to which entries are added. Names are resolved from the container's root."""
 
@@ -130,6 +135,7 @@ class _ContainerTree(LayerTree):
         self._prefix = prefix
         self._keep_kinds = keep_kinds
         self._owner = owner
+        self._ids = [_mapped(f"/proc/self/{name}") for name in ("uid_map", "gid_map")]
         self._checked: set[int] = set()  # devices known to be no file systems of the kernel's own
 
     def make(self, entry: Entry, reader: TarReader) -> None:
@@ -140,6 +146,9 @@ class _ContainerTree(LayerTree):
         path = self._beneath(name)
         if self._owner is not None:
             entry.uid, entry.gid = self._owner
+        for number, known in zip((entry.uid, entry.gid), self._ids, strict=True):
+            if not any(number in each for each in known):  # before anything gives way to it
+                raise TarError(f"Container ID {number} cannot be mapped to a host ID")
         if self._keep_kinds:
             self._check_kind(path, entry.kind == fmt.DIRECTORY)
         if entry.kind == fmt.FILE:

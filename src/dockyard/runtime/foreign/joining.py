@@ -124,10 +124,12 @@ def _reap() -> None:
             time.sleep(0.002)
 
 
-def _give(stdio: tuple[int, int, int] | None, init: int) -> None:
+def _users(init: int) -> Users | None:
     pidfd = os.pidfd_open(init)
-    give_streams(stdio, Users.of_process(pidfd))
-    os.close(pidfd)
+    try:
+        return Users.of_process(pidfd)
+    finally:
+        os.close(pidfd)
 
 
 def _call(
@@ -135,9 +137,10 @@ def _call(
 ) -> tuple[int, tuple[int, ...]]:
     name = f"exec-{wanted['id'][:12]}"
     files = [f"{command.directory}/{name}.{kind}" for kind in ("process", "pid")]
-    _give(stdio, init)
+    users = _users(init)
+    give_streams(stdio, users)
     root = os.open(f"/proc/{init}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    spec = plain_process(wanted["process"], root)
+    spec = plain_process(wanted["process"], root, users)
     os.close(root)
     console = None
     try:

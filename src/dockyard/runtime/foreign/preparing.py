@@ -51,7 +51,7 @@ def prepare(launch: dict[str, Any]) -> tuple[str, Users | None]:
             users.rest()
     at = os.open(root, _PATH | os.O_DIRECTORY)
     try:
-        config["process"] = plain_process(config["process"], at)
+        config["process"] = plain_process(config["process"], at, users)
         stage = _Stage(directory, launch["config"], at, users)
         config["mounts"] = stage.lay(config.get("mounts") or [])
     finally:
@@ -121,9 +121,14 @@ def plain_config(config: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def plain_process(spec: dict[str, Any], root: int) -> dict[str, Any]:
-    """A `process` with the user as numbers, found beneath `root`, and HOME. program.ProgramFailed."""
+def plain_process(spec: dict[str, Any], root: int, users: Users | None) -> dict[str, Any]:
+    """A `process` with the user as numbers, found beneath `root`, and HOME. program.ProgramFailed, also for a number
+    that is not among the ids of `users`."""
     uid, gid, groups, home = program.resolve_user(spec, root)
+    if users is not None:
+        users.uid(uid)
+        for group in (gid, *groups):
+            users.gid(group)
     plain = {name: value for name, value in spec.items() if name != "seccompFlags"}
     user = {name: value for name, value in (spec.get("user") or {}).items() if name not in ("username", "groupAdd")}
     plain["user"] = {**user, "uid": uid, "gid": gid, "additionalGids": groups}
