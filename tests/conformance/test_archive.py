@@ -613,3 +613,16 @@ def test_many_at_once(engine: Engine, running: str) -> None:
     for thread in threads:
         thread.join()
     assert not errors
+
+
+def test_the_working_directory_is_there_before_the_first_start(engine: Engine, api: Connection) -> None:
+    """Made for root where the image lacks it."""
+    engine.docker(
+        "create", "--name", "files", "-w", "/tmp/deep/er", "-u", "33", "bb", "ls", "-ldn", "new", "/tmp/deep/er"
+    )
+    engine.docker("cp", "-", "files:/tmp/deep/er", input=tar(("new", b"x")))
+    assert engine.out("diff", "files").split("\n") == ["C /tmp", "A /tmp/deep", "A /tmp/deep/er", "A /tmp/deep/er/new"]
+    words = [line.split() for line in engine.out("start", "-a", "files").split("\n")]
+    assert {(line[0], line[2], line[-1]) for line in words} == {
+        ("drwxr-xr-x", "0", "/tmp/deep/er"), ("-rw-r--r--", "0", "new"),
+    }  # fmt: skip

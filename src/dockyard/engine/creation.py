@@ -70,7 +70,7 @@ async def create(
     try:
         wanted = platforms.parse(platform, host_platform()) if platform else None
         image = image or context.images.get_for(config.image, wanted)
-        spec, warnings = _specify(context, config, host, networks, image)
+        spec, warnings = _specify(context, config, host, networks, image, name)
         if not spec.config.hostname and not spec.host.network_mode.startswith("container:"):
             spec.config.hostname = default_hostname(container_id, spec.host.network_mode, spec.host.uts_mode)
         spec.process_label, spec.mount_label = context.labels.draw(spec.host)
@@ -104,7 +104,12 @@ def _take_name(context: Context, name: str, container_id: str) -> str:
 
 
 def _specify(
-    context: Context, config: ContainerConfig, host: HostConfig, networks: dict[str, EndpointSettings], image: Image
+    context: Context,
+    config: ContainerConfig,
+    host: HostConfig,
+    networks: dict[str, EndpointSettings],
+    image: Image,
+    name: str,
 ) -> tuple[ContainerSpec, list[str]]:
     merged = merge(config, image.config)
     host = extensions.apply(config.labels, _with_defaults(host, context.cgroups.version))
@@ -112,7 +117,7 @@ def _specify(
     if not command:
         raise InvalidArgument("No command specified")
     warnings = validation.validate(merged, host, cpus=os.cpu_count() or 1, runtimes=context.runtimes)
-    _resolve(context, host)
+    _resolve(context, host, name)
     cgroup_driver.check_parent(host.cgroup_parent, context.cgroup_driver)
     host, discarded = resources.settle(host, context.cgroups)
     warnings += discarded
@@ -224,8 +229,10 @@ def _with_defaults(host: HostConfig, cgroups: int) -> HostConfig:
     return host
 
 
-def _resolve(context: Context, host: HostConfig) -> None:
+def _resolve(context: Context, host: HostConfig, own_name: str) -> None:
     """Names of other containers become ids, in place, so that they survive a rename; what follows from those."""
+    if host.network_mode == f"container:{own_name}":
+        raise InvalidArgument("cannot join own network namespace")
     host.network_mode = _by_id(context, host.network_mode, "network")
     host.pid_mode = _by_id(context, host.pid_mode, "PID")
     host.ipc_mode = _by_id(context, host.ipc_mode, "IPC")
@@ -357,6 +364,13 @@ async def _make(
     return container
 
 
+async def _make_working_directory(context: Context, container_id: str, spec: ContainerSpec) -> None:
+    """Clients copy files there before the first start. On a volume the start makes it."""
+    path = spec.config.working_dir.rstrip("/")
+    if path and not await context.snapshots.has_directory(spec.chain_id, path):
+        await context.snapshots.make_directory(container_id, path)
+
+
 async def _prepare(
     context: Context,
     container_id: str,
@@ -375,6 +389,8 @@ async def _prepare(
         size = _writable_size(context, spec.host)
         origin = copy_of.id if copy_of is not None else None
         await context.snapshots.prepare(container_id, spec.chain_id, views=views, size=size, copy_of=origin)
+        if copy_of is None:
+            await _make_working_directory(context, container_id, spec)
         row = ContainerRow(container_id, name, spec, Status(), Desired())
         rows = [volume.row for volume in volumes.new]
         await context.store.insert(row, also=lambda connection: insert(connection, rows))

@@ -195,7 +195,7 @@ def _open_part(source: str, entry: dict[str, Any]) -> int:
 def _bind(root: int, entry: dict[str, Any], tree: int) -> None:
     """Put a volume or bind where it belongs. What was opened is mounted, and where: by descriptors (S21)."""
     try:
-        target = _make_target(root, entry["destination"], directory=stat.S_ISDIR(os.fstat(tree).st_mode))
+        target = make_target(root, entry["destination"], directory=stat.S_ISDIR(os.fstat(tree).st_mode))
         try:
             if entry.get("read_only"):
                 mounts.set_attributes(tree, abi.MOUNT_ATTR_RDONLY, recursive=True)
@@ -206,8 +206,8 @@ def _bind(root: int, entry: dict[str, Any], tree: int) -> None:
         os.close(tree)
 
 
-def _make_target(root: int, destination: str, *, directory: bool) -> int:
-    """The mount point, made with everything above it where it is missing."""
+def make_target(root: int, destination: str, *, directory: bool) -> int:
+    """What is at `destination` (O_PATH), made with everything above it where it is missing."""
     try:
         return openat2(root, destination, _PATH, 0, RESOLVE)
     except FileNotFoundError:

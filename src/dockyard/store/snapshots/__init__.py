@@ -10,10 +10,10 @@ import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dockyard.model.errors import NotFound, SystemFailure
-from dockyard.store import quotas
+from dockyard.store import quotas, workdir
 from dockyard.store.db import Database
 from dockyard.store.inline import Call
 from dockyard.store.layout import Layout
@@ -26,6 +26,8 @@ from dockyard.store.snapshots.layerstore import LayerStore, Lease, always
 
 __all__ = ["Layer", "LayerDocument", "Lease", "Snapshots"]
 
+_REMEMBERED: Final = 4096  # paths
+
 
 class Snapshots(LayerStore):
     """All layers and all containers' writable layers. For the event loop's thread."""
@@ -36,6 +38,7 @@ class Snapshots(LayerStore):
         self._wanted_driver = driver
         self._containers: dict[str, str | None] = {}  # short id -> chain
         self._views: dict[str, list[str]] = {}  # short id -> chains of its image mounts
+        self._directories: set[tuple[str | None, str]] = set()  # (chain, path) known to be there
 
     async def open(self) -> None:
         """Choose the driver, read the layers, sweep what has no row. `warnings` says what the user should know."""
@@ -208,6 +211,28 @@ class Snapshots(LayerStore):
             return {"type": "overlay", "base": str(base), "lower": [f"l/{layer.directory}" for layer in layers]}
         path = self.tree_of(layers[0]) if layers else str(base / "l" / NO_LAYER)
         return {"type": "directory", "path": path}
+
+    async def has_directory(self, chain: str | None, path: str) -> bool:
+        """Whether layers have a directory at `path`: remembered, for layers do not change. SystemFailure."""
+        if (chain, path) in self._directories:
+            return True
+        layers = [self.tree_of(layer) for layer in self.chain(chain)]
+        layers = layers if self._ready.overlay else layers[:1]
+        try:
+            found = await asyncio.to_thread(workdir.exists, layers, path)
+        except OSError as error:
+            raise SystemFailure(f"layer {chain}: {error.strerror}") from error
+        if found:
+            if len(self._directories) >= _REMEMBERED:
+                self._directories.clear()
+            self._directories.add((chain, path))
+        return found
+
+    async def make_directory(self, container_id: str, path: str) -> None:
+        """Make a directory in a container's writable layer; nothing may be mounted on that. InvalidArgument if
+        something else is in the way."""
+        place = {"rootfs": self.rootfs(container_id), "writable": True}
+        await self._call("dockyard.store.workdir:make", {"place": place, "path": path})
 
     def why_no_limit(self) -> str:
         """Why a container's writable layer cannot have a size, in Docker's words; "" if it can."""
