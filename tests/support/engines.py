@@ -28,8 +28,9 @@ from tests.support.rawhttp import Connection, Response, unix_dialer
 if TYPE_CHECKING:
     import docker
 
-START_SECONDS = 120.0 if os.environ.get("DOCKYARD_TEST_VM") else 30.0
-STOP_SECONDS = 20.0
+SLOW = 10 if os.environ.get("DOCKYARD_TEST_VM") else 1  # how much longer things may take
+START_SECONDS = 30.0 * SLOW
+STOP_SECONDS = 20.0 * SLOW
 
 
 class EngineFailed(Exception):
@@ -181,7 +182,7 @@ class Engine:
     def url(self) -> str:
         return f"unix://{self.socket_path}"
 
-    def api(self, timeout: float = 60.0) -> Connection:
+    def api(self, timeout: float = 60.0 * SLOW) -> Connection:
         """A new raw HTTP connection."""
         return Connection(unix_dialer(str(self.socket_path), timeout))
 

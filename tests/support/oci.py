@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -24,7 +25,7 @@ from tests.support.busybox import rootfs_tar
 from tests.support.leaks import CGROUPS
 
 OURS = [sys.executable, "-c", "from dockyard.runtime.oci import main; main()"]
-SECONDS = 30
+SECONDS = 300 if os.environ.get("DOCKYARD_TEST_VM") else 30
 
 
 def unpack_root(target: Path) -> None:

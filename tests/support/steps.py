@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.support.engines import SLOW
 from tests.support.rawhttp import Connection, Response, demultiplex
 
 IMAGE = "bb:latest"
@@ -107,7 +108,7 @@ def remove(api: Connection, identifier: str) -> None:
 
 def eventually(look: Callable[[], Any], true: Callable[[Any], bool] = bool, seconds: float = 10.0) -> Any:
     """The first value of `look()` that satisfies `true`. AssertionError with the last value when time is over."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * SLOW
     while not true(value := look()):
         if time.monotonic() > end:
             raise AssertionError(f"still {value!r} after {seconds} s")
