@@ -8,6 +8,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -176,12 +177,34 @@ def _open_sources(config: dict[str, Any], job: Job) -> None:
 
 def open_bind_source(entry: dict[str, Any], recursive: bool) -> int:
     """A detached copy of what the mount `entry` binds. SpawnFailed in Docker's words."""
-    source, destination = entry["source"], entry["destination"]
+    source, destination, own = entry["source"], entry["destination"], entry.get("dockyard") or {}
     try:
-        return _open_source(source, (entry.get("dockyard") or {}).get("subpath") or "", recursive)
+        if "namespace" in own:
+            return _open_elsewhere(own["namespace"], source, recursive)
+        return _open_source(source, own.get("subpath") or "", recursive)
     except OSError as error:
         reason = str(error.strerror if "subpath" in str(error) else os.strerror(error.errno or 0).lower())
         raise SpawnFailed(f'error mounting "{source}" to rootfs at "{destination}": {reason}') from error
+
+
+def _open_elsewhere(namespace: str, source: str, recursive: bool) -> int:
+    """A detached copy of what lies at `source` in another mount namespace: the kernel copies only out of one's own."""
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    home, root = os.open("/proc/self/ns/mnt", flags), os.open("/", flags | os.O_DIRECTORY)
+    try:
+        there = os.open(namespace, flags)
+        try:
+            process.setns(there, abi.CLONE_NEWNS)
+        finally:
+            os.close(there)
+        try:
+            return mounts.open_tree(abi.AT_FDCWD, source, recursive=recursive)
+        finally:
+            process.setns(home, abi.CLONE_NEWNS)
+            os.fchdir(root)
+    finally:
+        os.close(home)
+        os.close(root)
 
 
 def _open_source(source: str, subpath: str, recursive: bool) -> int:
@@ -206,10 +229,13 @@ def _make_cgroup(config: dict[str, Any], limited: bool) -> Cgroup | None:
     cgroup = open_cgroup(path)
     try:
         cgroup.create()
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.EBUSY):  # else it is somebody else's
+            _forget(cgroup)
+        raise
+    try:
         if not is_notation(path):  # a scope begins with a process in it (`Cgroup.adopt`)
             _limit(cgroup, config, limited)
-    except FileExistsError:
-        raise
     except BaseException:
         _forget(cgroup)
         raise

@@ -43,17 +43,30 @@ class CgroupV1:
         self._unique = list(dict.fromkeys(self._directories.values()))
 
     def create(self) -> None:
-        for controller, directory in self._directories.items():
-            try:
-                os.mkdir(directory, 0o755)
-            except FileExistsError:
-                if read(f"{directory}/cgroup.procs").strip():
-                    raise
-            except FileNotFoundError:
-                self._make_parents(controller)
-                os.mkdir(directory, 0o755)
-            if controller == "cpuset":
-                self._inherit_cpuset(directory)
+        made: list[str] = []
+        try:
+            for controller, directory in self._directories.items():
+                self._make(controller, directory, made)
+        except BaseException:
+            for directory in made:
+                os.rmdir(directory)
+            raise
+
+    def _make(self, controller: str, directory: str, made: list[str]) -> None:
+        try:
+            os.mkdir(directory, 0o755)
+            made.append(directory)
+        except FileExistsError:
+            if read(f"{directory}/cgroup.procs").strip():
+                raise
+            if controller == "freezer" and read(f"{directory}/freezer.state").strip() != "THAWED":
+                raise OSError(16, f"container's cgroup unexpectedly frozen: {self.path}") from None
+        except FileNotFoundError:
+            self._make_parents(controller)
+            os.mkdir(directory, 0o755)
+            made.append(directory)
+        if controller == "cpuset":
+            self._inherit_cpuset(directory)
 
     def _make_parents(self, controller: str) -> None:
         directory = self._controllers[controller]
@@ -82,7 +95,7 @@ class CgroupV1:
     def limit(self, resources: dict[str, Any]) -> None:
         for controller, name, value in settings(resources):
             if controller in self._directories:
-                write(self._file(controller, name), value)
+                self._write(controller, name, value)
             else:
                 raise OSError(95, f"cannot set {name}: the cgroup controller {controller} is not available")
         if "devices" in self._directories:
@@ -105,7 +118,15 @@ class CgroupV1:
             if swap < 0 or limit > now:
                 changes.sort(key=lambda change: change[1] != "memory.memsw.limit_in_bytes")
         for controller, name, value in changes:
-            write(self._file(controller, name), value)
+            self._write(controller, name, value)
+
+    def _write(self, controller: str, name: str, value: str) -> None:
+        path = self._file(controller, name)
+        write(path, value)
+        if controller == "hugetlb":  # what is reserved counts, too, where the kernel tells it apart
+            reserved = path.replace(".limit_in_bytes", ".rsvd.limit_in_bytes")
+            if os.path.exists(reserved):
+                write(reserved, value)
 
     def _limit_devices(self, rules: list[tuple[str, str]]) -> None:
         """One write a rule, through one descriptor a file."""

@@ -33,6 +33,8 @@ class CgroupV2:
                 continue
         if read(f"{self._directory}/cgroup.procs").strip():
             raise FileExistsError(17, f"cgroup {self.path} exists and holds processes")
+        if "frozen 1" in read(f"{self._directory}/cgroup.events"):
+            raise OSError(16, f"container's cgroup unexpectedly frozen: {self.path}")
 
     @staticmethod
     def _delegate(directory: str) -> None:
@@ -52,6 +54,12 @@ class CgroupV2:
             bpf.attach_device_filter(self._directory, devices)
 
     def update(self, resources: dict[str, Any]) -> None:
+        memory = resources.get("memory") or {}
+        limit = memory.get("limit")
+        if memory.get("checkBeforeUpdate") and limit is not None and limit >= 0:
+            used = int(read(f"{self._directory}/memory.current"))
+            if used > limit:  # v1 refuses it; v2 would kill
+                raise OSError(16, f"memory limit {limit} is below what cgroup {self.path} uses: {used}")
         self.write(resources)
 
     def write(self, resources: dict[str, Any]) -> None:
@@ -60,6 +68,10 @@ class CgroupV2:
             if name == "io.weight" and not os.path.exists(f"{self._directory}/{name}"):
                 name, value = "io.bfq.weight", bfq_weight(value)
             write(f"{self._directory}/{name}", value)
+            if name.startswith("hugetlb.") and name.endswith("B.max"):
+                reserved = f"{self._directory}/{name.removesuffix('max')}rsvd.max"
+                if os.path.exists(reserved):  # what is reserved counts, too, where the kernel tells it apart
+                    write(reserved, value)
 
     def adopt(self, pid: int, resources: dict[str, Any]) -> bool:
         return False
