@@ -234,6 +234,22 @@ def test_private_dev(engine: Engine, api: Connection) -> None:
     assert "not permitted" in steps.run(api, "sh", "-c", "mknod /tmp/d b 8 0 && cat /tmp/d")[2]
 
 
+def test_the_null_device_is_the_containers(engine: Engine, api: Connection) -> None:
+    """What is standard input of a container without one: root in there may change its mode and owner."""
+    hosts = os.stat("/dev/null")
+    script = "stat -L -c '%t:%T %d:%i' /proc/self/fd/0; chown 7 /proc/self/fd/0; chmod 640 /proc/self/fd/0"
+    box = steps.started(api, "sh", "-c", f"{script}; sleep 1000")
+    said = [steps.eventually(lambda: steps.logs(api, box)[0])]
+    if engine.name == "dockyardd":  # runc leaves an exec'd process the host's
+        said.append(steps.exec_sh(api, box, script)[1])
+        steps.exec_sh(api, box, "rm /dev/null; mkfifo /dev/null")
+        assert steps.exec_sh(api, box, "stat -L -c %F /proc/self/fd/0; cat")[1] == "fifo\n"
+    for each in said:
+        assert each.startswith("1:3 ") and f"{hosts.st_dev}:{hosts.st_ino}" not in each, each
+    after = os.stat("/dev/null")
+    assert (after.st_mode, after.st_uid) == (hosts.st_mode, hosts.st_uid)
+
+
 def test_s36_state_is_closed_to_other_users(engine: Engine) -> None:
     assert engine.data_root.stat().st_mode & 0o066 == 0
     for path in engine.exec_root.rglob("*.sock"):
