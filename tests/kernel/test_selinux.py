@@ -34,8 +34,15 @@ FILE = "system_u:object_r:container_file_t:"
 
 
 class Labelling(Dockyardd):
+    """Without a network, which is slow to make there."""
+
+    def __init__(self) -> None:
+        super().__init__(private_network=False)
+
     def command(self) -> list[str]:
-        return [*super().command(), "--selinux-enabled"]
+        command = super().command()
+        at = command.index("--bridge")
+        return [*command[:at], *command[at + 4 :], "--bridge", "none", "--selinux-enabled"]
 
 
 def _load(engine: Labelling, image: bytes) -> Response:
