@@ -1,0 +1,133 @@
+"""What the test suites of other OCI runtimes found amiss in ours, stated anew; runc passes the same where it has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dockyard.runtime import cgroups
+from dockyard.runtime.bundle import Bundler
+from tests.support.leaks import CGROUPS
+from tests.support.oci import Bundle, OciRuntime, docker_config
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture(params=["runc", "ours"])
+def runtime(request: pytest.FixtureRequest) -> Iterator[OciRuntime]:
+    yield request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, bundler: Bundler) -> Bundle:
+    os.chmod(tmp_path, 0o711)
+    return Bundle(tmp_path / "bundle", docker_config(bundler))
+
+
+def without(bundle: Bundle, kind: str) -> dict[str, Any]:
+    """`linux` of the bundle, with the host's namespace of this kind."""
+    linux: dict[str, Any] = bundle.config["linux"]
+    linux["namespaces"] = [each for each in linux["namespaces"] if each["type"] != kind]
+    linux["sysctl"] = {}
+    return linux
+
+
+def test_sysctls_of_the_host_cannot_be_set(runtime: OciRuntime, bundle: Bundle) -> None:
+    value = Path("/proc/sys/kernel/msgmax").read_text()
+    linux = without(bundle, "ipc")
+    for name in ("kernel.msgmax", "vm.max_map_count", "net/../kernel/msgmax"):
+        linux["sysctl"] = {name: "1234"}
+        assert runtime.run(bundle.sh("true"), check=False).returncode != 0, name
+    assert Path("/proc/sys/kernel/msgmax").read_text() == value
+
+
+def test_a_hook_without_env_has_that_of_the_runtime(runtime: OciRuntime, bundle: Bundle, tmp_path: Path) -> None:
+    tell = {"path": "/bin/sh", "args": ["sh", "-c", f"echo $SAID:$PATH >> {tmp_path}/told"]}
+    bundle.config["hooks"] = {"createRuntime": [tell, {**tell, "env": ["SAID=no"]}]}
+    runtime.run(bundle.sh("true"), env={"SAID": "yes", "PATH": "/usr/sbin:/usr/bin:/bin"})
+    first, second = (tmp_path / "told").read_text().splitlines()
+    assert first == "yes:/usr/sbin:/usr/bin:/bin" and second.startswith("no:")
+
+
+def test_poststart_is_told_of_what_was_started(ours: OciRuntime, bundle: Bundle, tmp_path: Path) -> None:
+    """However soon it ended. runc 1.1 runs this hook before the program."""
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", f"sleep 0.3; cat > {tmp_path}/told"]}
+    bundle.config["hooks"] = {"poststart": [hook]}
+    ours.run(bundle.sh("true"))
+    state = json.loads((tmp_path / "told").read_text())
+    assert state["status"] == "running" and state["pid"] > 1
+
+
+@pytest.mark.parametrize("kind, seen", [("shared", "shared:"), ("unbindable", "unbindable"), ("private", "-")])
+def test_the_propagation_of_the_root_itself(ours: OciRuntime, bundle: Bundle, kind: str, seen: str) -> None:
+    """config-linux.md, "Rootfs Mount Propagation". runc 1.1 leaves the root mount private."""
+    bundle.config["linux"]["rootfsPropagation"] = kind
+    fields = ours.run(bundle.sh("grep -m1 ' / / \\| /[^ ]* / ' /proc/self/mountinfo")).stdout.split()
+    assert fields[4] == "/" and fields[6].startswith(seen), fields
+
+
+def test_a_slave_root_sees_what_the_host_mounts(runtime: OciRuntime, bundle: Bundle) -> None:
+    subprocess.run(["mount", "--bind", "--make-shared", bundle.root, bundle.root], check=True)
+    below = bundle.root / "below"
+    below.mkdir()
+    try:
+        bundle.config["linux"]["rootfsPropagation"] = "rslave"
+        identity = runtime.started(bundle.sh("sleep 1000"))
+        subprocess.run(["mount", "-t", "tmpfs", "x", below], check=True)
+        (below / "file").touch()
+        assert runtime.exec(identity, "ls", "/below").stdout == "file\n"
+        runtime("delete", "--force", identity)
+    finally:
+        subprocess.run(["umount", "-R", bundle.root], check=True)
+
+
+def test_sockets_to_listen_at_are_handed_on(runtime: OciRuntime, bundle: Bundle, tmp_path: Path) -> None:
+    """sd_listen_fds(3): those that are for the runtime go to the container's first process, whose pid is 1."""
+    (tmp_path / "file").write_text("text\n")
+    text = "echo $LISTEN_FDS $LISTEN_PID; cat <&3"
+    identity, directory = runtime.new_id(), bundle.sh(text).write()
+    exports = f"exec 3<{tmp_path}/file; export LISTEN_FDS=1 LISTEN_PID=$$; exec "
+    command = " ".join([*(f"'{word}'" for word in runtime.command), "run", "--bundle", str(directory), identity])
+    done = subprocess.run(["sh", "-c", exports + command], capture_output=True, text=True, timeout=30, check=False)
+    assert done.stdout == "1 1\ntext\n", done
+    others = subprocess.run(
+        ["sh", "-c", exports.replace("$$", "1") + command], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert "text" not in others.stdout, "they are for somebody else"
+
+
+def test_a_strict_filter_does_not_hide_the_program(runtime: OciRuntime, bundle: Bundle) -> None:
+    """One that is older than faccessat2(2) and answers EPERM."""
+    for call in bundle.config["linux"]["seccomp"]["syscalls"]:
+        call["names"] = [name for name in call["names"] if name != "faccessat2"]
+    bundle.config["linux"]["seccomp"] |= {"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1}
+    for new_privileges in (True, False):
+        bundle.config["process"]["noNewPrivileges"] = not new_privileges
+        assert runtime.run(bundle.sh("echo runs")).stdout == "runs\n"
+
+
+def test_a_frozen_control_group_is_refused(ours: OciRuntime, bundle: Bundle) -> None:
+    """Nobody could start or end what would be frozen at birth. runc 1.1 only warns, and waits."""
+    identity = ours.new_id()
+    v1 = cgroups.version() == 1
+    group = CGROUPS / ("freezer" if v1 else "") / ours.parent / identity
+    state = group / ("freezer.state" if v1 else "cgroup.freeze")
+    group.mkdir(parents=True)
+    state.write_text("FROZEN" if v1 else "1")
+    bundle.config["linux"]["cgroupsPath"] = f"/{ours.parent}/{identity}"
+    try:
+        began = time.monotonic()
+        done = ours("run", "--bundle", str(bundle.sh("true").write()), identity, check=False)
+        assert done.returncode == 1 and "container's cgroup unexpectedly frozen" in done.stderr
+        assert time.monotonic() - began < 10 and group.exists()
+        others = [path for path in CGROUPS.glob(f"*/{ours.parent}/{identity}") if path != group]
+        assert not others, "nothing half-made"
+    finally:
+        group.rmdir()
