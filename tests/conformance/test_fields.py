@@ -48,6 +48,9 @@ def test_a_link_follows_restarts_and_renames(engine: Engine, api: Connection) ->
     steps.sleeper(api, name="app", host={"Links": ["db:alias"]})
     (names,) = [row["Names"] for row in api.get("/containers/json").json() if "/db" in row["Names"]]
     assert sorted(names) == ["/app/alias", "/db"]
+    assert engine.out("ps", "--filter", "name=app/alias", "-q") == ""  # it is found by its own name only
+    told = engine.out("ps", "--no-trunc", "--filter", "name=db", "--format", "{{.Names}}")
+    assert sorted(told.split(",")) == ["app/alias", "db"]
     engine.docker("restart", "-t", "0", "db")
     address = engine.out("inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "db")
     assert f"{address}\talias " in engine.out("exec", "app", "cat", "/etc/hosts")
