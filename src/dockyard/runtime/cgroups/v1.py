@@ -58,7 +58,7 @@ class CgroupV1:
             made.append(directory)
         except FileExistsError:
             if read(f"{directory}/cgroup.procs").strip():
-                raise
+                raise FileExistsError(17, f"container's cgroup is not empty: {self.path}") from None
             if controller == "freezer" and read(f"{directory}/freezer.state").strip() != "THAWED":
                 raise OSError(16, f"container's cgroup unexpectedly frozen: {self.path}") from None
         except FileNotFoundError:
@@ -188,6 +188,10 @@ class CgroupV1:
                 if line.startswith("oom_kill "):
                     return int(line.split()[1])
         return 0
+
+    def oom_file(self) -> str:
+        directory = self._directories.get("memory")
+        return f"{directory}/memory.oom_control" if directory else ""
 
     def remove(self) -> None:
         for directory in self._unique:

@@ -32,7 +32,7 @@ class CgroupV2:
             except FileExistsError:
                 continue
         if read(f"{self._directory}/cgroup.procs").strip():
-            raise FileExistsError(17, f"cgroup {self.path} exists and holds processes")
+            raise FileExistsError(17, f"container's cgroup is not empty: {self.path}")
         if "frozen 1" in read(f"{self._directory}/cgroup.events"):
             raise OSError(16, f"container's cgroup unexpectedly frozen: {self.path}")
 
@@ -103,6 +103,9 @@ class CgroupV2:
 
     def oom_kills(self, since: int = 0) -> int:
         return oom_count(self._directory)
+
+    def oom_file(self) -> str:
+        return f"{self._directory}/memory.events"
 
     def remove(self) -> None:
         remove_tree(self._directory)

@@ -20,6 +20,8 @@ from dockyard.runtime.oci.containers import CREATED, PAUSED, RUNNING, Container
 from dockyard.runtime.oci.errors import OciError
 from dockyard.runtime.oci.launching import Wanted
 
+_EXEC_FAILED = 255  # the exit code of an exec that did not get to its program, as with runc
+
 
 class Command(NamedTuple):
     """`run(root, arguments)` returns the exit code."""
@@ -130,6 +132,13 @@ def _delete(root: str, arguments: Arguments) -> int:
 def _exec(root: str, arguments: Arguments) -> int:
     if not arguments.rest:
         raise OciError("exec: a container ID is needed")
+    try:
+        return _execute(root, arguments)
+    except OciError as error:  # 1 could be the program's own
+        raise OciError(error.message, _EXEC_FAILED if error.code == 1 else error.code) from None
+
+
+def _execute(root: str, arguments: Arguments) -> int:
     container = Container.load(root, arguments.rest[0])
     if container.status() == PAUSED and not arguments.flag("ignore-paused"):
         raise OciError(f"cannot exec in a paused container (use --ignore-paused to override): {container.id}")
