@@ -113,6 +113,20 @@ def test_streams_restarts_and_the_rest(engine: Engine, api: Connection) -> None:
     assert by_action["prune"]["reclaimed"].isdigit()
 
 
+def test_out_of_memory_is_told_when_it_happens(engine: Engine, api: Connection) -> None:
+    """Of a child, too, while the container's first process goes on."""
+    since = time.time()
+    limit = {"Memory": 16 << 20, "MemorySwap": 16 << 20}
+    identifier = steps.started(api, "sh", "-c", "tail /dev/zero; exec sleep 1000", host=limit)
+    found = steps.eventually(lambda: events(api, since), lambda f: "oom" in actions(f, "container"))
+    assert actions(found, "container").count("oom") == 1
+    assert steps.inspect(api, identifier)["State"]["Running"]
+    api.post(f"/containers/{identifier}/kill")
+    steps.wait(api, identifier)
+    if engine.name == "dockyardd":
+        assert actions(events(api, since), "container").count("oom") == 1, "once, not at the end again"
+
+
 def test_images(engine: Engine, api: Connection) -> None:
     since = time.time()
     engine.docker("tag", "bb", "other:1")

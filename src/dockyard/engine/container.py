@@ -44,8 +44,8 @@ class Container:
 
     __slots__ = (
         "_waiters", "cleaner", "desired", "directory", "dirty", "exec_ids", "handle", "hold", "id", "lock", "name",
-        "over", "pause_before_restart", "pending", "removed", "restarting", "run_directory", "spec", "spool",
-        "status", "watcher", "written",
+        "oom_told", "over", "pause_before_restart", "pending", "removed", "restarting", "run_directory", "spec",
+        "spool", "status", "watcher", "written",
     )  # fmt: skip
 
     def __init__(self, row: ContainerRow, directory: Path, run_directory: Path, spool: Path | None = None) -> None:
@@ -68,6 +68,7 @@ class Container:
         self.pending: list[Pending] = []
         self.exec_ids: list[str] = []
         self.removed = False
+        self.oom_told = False  # during this run the event "oom" has been told
         self.over = ""  # why the engine itself ends this run, to be told as its error
         self.hold = False  # a client restarts it: its exit does not take it away, even with `--rm`
         self.written: asyncio.Task[None] | None = None  # the latest write of status

@@ -25,6 +25,7 @@ from dockyard.engine.health import HealthChecks
 from dockyard.engine.leases import Kind, Leases
 from dockyard.engine.logs import Logs
 from dockyard.engine.named_volumes import NamedVolumes
+from dockyard.engine.oom import OomEvents
 from dockyard.engine.shipping import Shipping
 from dockyard.engine.stats import Stats
 from dockyard.engine.system import Settings, System
@@ -58,6 +59,7 @@ class Engine:
     stats: Stats
     health: HealthChecks
     deadlines: Deadlines
+    oom: OomEvents
     leases: Leases
     shipping: Shipping
 
@@ -97,6 +99,7 @@ class Engine:
             stats=Stats(context),
             health=HealthChecks(context, execs),
             deadlines=Deadlines(context),
+            oom=OomEvents(context),
             leases=context.leases,
             shipping=Shipping(context),
         )
@@ -117,6 +120,7 @@ class Engine:
         self.stats.close()
         self.health.close()
         self.deadlines.close()
+        self.oom.close()
         self.shipping.close()
         self.execs.close()
         context.events.close()

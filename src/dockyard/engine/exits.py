@@ -69,7 +69,7 @@ def _record(context: Context, container: Container, record: ExitRecord) -> bool:
     for tell in context.ended:
         tell(container)
     status.state = State.RESTARTING if again else State.EXITED
-    if status.oom_killed:
+    if status.oom_killed and not container.oom_told:
         context.publish(container, "oom")
     duration = max(0, status.finished_at - status.started_at) // SECOND
     context.publish(container, "die", execDuration=str(duration), exitCode=str(status.exit_code))

@@ -114,7 +114,7 @@ def _check_modes(host: HostConfig, runtimes: Collection[str]) -> None:
         raise _refuse(f"invalid user namespace mode: {host.userns_mode}")
     if host.isolation not in ("", "default"):
         raise _refuse(f"invalid isolation ({host.isolation}): only 'default' is supported on linux")
-    if host.network_mode.startswith("container:") and not _is_container(host.network_mode):
+    if host.network_mode.partition(":")[0] == "container" and not _is_container(host.network_mode):
         raise _refuse("Invalid network mode: invalid container format container:<name|id>")
     if host.runtime and host.runtime not in runtimes:
         raise _refuse(f"unknown or invalid runtime name: {host.runtime}")

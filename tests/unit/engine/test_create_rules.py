@@ -131,6 +131,11 @@ JOINED = HostConfig(network_mode="container:abc")
         (PLAIN, HostConfig(restart_policy=RestartPolicy("always", 3)),
          "invalid restart policy: maximum retry count can only be used with 'on-failure'"),
         (PLAIN, HostConfig(ipc_mode="x"), "invalid IPC mode: x"),
+        (PLAIN, HostConfig(network_mode="container"),
+         "Invalid network mode: invalid container format container:<name|id>"),
+        (PLAIN, HostConfig(network_mode="host", links=["a:b"]),
+         "conflicting options: host type networking can't be used with links. "
+         "This would result in undefined behavior"),
         (PLAIN, HostConfig(pid_mode="container:"), "invalid PID mode: container:"),
         (PLAIN, HostConfig(uts_mode="container:x"), "invalid UTS mode: container:x"),
         (PLAIN, HostConfig(cgroupns_mode="x"), "invalid cgroup namespace mode: x"),

@@ -55,6 +55,10 @@ class Cgroup(Protocol):
         """How many processes the kernel has killed in it for lack of memory. `since`: the container's start (wall
         clock, ns), needed where the group may be gone already."""
 
+    def oom_file(self) -> str:
+        """What the kernel changes when it kills in it for lack of memory (v2: memory.events, v1: memory.oom_control);
+        "" without a memory controller."""
+
     def remove(self) -> None:
         """Remove it and what is beneath; a missing one is no error. OSError (EBUSY) if processes live in it."""
 
