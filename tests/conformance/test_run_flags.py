@@ -199,6 +199,14 @@ def test_namespaces_of_another_container(engine: Engine, kind: str) -> None:
 
 
 @pytest.mark.vm
+def test_shared_memory_has_its_limit_in_both_containers(engine: Engine) -> None:
+    engine.docker("run", "-d", "--name", "base", "--ipc", "shareable", "--shm-size", "1m", "bb", "sleep", "100")
+    fill = "echo said >/dev/shm/word; dd if=/dev/zero of=/dev/shm/fill bs=64k 2>/dev/null; stat -c %s /dev/shm/fill"
+    assert int(sh(engine, "--ipc", "container:base", script=fill)) <= 1 << 20
+    assert engine.out("exec", "base", "cat", "/dev/shm/word") == "said"
+
+
+@pytest.mark.vm
 def test_init(engine: Engine) -> None:
     printed = sh(engine, "--init", script="cat /proc/1/comm; cat /proc/$$/stat | cut -d' ' -f1")
     first, own = printed.split()

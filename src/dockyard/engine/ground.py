@@ -88,17 +88,13 @@ def _check_shareable(other: Container) -> None:
         raise InvalidArgument(f"cannot join IPC namespace: container {other.id}: non-shareable IPC ({hint})")
 
 
-def _shm_source(context: Context, container: Container) -> str:
-    """What lies at /dev/shm: the host's, another container's, one that others may join, or ("") a private one."""
+def _shm(context: Context, container: Container) -> tuple[str, str]:
+    """(the host's "/dev/shm" or "" for a new one, the mount namespace with which /dev/shm is shared or "")."""
     mode = container.host.ipc_mode
-    if mode == "host":
-        return "/dev/shm"
-    if mode == "shareable":
-        return f"{container.run_directory}/shm"
     other = peer(context, mode, "ipc")
-    if other is None:
-        return ""
-    return _shm_source(context, other)
+    if mode == "host" or (other is not None and other.host.ipc_mode == "host"):
+        return "/dev/shm", ""
+    return "", f"/proc/{other.status.pid}/ns/mnt" if other is not None else ""
 
 
 def bundle_input(context: Context, container: Container) -> BundleInput:
@@ -106,6 +102,7 @@ def bundle_input(context: Context, container: Container) -> BundleInput:
     network_peer = _network_owner(context, container)
     named = network_peer or container
     labels = context.labels.of(container)
+    shm_source, shm_namespace = _shm(context, container)
     return BundleInput(
         id=container.id,
         name=container.name,
@@ -117,7 +114,8 @@ def bundle_input(context: Context, container: Container) -> BundleInput:
         mounts=_bundle_mounts(context, container, network_peer),
         joins=_joins(context, container),
         env=links.variables(context, container),
-        shm_source=_shm_source(context, container),
+        shm_source=shm_source,
+        shm_namespace=shm_namespace,
         process_label=labels.process,
         mount_label=labels.mount,
     )
@@ -183,11 +181,6 @@ def write_files(context: Context, container: Container) -> None:
         shipping.prepare(container)
         kept = Connections(container.status.endpoints, container.status.ports)
         _write(f"{container.run_directory}/{_CONNECTIONS}", msgspec.json.encode(kept))
-        if host.ipc_mode == "shareable":
-            os.makedirs(f"{container.run_directory}/shm", exist_ok=True)
-            os.chmod(f"{container.run_directory}/shm", 0o1777)
-            if (remap := context.bundler.remapping(host)) is not None:
-                os.chown(f"{container.run_directory}/shm", *remap.outside(0, 0))
         if host.network_mode.startswith("container:"):
             return  # that container's files are mounted
         _write(container.hostname_path, f"{container.config.hostname}\n".encode())

@@ -136,10 +136,7 @@ def _own_files(context: Context, container: Container, labels: Labels) -> list[d
     mode = container.host.network_mode
     other = context.registry.find(mode.removeprefix("container:")) if mode.startswith("container:") else None
     files, label = other or container, labels.mount if other is None else labels.shared
-    found = [{"path": path, "label": label} for path in (files.resolv_path, files.hostname_path, files.hosts_path)]
-    if container.host.ipc_mode == "shareable":
-        found.append({"path": f"{container.run_directory}/shm", "label": labels.mount})
-    return found
+    return [{"path": path, "label": label} for path in (files.resolv_path, files.hostname_path, files.hosts_path)]
 
 
 def _mounted(context: Context, container: Container, labels: Labels) -> list[dict[str, Any]]:

@@ -16,7 +16,8 @@ Our extensions to config.json, which our own init reads and other runtimes ignor
 - `mounts[].dockyard`: `subpath` (of a bind: only this below the source), `chown` (a bind is given to the container's
   user), `idmap: "owner"` (its owner and the container's user change places), `image` (type "image": a Rootfs to lie
   there read-only), `remap` (with a user namespace: on disk its owners have the numbers that are seen inside), `mapped`
-  (of an overlay, likewise: directories that have layers of it and are not where the root's layers are).
+  (of an overlay, likewise: directories that have layers of it and are not where the root's layers are), `namespace`
+  (of a bind: the mount namespace in which the source is looked up).
 
 HOME is not in `process.env` unless it was asked for: init appends the one that `linux.passwd` found.
 """
@@ -69,7 +70,8 @@ class BundleInput(Struct, frozen=True):
     mounts: Sequence[BundleMount] = ()  # binds, volumes, tmpfs and the three etc files
     cgroup_path: str = ""  # "": by `cgroup_path`
     joins: dict[str, str] = {}  # OCI namespace kind ("pid", "network", "ipc", "user") -> path, for container:X
-    shm_source: str = ""  # host path bound at /dev/shm: "/dev/shm" for ipc host, another container's for container:X
+    shm_source: str = ""  # "/dev/shm" for ipc host: bound at /dev/shm
+    shm_namespace: str = ""  # of container:X: the mount namespace whose /dev/shm is bound there
     rootfs: str = "rootfs"  # root.path
     env: Sequence[str] = ()  # what it is told of others (`--link`), below its settings
     process_label: str = ""  # SELinux; "": none of its own
@@ -191,6 +193,7 @@ class Bundler:
                 host,
                 spec.mounts,
                 shm_source=spec.shm_source,
+                shm_namespace=spec.shm_namespace,
                 writable_cgroups=options.writable_cgroups,
                 remap=self.remapping(host),
             ),

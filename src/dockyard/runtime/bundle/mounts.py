@@ -97,15 +97,16 @@ class DefaultMounts:
         mounts: Sequence[BundleMount],
         *,
         shm_source: str,
+        shm_namespace: str = "",
         writable_cgroups: bool,
         remap: Remap | None = None,
     ) -> list[dict[str, Any]]:
-        """All mounts, in order. `shm_source`: a host path to bind at /dev/shm, "" for a new tmpfs. `remap`: the ids of
-        the container's own."""
+        """All mounts, in order. `shm_source`: a host path to bind at /dev/shm, "" for a new tmpfs, or for that of the
+        mount namespace `shm_namespace`. `remap`: the ids of the container's own."""
         asked = {mount.destination for mount in mounts}
         out = [
             mount
-            for mount in self._defaults(host, shm_source, writable_cgroups)
+            for mount in self._defaults(host, shm_source, shm_namespace, writable_cgroups)
             if mount["destination"] not in asked and not _below(mount["destination"], "/dev", asked)
         ]
         if host.readonly_rootfs:
@@ -115,7 +116,9 @@ class DefaultMounts:
         out += [_asked(mount, remap) for mount in sorted(mounts, key=_depth)]
         return out
 
-    def _defaults(self, host: HostConfig, shm_source: str, writable_cgroups: bool) -> Iterable[dict[str, Any]]:
+    def _defaults(
+        self, host: HostConfig, shm_source: str, shm_namespace: str, writable_cgroups: bool
+    ) -> Iterable[dict[str, Any]]:
         writable = {"/sys", "/sys/fs/cgroup"} if host.privileged else {"/sys/fs/cgroup"} if writable_cgroups else set()
         for destination, kind, source, fixed in self._fixed:
             options = list(fixed)
@@ -124,13 +127,10 @@ class DefaultMounts:
             yield {"destination": destination, "type": kind, "source": source, "options": options}
         if host.ipc_mode == "none":
             return
-        if shm_source:
-            yield {
-                "destination": "/dev/shm",
-                "type": "bind",
-                "source": shm_source,
-                "options": ["rbind", "rprivate"],
-            }
+        if shm_source or shm_namespace:
+            shared: dict[str, Any] = {"destination": "/dev/shm", "type": "bind", "source": "/dev/shm"}
+            shared["options"] = ["rbind", "rprivate"]
+            yield shared | ({"dockyard": {"namespace": shm_namespace}} if shm_namespace else {})
             return
         size = host.shm_size or DEFAULT_SHM_SIZE
         yield {
