@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +68,35 @@ def test_import(engine: Engine, api: Connection) -> None:
     assert (image["Id"], image["RepoTags"], image["Os"]) == (identifier, ["made:1"], "linux")
     assert len(image["RootFS"]["Layers"]) == 1
     assert steps.sh(api, "cat /www/index.html", Image="made:1").encode() == busybox.PAGE
+
+
+def answers(engine: Engine, port: int) -> bool:
+    try:
+        engine.connect(port).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_import_from_a_web_address(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "root.tar").write_bytes(busybox.rootfs_tar())
+    argv = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "8098", "--directory", str(tmp_path)]
+    prefix = ["nsenter", f"--net={engine.netns_path}"] if engine.netns_path else []
+    server = subprocess.Popen([*prefix, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        steps.eventually(lambda: answers(engine, 8098))
+        address = "127.0.0.1:8098/root.tar"
+        printed = engine.out("import", f"http://{address}", "made:web")
+        assert printed.split()[-1].startswith("sha256:")
+        assert engine.out("history", "--format", "{{.Comment}}", "made:web") == f"Imported from http://{address}"
+        gone = engine.docker("import", f"http://{address}.gone", "made:gone", check=False)
+        assert gone.returncode != 0 and b"404" in gone.stderr
+    finally:
+        server.kill()
+        server.wait()
+    down = engine.docker("import", f"http://{address}", "made:gone", check=False)
+    assert down.returncode != 0 and b"dial tcp" in down.stderr
+    assert engine.docker("image", "inspect", "made:gone", check=False).returncode != 0
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bytes], ids=["gzip", "plain"])

@@ -15,12 +15,13 @@ from aiohttp import web
 from msgspec import UNSET
 
 from dockyard.edge.api import auth, wire
+from dockyard.edge.api.imports import import_
 from dockyard.edge.routing import Call, Route
 from dockyard.engine.images import Deleted, HistoryEntry, Image, Listed, LoadedImage, Variant
 from dockyard.engine.transfers import Message
 from dockyard.engine.transfers.progress import Feed
 from dockyard.model.container import ContainerConfig
-from dockyard.model.errors import DockyardError, InvalidArgument, NotServed
+from dockyard.model.errors import DockyardError, InvalidArgument
 from dockyard.model.oci import ImageConfig, Platform, run_config
 from dockyard.proto.times import ZERO_TIME, format_rfc3339
 from dockyard.proto.units import human_size
@@ -194,30 +195,7 @@ async def create(call: Call) -> web.StreamResponse:
     """Pull (`fromImage`) or import (`fromSrc`)."""
     if call.text("fromImage"):
         return await _pull(call)
-    source = call.text("fromSrc")
-    if source != "-":
-        raise NotServed(f"cannot import from {source!r}: importing from a URL is not served; send the archive itself")
-    async with call.progress() as out:
-        image = await call.engine.images.import_(
-            call.incoming(),
-            repository=call.text("repo"),
-            tag=call.text("tag"),
-            message=call.text("message") or "Imported from -",
-            changes=call.texts("changes"),
-            platform=call.text("platform"),
-            created=_moment(call, "created"),
-        )
-        call.body_read = True
-        await out.send({"status": image.id})
-    return out.response
-
-
-def _moment(call: Call, name: str) -> int | None:
-    """Seconds as ns. An extension of ours: other daemons take no notice and date the image themselves."""
-    text = call.text(name)
-    if text and not (text.isdigit() and len(text) < 12):
-        raise InvalidArgument(f"invalid {name} {text[:40]!r}: seconds since 1970 are expected")
-    return int(text) * _SECOND if text else None
+    return await import_(call, call.text("fromSrc"))
 
 
 async def _pull(call: Call) -> web.StreamResponse:

@@ -8,7 +8,9 @@ each verb), local images (`engine.images`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager
 
 from dockyard.engine.images.services import Services
 from dockyard.engine.transfers import looking, pulling, pushing
@@ -24,13 +26,16 @@ from dockyard.proto.filters import Filters
 from dockyard.proto.references import DEFAULT_DOMAIN, Reference
 from dockyard.proto.registries import Place, RegistryRules, places
 from dockyard.store.remote import hostsfiles, tls
+from dockyard.store.remote.download import download, free_bytes
 from dockyard.store.remote.repository import Repository
 from dockyard.store.remote.session import Session, Shared
 from dockyard.store.remote.transport import Limits, Transport
+from dockyard.store.spooling import temporary_file
 
 __all__ = ["Distribution", "Limits", "Message", "SearchResult", "Transfers"]
 
 _NOBODY = Credentials()
+_READ = 1 << 20
 
 
 class Transfers:
@@ -74,6 +79,16 @@ class Transfers:
     async def repositories(self, reference: Reference, credentials: Credentials, *, push: bool) -> list[Repository]:
         """Where a reference is to be asked for, in turn (to push: one)."""
         return await self._repositories(reference, credentials, mirrors=not push, push=push)
+
+    @asynccontextmanager
+    async def fetch(self, url: str, progress: Callable[[int, int], None]) -> AsyncIterator[AsyncIterator[bytes]]:
+        """What is at a web address, once all of it is here. `progress`: is told the bytes so far and in all (0: not
+        known). NotFound, InvalidArgument, Forbidden, SystemFailure naming the address."""
+        layout = self._services.layout
+        with temporary_file(layout) as fd:
+            await download(self._transport, url, fd, limit=free_bytes(str(layout.ingest)), progress=progress)
+            os.lseek(fd, 0, os.SEEK_SET)
+            yield _content(fd)
 
     # --- verbs -----------------------------------------------------------------------------------------------------
 
@@ -194,3 +209,8 @@ def _asked(name: str, tag: str) -> Reference:
     if ":" in tag:
         return references.parse(f"{reference.repository}@{tag}")
     return reference._replace(tag=references.check_tag(tag))
+
+
+async def _content(fd: int) -> AsyncIterator[bytes]:
+    while data := await asyncio.to_thread(os.read, fd, _READ):
+        yield data
