@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import random
-import shutil
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.support import busybox
+from tests.support.rawhttp import Connection, Response, unix_dialer
 from tests.support.steps import eventually
 from tests.unit.registry.support import Registry
 
@@ -24,15 +25,12 @@ OPERATIONS, IMAGES, KILL_EVERY = 100, 6, 4
 
 
 class Daemon:
-    """A dockyardd on one data root that may be killed and started again."""
+    """A dockyardd on one data root that may be killed and started again. Spoken to without a client program, which
+    would take more time than what is under test."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._environment = os.environ | {
-            "DOCKER_HOST": f"unix://{directory}/s",
-            "DOCKER_CONFIG": str(directory / "config"),
-        }
-        (directory / "config").mkdir(parents=True)
+        directory.mkdir(parents=True)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -43,7 +41,12 @@ class Daemon:
             self._process = subprocess.Popen(
                 [program, *folders, "-H", f"unix://{here}/s", "--bridge", "none"], stdout=log, stderr=log
             )
-        eventually(lambda: self.docker("version").returncode == 0, seconds=30)
+        eventually(self._answers, seconds=30)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self.ask("GET", "/_ping").status == 200
+        return False
 
     def kill(self) -> None:
         assert self._process is not None
@@ -55,71 +58,77 @@ class Daemon:
         self._process.terminate()
         self._process.wait(30)
 
-    def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            ["docker", *arguments], env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+    def ask(self, method: str, path: str, raw: bytes | None = None, **query: str) -> Response:
+        with Connection(unix_dialer(f"{self.directory}/s")) as connection:
+            return connection.request(method, path, None, query, {"X-Registry-Auth": "e30="}, raw)
 
-    def docker(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(["docker", *arguments], env=self._environment, capture_output=True, timeout=60)
+    def out(self, method: str, path: str, raw: bytes | None = None, **query: str) -> Response:
+        answer = self.ask(method, path, raw, **query)
+        assert answer.status == 200, answer.message
+        return answer
 
-    def out(self, *arguments: str) -> bytes:
-        done = self.docker(*arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def transfer(self, verb: str, name: str) -> None:
+        """`pull` or `push`, to its end. AssertionError with what is told when it fails."""
+        repository, _, tag = name.rpartition(":")
+        if verb == "pull":
+            answer = self.out("POST", "/images/create", fromImage=repository, tag=tag)
+        else:
+            answer = self.out("POST", f"/images/{repository}/push", tag=tag)
+        told = answer.lines()
+        assert told and not any("error" in line for line in told), told
+
+    def remove(self, name: str) -> None:
+        self.ask("DELETE", f"/images/{name}")
 
     def layers(self, name: str) -> list[str]:
-        found: list[str] = json.loads(self.out("image", "inspect", name))[0]["RootFS"]["Layers"]
+        found: list[str] = self.out("GET", f"/images/{name}/json").json()["RootFS"]["Layers"]
         return found
 
 
-def make_image(folder: Path, name: str, chance: random.Random) -> Path:
+def make_image(name: str, chance: random.Random) -> bytes:
     layers = [busybox.layer_tar({f"f{i}": chance.randbytes(chance.randrange(50_000, 900_000))}) for i in range(3)]
-    path = folder / "image.tar"
-    path.write_bytes(busybox.docker_archive([name], layers, {"Cmd": ["sh"]}))
-    return path
+    return busybox.docker_archive([name], layers, {"Cmd": ["sh"]})
 
 
-@pytest.mark.skipif(shutil.which("docker") is None, reason="docker is not installed")
 @pytest.mark.timeout(240)
 def test_killed_at_random_moments_during_a_hundred_pulls_and_pushes(tmp_path: Path) -> None:
     chance = random.Random(11)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]  # the same one after every kill
     registry, daemon = Registry.on_files(tmp_path / "r", listen=[f"127.0.0.1:{port}"]), Daemon(tmp_path / "d")
+    pool = ThreadPoolExecutor(1)
     registry.start()
     daemon.start()
     try:
         names = [f"{registry.address}/kill/i{number}:1" for number in range(IMAGES)]
         made = {}
         for name in names:
-            daemon.out("load", "-i", str(make_image(tmp_path, name, chance)))
+            daemon.out("POST", "/images/load", make_image(name, chance), quiet="1")
             made[name] = daemon.layers(name)
         pushed: set[str] = set()
         for number in range(OPERATIONS):
             name = chance.choice(names)
             pulling = name in pushed and chance.random() < 0.6
             if pulling:
-                daemon.docker("rmi", name)
-            command = ("pull" if pulling else "push", name)
-            client = daemon.begin(*command)
+                daemon.remove(name)
+            verb = "pull" if pulling else "push"
             if number % KILL_EVERY == 0:
+                client = pool.submit(daemon.transfer, verb, name)
                 time.sleep(chance.uniform(0.005, 0.15))
                 victim = chance.choice((registry, daemon))
                 victim.kill()
-                client.wait(60)
+                client.exception(60)
                 victim.start()
-                daemon.out(*command)  # what was broken off goes through now
-            else:
-                assert client.wait(60) == 0, command
+            daemon.transfer(verb, name)  # what was broken off goes through now
             pushed |= set() if pulling else {name}
         for name in sorted(pushed):
-            daemon.docker("rmi", name)
-            daemon.out("pull", name)
+            daemon.remove(name)
+            daemon.transfer("pull", name)
             assert daemon.layers(name) == made[name]
-            daemon.out("save", name)  # rebuilds every layer and compares its digest
+            daemon.out("GET", f"/images/{name}/get")  # rebuilds every layer and compares its digest
         assert len(pushed) == IMAGES
         assert registry.run("check").returncode == 0
     finally:
+        pool.shutdown()
         daemon.close()
         registry.kill()
