@@ -345,7 +345,7 @@ def test_a_failing_hook_leaves_nothing(ours: OciRuntime, bundle: Bundle) -> None
         (lambda c: c.update(hooks={"startContainer": [{"path": "x"}]}), "hooks.startContainer[0].path: 'x' is not an"),
         (lambda c: c.update(hooks={"prestart": [{"path": "/x", "timeout": 0}]}), "hooks.prestart[0].timeout: 0"),
         (lambda c: c.update(hooks={"other": []}), "hooks.other: unknown"),
-        (lambda c: c["linux"].update(intelRdt={"closID": "x"}), "linux.intelRdt: not supported"),
+        (lambda c: c["linux"].update(intelRdt={"closID": "x"}), "linux.intelRdt: this host has no resctrl"),
         (lambda c: c["linux"].update(personality={"domain": "BSD"}), "linux.personality.domain: 'BSD'"),
         (lambda c: c["linux"].update(timeOffsets={"boottime": {"secs": 1}}), "linux.timeOffsets: cannot be set"),
         (lambda c: c["linux"]["resources"].update(memory={"kernel": 1}), "linux.resources.memory.kernel: the"),

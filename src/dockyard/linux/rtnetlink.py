@@ -37,6 +37,8 @@ _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _VETH_INFO_PEER = 1
 _BRPORT_MODE, _BRPORT_ISOLATED = 4, 33
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
+_IFA_F_PERMANENT, _UNIVERSE = 0x80, 0
+_IFA_KEPT = (_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, 8, 9)  # and IFA_FLAGS, IFA_RT_PRIORITY
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _NDA_DST, _NDA_LLADDR = 1, 2
 _NUD_PERMANENT = 0x80
@@ -132,6 +134,13 @@ def set_link(index: int, *, up: bool | None = None, mtu: int = 0, mac: str = "",
     return Message(f"set link {index}", _NEWLINK, 0, body)
 
 
+def move_link(index: int, namespace: int, name: str) -> Message:
+    """Into the network namespace behind a descriptor, down and without its addresses. `name`: there; for "eth%d" the
+    kernel finds a number. EEXIST if there is one of that name."""
+    body = _ifinfo(index, up=False) + number(_IFLA_NET_NS_FD, namespace) + text(_IFLA_IFNAME, name)
+    return Message(f"move link {index} as {name}", _NEWLINK, 0, body)
+
+
 def set_port(name: str, *, hairpin: bool | None = None, isolated: bool | None = None) -> Message:
     """Flags of a bridge's port: `hairpin` lets a frame leave by the port it came in by; ports that are `isolated` do
     not hear each other."""
@@ -225,6 +234,25 @@ def addresses(netlink: Netlink) -> list[LinkAddress]:
         if raw is not None and family in (socket.AF_INET, socket.AF_INET6):
             found.append(LinkAddress(index, f"{socket.inet_ntop(family, raw)}/{prefix}"))
     return found
+
+
+def lasting_addresses(netlink: Netlink, index: int) -> list[bytes]:
+    """A link's permanent addresses of global scope, of every family, for `restore_address`."""
+    found = []
+    for kind, body in netlink.dump(Message("list addresses", _GETADDR, 0, _IFADDR.pack(0, 0, 0, 0, 0))):
+        _, _, flags, scope, link = _IFADDR.unpack_from(body)
+        if kind == _NEWADDR and link == index and scope == _UNIVERSE and flags & _IFA_F_PERMANENT:
+            found.append(body)
+    return found
+
+
+def restore_address(index: int, body: bytes) -> Message:
+    """One of `lasting_addresses` for the link `index`."""
+    family, prefix, flags, scope, _ = _IFADDR.unpack_from(body)
+    own = attributes(body, _IFADDR.size)
+    kept = b"".join(attribute(kind, own[kind]) for kind in _IFA_KEPT if kind in own)
+    packed = _IFADDR.pack(family, prefix, flags, scope, index)
+    return Message(f"add address to link {index}", _NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, packed + kept)
 
 
 def ipv4_routes(netlink: Netlink) -> list[tuple[str, int]]:

@@ -1,12 +1,14 @@
-"""How the kernel schedules a process, and as what system it presents itself to it.
+"""How the kernel schedules a process, where its memory comes from, and as what system it presents itself to it.
 
-Owns: sched_setattr(2), ioprio_set(2), personality(2) with the names of the OCI runtime-spec. Does not own: when.
+Owns: sched_setattr(2), ioprio_set(2), set_mempolicy(2), sched_setaffinity(2), personality(2) with the names of the OCI
+runtime-spec. Does not own: when.
 Everything is bound at import. Standard library only.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import Any, Final
 
 from dockyard.linux import abi
@@ -23,7 +25,17 @@ SCHEDULER_FLAGS: Final = {
     "SCHED_FLAG_UTIL_CLAMP_MAX": 0x40,
 }  # fmt: skip
 IO_CLASSES: Final = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+MEMORY_MODES: Final = {
+    "MPOL_DEFAULT": 0, "MPOL_PREFERRED": 1, "MPOL_BIND": 2, "MPOL_INTERLEAVE": 3, "MPOL_LOCAL": 4,
+    "MPOL_PREFERRED_MANY": 5, "MPOL_WEIGHTED_INTERLEAVE": 6,
+}  # fmt: skip
+MEMORY_FLAGS: Final = {
+    "MPOL_F_STATIC_NODES": 1 << 15,
+    "MPOL_F_RELATIVE_NODES": 1 << 14,
+    "MPOL_F_NUMA_BALANCING": 1 << 13,
+}
 _IOPRIO_WHO_PROCESS: Final = 1
+_HIGHEST: Final = 1 << 16  # of a node or a CPU
 
 
 class _SchedAttr(ctypes.Structure):
@@ -59,3 +71,37 @@ def set_io_priority(wanted: dict[str, Any]) -> None:
     value = IO_CLASSES[wanted["class"]] << 13 | (wanted.get("priority") or 0)
     if _syscall(abi.NR["ioprio_set"], _IOPRIO_WHO_PROCESS, 0, value) < 0:
         raise failure("ioprio_set", wanted["class"])
+
+
+def set_memory_policy(wanted: dict[str, Any]) -> None:
+    """`linux.memoryPolicy` for the calling process and what it executes."""
+    mode = MEMORY_MODES[wanted["mode"]]
+    for name in wanted.get("flags") or ():
+        mode |= MEMORY_FLAGS[name]
+    nodes = parse_list(wanted.get("nodes") or "")
+    mask = sum(1 << node for node in set(nodes))
+    size = max(nodes) // 64 + 1 if nodes else 0
+    words = (ctypes.c_ulong * size)(*(mask >> 64 * at & (1 << 64) - 1 for at in range(size))) if size else None
+    if _syscall(abi.NR["set_mempolicy"], mode, words, ctypes.c_ulong(size * 64 + 1 if size else 0)) < 0:
+        raise failure("set_mempolicy", wanted["mode"], wanted.get("nodes") or "")
+
+
+def set_affinity(cpus: str) -> None:
+    """The CPUs that the calling process runs on, as `parse_list` has them. Nothing for "". OSError."""
+    if cpus:
+        try:
+            os.sched_setaffinity(0, parse_list(cpus))
+        except OSError as error:
+            raise OSError(error.errno, f"sched_setaffinity({cpus}): {os.strerror(error.errno or 0)}") from error
+
+
+def parse_list(text: str) -> list[int]:
+    """ "0-2, 7" → [0, 1, 2, 7]. ValueError."""
+    found: list[int] = []
+    for part in filter(None, (each.strip() for each in text.split(","))):
+        first, dash, last = (each.strip() for each in part.partition("-"))
+        low, high = int(first), int(last) if dash else int(first)
+        if not 0 <= low <= high < _HIGHEST:
+            raise ValueError(f"{part!r} is not a number or a range")
+        found.extend(range(low, high + 1))
+    return found

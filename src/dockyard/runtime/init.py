@@ -176,7 +176,7 @@ def _init(job: Job) -> None:
     root = rootfs.mount_root(job.rootfs, job.target, linux.get("rootfsPropagation") or "", label, job.users)
     own_group = job.cgroup.path if job.cgroup is not None and not job.unshare_cgroup else ""
     rootfs.mount_all(root, config, job.sources, job.hierarchies, own_group, job.users, job.limited)
-    own_dev = any(m["destination"] == "/dev" and m.get("type") == "tmpfs" for m in config.get("mounts") or [])
+    own_dev = _has_own_dev(config.get("mounts") or [], root)
     job.step = "configuring the network"
     _expect(job.sync, b"N")  # from here on the device rules hold, too
     if job.new_network:  # a network namespace always gets its loopback device up
@@ -216,14 +216,25 @@ def _init(job: Job) -> None:
     _become(job, slave, uid, gid, groups, home)
 
 
+def _has_own_dev(entries: list[dict[str, Any]], root: int) -> bool:
+    """Whether nodes may be made in /dev: a tmpfs, or the directory in the root if nothing is mounted there."""
+    kinds = [entry.get("type") for entry in entries if entry["destination"].rstrip("/") == "/dev"]
+    return "tmpfs" in kinds if kinds else not os.fstatvfs(root).f_flag & os.ST_RDONLY
+
+
 def _exec(job: Job) -> None:
     spec = job.process
     calls.prctl(abi.PR_SET_DUMPABLE, 0)
     program.seal()
     os.setsid()
     _set_oom_score(spec)
+    affinity = spec.get("execCPUAffinity") or {}
+    if affinity.get("initial"):
+        scheduling.set_affinity(affinity["initial"])
     if job.cgroup is not None:
         job.cgroup.join(job.part)
+    if affinity.get("final"):
+        scheduling.set_affinity(affinity["final"])
     job.step = "joining namespaces"
     job.users = users.Users.of_process(job.pidfd)
     process.setns(job.pidfd, (_EXEC_NAMESPACES | job.namespaces) & ~job.shared)
@@ -392,6 +403,8 @@ def _schedule(spec: dict[str, Any]) -> None:
         scheduling.set_scheduler(spec["scheduler"])
     if spec.get("ioPriority"):
         scheduling.set_io_priority(spec["ioPriority"])
+    if spec.get("memoryPolicy"):  # of linux, put here by who asks for it
+        scheduling.set_memory_policy(spec["memoryPolicy"])
 
 
 def _set_oom_score(spec: dict[str, Any]) -> None:

@@ -56,7 +56,9 @@ def main() -> NoReturn:
 
 def _dispatch(arguments: Arguments) -> int:
     if arguments.flag("version"):
-        print(f"dockyard-runtime version {VERSION}\nspec: 1.2.0")
+        from dockyard.runtime.oci.containers import SPECIFICATION
+
+        print(f"dockyard-runtime version {VERSION}\nspec: {SPECIFICATION}")
         return 0
     if arguments.flag("help") or not arguments.rest or arguments.rest[0] == "help":
         _help()
@@ -68,6 +70,8 @@ def _dispatch(arguments: Arguments) -> int:
     if arguments.text("rootless", "auto") not in ("auto", "true", "false"):
         raise OciError(f"--rootless: {arguments.text('rootless')!r} is neither auto, true nor false")
     name, *words = arguments.rest
+    if name in ("checkpoint", "restore"):
+        raise OciError(f"{name}: not supported: the OCI runtime specification has neither checkpoint nor restore")
     if os.geteuid() != 0:
         _become_root(arguments, name, words)
     if name in _ENTERING and not protection.protected():

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from dockyard.runtime import spawn
 from dockyard.runtime.oci import foreground, launching, measuring
 from dockyard.runtime.oci.arguments import Arguments, Option
 from dockyard.runtime.oci.configuration import check_process, read_json
@@ -136,6 +137,8 @@ def _exec(root: str, arguments: Arguments) -> int:
         return _execute(root, arguments)
     except OciError as error:  # 1 could be the program's own
         raise OciError(error.message, _EXEC_FAILED if error.code == 1 else error.code) from None
+    except OSError as error:
+        raise OciError(f"exec: {spawn.describe(error)}", _EXEC_FAILED) from None
 
 
 def _execute(root: str, arguments: Arguments) -> int:
@@ -205,7 +208,7 @@ def _list(root: str, arguments: Arguments) -> int:
         return 0
     form = arguments.text("format", "table")
     if form == "json":
-        print(json.dumps(documents))
+        print(json.dumps(documents, separators=(",", ":")))
     elif form == "table":
         _print_table(documents)
     else:
@@ -231,7 +234,7 @@ def _ps(root: str, arguments: Arguments) -> int:
     pids = container.needed_cgroup().pids()
     form = arguments.text("format", "table")
     if form == "json":
-        print(json.dumps(pids))
+        print(json.dumps(pids, separators=(",", ":")))
         return 0
     if form != "table":
         raise OciError(f"ps: --format: {form!r} is neither table nor json")

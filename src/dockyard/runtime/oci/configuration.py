@@ -1,7 +1,7 @@
 """config.json of a bundle and process.json of an exec: read and checked.
 
 Owns: what this runtime demands of a configuration and what of the specification it does not support; every refusal
-names the field. Does not own: what is done with it. Source: OCI runtime-spec 1.2, config.md and config-linux.md.
+names the field. Does not own: what is done with it. Source: OCI runtime-spec 1.3, config.md and config-linux.md.
 """
 
 from __future__ import annotations
@@ -12,16 +12,10 @@ from typing import Any, Final
 
 from dockyard.linux import scheduling, selinux
 from dockyard.runtime.cgroups import version
-from dockyard.runtime.oci import joining
+from dockyard.runtime.oci import joining, netdevices, resctrl
 from dockyard.runtime.oci.errors import OciError
 from dockyard.runtime.oci.members import check_ranges, get
 
-_UNSUPPORTED_LINUX: Final = (
-    ("intelRdt", "not supported"),
-    ("netDevices", "not supported"),
-    ("memoryPolicy", "not supported"),
-)
-_UNSUPPORTED_PROCESS: Final = (("execCPUAffinity", "not supported"),)
 HOOKS: Final = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 _ONLY_V1, _ONLY_V2 = "cgroup v2 has no such limit", "needs cgroup v2"
 _LIMITS: Final = (  # part, limit, the versions of control groups that have it, what is said where they have not
@@ -117,9 +111,8 @@ def check_process(process: dict[str, Any], field: str) -> None:
     if process.get("selinuxLabel") and not selinux.enabled():
         raise OciError(f"{field}.selinuxLabel: SELinux is not enabled on this host")
     _check_scheduling(process, field)
-    for name, reason in _UNSUPPORTED_PROCESS:
-        if process.get(name):
-            raise OciError(f"{field}.{name}: {reason}")
+    if process.get("commandLine"):
+        raise OciError(f"{field}.commandLine: not supported on Linux")
 
 
 def _check_scheduling(process: dict[str, Any], field: str) -> None:
@@ -134,6 +127,26 @@ def _check_scheduling(process: dict[str, Any], field: str) -> None:
         raise OciError(f"{field}.ioPriority.class: {wanted.get('class')!r} is unknown")
     if not 0 <= (wanted.get("priority") or 0) <= 7:
         raise OciError(f"{field}.ioPriority.priority: {wanted['priority']!r} is not from 0 to 7")
+    affinity = get(process, "execCPUAffinity", dict, f"{field}.execCPUAffinity", optional=True)
+    for name in ("initial", "final"):
+        _check_list(affinity, name, f"{field}.execCPUAffinity.{name}")
+
+
+def _check_list(parent: dict[str, Any], name: str, field: str) -> None:
+    text = get(parent, name, str, field, optional=True)
+    try:
+        scheduling.parse_list(text)
+    except ValueError:
+        raise OciError(f"{field}: {text!r} is no list of numbers and ranges, as 0-3,7") from None
+
+
+def _check_memory_policy(policy: dict[str, Any]) -> None:
+    if policy and policy.get("mode") not in scheduling.MEMORY_MODES:
+        raise OciError(f"linux.memoryPolicy.mode: {policy.get('mode')!r} is unknown")
+    for flag in get(policy, "flags", list, "linux.memoryPolicy.flags", optional=True):
+        if flag not in scheduling.MEMORY_FLAGS:
+            raise OciError(f"linux.memoryPolicy.flags: {flag!r} is unknown")
+    _check_list(policy, "nodes", "linux.memoryPolicy.nodes")
 
 
 def _check_hooks(hooks: dict[str, Any]) -> None:
@@ -181,9 +194,9 @@ def _check_linux(linux: dict[str, Any]) -> set[str]:
     seen = joining.check(linux)
     if linux.get("mountLabel") and not selinux.enabled():
         raise OciError("linux.mountLabel: SELinux is not enabled on this host")
-    for name, reason in _UNSUPPORTED_LINUX:
-        if linux.get(name):
-            raise OciError(f"linux.{name}: {reason}")
+    netdevices.check(linux, seen)
+    resctrl.check(linux)
+    _check_memory_policy(get(linux, "memoryPolicy", dict, "linux.memoryPolicy", optional=True))
     if linux.get("rootfsPropagation", "") not in _PROPAGATIONS:
         raise OciError(f"linux.rootfsPropagation: {linux['rootfsPropagation']!r} is unknown")
     _check_personality(get(linux, "personality", dict, "linux.personality", optional=True))
@@ -217,6 +230,12 @@ def check_resources(resources: dict[str, Any], field: str) -> None:
         value = (resources.get(part) or {}).get(name) if name else resources.get(part)
         if value and number not in has:
             raise OciError(f"{field}.{part}{'.' if name else ''}{name}: {why}")
+    for index, each in enumerate((resources.get("blockIO") or {}).get("weightDevice") or ()):
+        if each.get("leafWeight"):
+            raise OciError(f"{field}.blockIO.weightDevice[{index}].leafWeight: the kernel has no such limit any more")
+    memory = resources.get("memory") or {}
+    if number == 2 and (memory.get("swap") or 0) > 0 and memory.get("limit") is None:
+        raise OciError(f"{field}.memory.swap: cannot be set without memory.limit: it counts both")
 
 
 def _has_own(config: dict[str, Any], kind: str) -> bool:

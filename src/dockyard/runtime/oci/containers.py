@@ -17,6 +17,7 @@ from dockyard.runtime.oci.configuration import read_json
 from dockyard.runtime.oci.errors import OciError
 
 _ID: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+.-")
+SPECIFICATION: Final = "1.3.0"  # the version of the runtime specification that is followed
 CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 
 
@@ -122,7 +123,7 @@ class Container:
         """The state as the specification has it (runtime.md, State), with runc's additions."""
         status = self.status()
         document: dict[str, Any] = {
-            "ociVersion": self.state.get("ociVersion", "1.2.0"),
+            "ociVersion": self.state.get("ociVersion", SPECIFICATION),
             "id": self.id,
             "pid": 0 if status == STOPPED else self.state["pid"],
             "status": status,

@@ -19,7 +19,7 @@ from dockyard.linux import abi, process, seccomp
 from dockyard.runtime import hooks, spawn
 from dockyard.runtime.cgroups import is_notation
 from dockyard.runtime.launch import Launch
-from dockyard.runtime.oci import notifying
+from dockyard.runtime.oci import netdevices, notifying, resctrl
 from dockyard.runtime.oci.configuration import load_bundle
 from dockyard.runtime.oci.containers import CREATED, RUNNING, STOPPED, Container, is_fifo, write_whole
 from dockyard.runtime.oci.errors import OciError
@@ -69,6 +69,7 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
     else:
         linux["cgroupsPath"] = _cgroups_path(linux.get("cgroupsPath") or "", container.id, wanted.systemd)
         config["process"]["keepGroups"] = False
+    config["process"]["memoryPolicy"] = linux.get("memoryPolicy")
     program = _compile(container, config)
     write_whole(container.file("config.json"), json.dumps(config).encode())
     if wanted.listening:  # of this process alone: no exec inherits it
@@ -95,10 +96,14 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
     }
     ours = [(os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), flag) for name, flag in _ENTERED]
 
+    rdt = resctrl.make(resctrl.mount_point(), container.id, linux["intelRdt"]) if linux.get("intelRdt") else None
+
     def on_created(pid: int) -> None:
         for fd, flag in ours:
             _return(fd, flag, wanted.limited and not any((config.get("hooks") or {}).get(name) for name in _EARLY))
-        _save(container, config, bundle, pid)
+        _save(container, config, bundle, pid, rdt)
+        if linux.get("netDevices"):
+            netdevices.move(linux["netDevices"], pid)
         state = {**container.document(), "status": "creating"}
         for name in _EARLY:
             hooks.run(config, name, state, bundle)
@@ -116,8 +121,12 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
             on_created=on_created,
             on_listener=lambda pid, fd: notifying.send(config, {**container.document(), "status": "creating"}, pid, fd),
         )
-    except (spawn.SpawnFailed, hooks.HookFailed) as failed:
-        raise OciError(str(failed)) from None
+    except BaseException as failed:
+        if rdt:
+            resctrl.remove(rdt)
+        if isinstance(failed, spawn.SpawnFailed | hooks.HookFailed):
+            raise OciError(str(failed)) from None
+        raise
     finally:
         os.close(gate)
         os.close(told)
@@ -171,7 +180,7 @@ def _compile(container: Container, config: dict[str, Any]) -> bytes | None:
     return program
 
 
-def _save(container: Container, config: dict[str, Any], bundle: str, pid: int) -> None:
+def _save(container: Container, config: dict[str, Any], bundle: str, pid: int, rdt: dict[str, Any] | None) -> None:
     container.save(
         {
             "ociVersion": config["ociVersion"],
@@ -183,6 +192,7 @@ def _save(container: Container, config: dict[str, Any], bundle: str, pid: int) -
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "cgroup": config["linux"]["cgroupsPath"],
             "annotations": config.get("annotations") or {},
+            "resctrl": rdt,
         }
     )
 
@@ -223,13 +233,15 @@ def execute(container: Container, spec: dict[str, Any], wanted: Wanted) -> spawn
         raise OciError(f"cannot exec in a stopped container: {container.id}")
     _check_terminal(spec, wanted)
     config = container.config
-    for name in ("seccompFlags", "seccompListener", "keepGroups"):
+    for name in ("seccompFlags", "seccompListener", "keepGroups", "memoryPolicy"):
         spec[name] = config["process"].get(name)
     pidfd = container.open_process()
     try:
         shared = _shared_namespaces(container.state["pid"]) if wanted.limited else 0
         if not shared & abi.CLONE_NEWPID:
             process.setns(pidfd, abi.CLONE_NEWPID)  # the child is born in it
+        if container.state.get("resctrl"):
+            resctrl.join(container.state["resctrl"])
         stdio = None if spec.get("terminal") else _STDIO
         program = container.seccomp()
         spawned = spawn.spawn_exec(
@@ -295,6 +307,8 @@ def destroy(container: Container) -> None:
     config = container.config if os.path.exists(container.file("config.json")) else {}
     state = {**container.document(), "status": STOPPED, "pid": 0}
     _end(container)
+    if container.state.get("resctrl"):
+        resctrl.remove(container.state["resctrl"])
     container.forget()
     for index in range(len((config.get("hooks") or {}).get("poststop") or ())):  # one that fails stops no other
         one = {"hooks": {"poststop": [config["hooks"]["poststop"][index]]}}

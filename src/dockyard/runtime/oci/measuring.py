@@ -12,6 +12,7 @@ import time
 from typing import Any, Final
 
 from dockyard.runtime.cgroups.usage import BlockCount, Meter, fields
+from dockyard.runtime.oci import resctrl
 from dockyard.runtime.oci.arguments import Arguments, Option
 from dockyard.runtime.oci.configuration import check_resources, read_json
 from dockyard.runtime.oci.containers import STOPPED, Container, write_whole
@@ -28,10 +29,10 @@ _SIZES: Final = {
     "memory": ("memory", "limit"), "memory-reservation": ("memory", "reservation"), "memory-swap": ("memory", "swap"),
     "kernel-memory": ("memory", "kernel"), "kernel-memory-tcp": ("memory", "kernelTCP"),
 }  # fmt: skip
-_REFUSED: Final = {"l3-cache-schema": "intelRdt", "mem-bw-schema": "intelRdt"}
+_SCHEMATA: Final = {"l3-cache-schema": "l3CacheSchema", "mem-bw-schema": "memBwSchema"}
 UPDATE_OPTIONS: Final = (
     Option(("resources", "r")),
-    *(Option((name,)) for name in (*_NUMBERS, *_TEXTS, *_SIZES, *_REFUSED)),
+    *(Option((name,)) for name in (*_NUMBERS, *_TEXTS, *_SIZES, *_SCHEMATA)),
 )
 EVENTS_OPTIONS: Final = (Option(("interval",)), Option(("stats",), value=False))
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -40,15 +41,21 @@ _LOOK: Final = 0.1  # s between looks for what the kernel has killed
 
 def update(container: Container, arguments: Arguments) -> None:
     """Change limits of a created or running container. Raises OciError."""
-    for name, what in _REFUSED.items():
-        if arguments.text(name):
-            raise OciError(f"update: --{name}: {what} is not supported")
+    schemata = {field: arguments.text(name) for name, field in _SCHEMATA.items() if arguments.text(name)}
+    if schemata and not container.state.get("resctrl"):
+        raise OciError(f"update: container {container.id} has no linux.intelRdt")
     resources = _document(arguments.text("resources")) if arguments.text("resources") else _from_options(arguments)
+    if not resources and not schemata:
+        raise OciError("update: no limit is given")
     if resources.get("devices"):
         raise OciError("update: devices: cannot be changed")
     check_resources(resources, "resources")
     if container.status() == STOPPED:
         raise OciError(f"container not running: {container.id}")
+    if schemata:
+        resctrl.update(container.state["resctrl"], schemata)
+    if not resources:
+        return
     container.needed_cgroup().update(resources)
     config = container.config
     kept = config["linux"].setdefault("resources", {})
@@ -77,8 +84,6 @@ def _from_options(arguments: Arguments) -> dict[str, Any]:
             continue
         value = text if name in _TEXTS else _size(name, text) if name in _SIZES else _number(name, text)
         resources.setdefault(part, {})[key] = value
-    if not resources:
-        raise OciError("update: no limit is given")
     return resources
 
 
@@ -138,7 +143,7 @@ def _print(identity: str, kind: str, data: dict[str, Any] | None) -> None:
     record: dict[str, Any] = {"type": kind, "id": identity}
     if data is not None:
         record["data"] = data
-    print(json.dumps(record), flush=True)
+    print(json.dumps(record, separators=(",", ":")), flush=True)
 
 
 def _reading(meter: Meter) -> dict[str, Any]:

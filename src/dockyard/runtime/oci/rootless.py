@@ -69,6 +69,8 @@ def settle(config: dict[str, Any], identity: str, *, entered: bool) -> None:
     """Take out of a checked configuration what has been done already or cannot be done. Raises OciError for limits that
     cannot be had."""
     linux = config["linux"]
+    if linux.get("netDevices"):
+        raise OciError("linux.netDevices: only root may move the host's network devices")
     if entered:
         linux["namespaces"] = [each for each in linux["namespaces"] if each["type"] != "user"]
         linux.pop("uidMappings", None)

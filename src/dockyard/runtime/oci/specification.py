@@ -1,6 +1,6 @@
 """What the OCI command says of itself: a config.json to begin with (`spec`), what is supported (`features`).
 
-Owns: both documents. Sources: OCI runtime-spec 1.2, config.md and features.md. The configuration is what users of
+Owns: both documents. Sources: OCI runtime-spec 1.3, config.md and features.md. The configuration is what users of
 `runc spec` expect: a shell on a terminal in a read-only root, few capabilities.
 """
 
@@ -10,7 +10,9 @@ from typing import Any
 
 from dockyard.linux import capabilities, mounts, process, seccomp
 from dockyard.runtime.oci.configuration import HOOKS
+from dockyard.runtime.oci.containers import SPECIFICATION
 
+_OWN_OPTIONS = ("idmap", "ridmap", "tmpcopyup")
 _CAPABILITIES = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
 _MOUNTS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("/proc", "proc", "proc", ()),
@@ -33,7 +35,7 @@ def default_config() -> dict[str, Any]:
     """A config.json that runs `sh` in ./rootfs."""
     caps = list(_CAPABILITIES)
     return {
-        "ociVersion": "1.2.0",
+        "ociVersion": SPECIFICATION,
         "process": {
             "terminal": True,
             "user": {"uid": 0, "gid": 0},
@@ -82,27 +84,31 @@ def rootless_config(uid: int, gid: int) -> dict[str, Any]:
 
 
 def features() -> dict[str, Any]:
-    """The features document."""
+    """The features document. What the host cannot do is in it all the same, as the specification wants it; only the
+    flags of seccomp are told apart."""
     return {
         "ociVersionMin": "1.0.0",
-        "ociVersionMax": "1.2.0",
+        "ociVersionMax": SPECIFICATION,
         "hooks": list(HOOKS),
-        "mountOptions": sorted({*mounts.FLAGS, *mounts.PROPAGATION, *mounts.ATTRIBUTES}),
+        "mountOptions": sorted({*mounts.FLAGS, *mounts.PROPAGATION, *mounts.ATTRIBUTES, *_OWN_OPTIONS}),
+        "annotations": {"org.opencontainers.runc.checkpoint.enabled": "false"},
+        "potentiallyUnsafeConfigAnnotations": [],  # none changes what is done
         "linux": {
             "namespaces": sorted(process.NAMESPACE_FLAGS),
             "capabilities": list(capabilities.NAMES),
-            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
+            "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": False, "rdma": True},
             "seccomp": {
                 "enabled": True,
                 "actions": sorted(seccomp.ACTIONS),
                 "operators": sorted(seccomp.OPERATORS),
                 "archs": sorted(seccomp.ARCHITECTURES),
                 "knownFlags": sorted(seccomp.FLAGS),
-                "supportedFlags": sorted(seccomp.FLAGS),
+                "supportedFlags": sorted(seccomp.supported_flags()),
             },
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},
-            "intelRdt": {"enabled": False},
+            "intelRdt": {"enabled": True},
             "mountExtensions": {"idmap": {"enabled": True}},
+            "netDevices": {"enabled": True},
         },
     }

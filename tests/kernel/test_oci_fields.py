@@ -1,0 +1,194 @@
+"""Fields of the newer versions of the OCI runtime specification: network devices, memory policy, affinity, limits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dockyard.linux.seccomp import supported_flags
+from dockyard.runtime.bundle import Bundler
+from tests.support.leaks import CGROUPS
+from tests.support.oci import OURS, Bundle, OciRuntime, docker_config
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, bundler: Bundler) -> Bundle:
+    return Bundle(tmp_path / "bundle", docker_config(bundler))
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> Iterator[OciRuntime]:
+    """dockyard-runtime in a network namespace with two devices that may be given away."""
+    with subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep 1000"], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline()
+        inside = ["nsenter", f"--net=/proc/{holder.pid}/ns/net"]
+        script = """
+            ip link add one type veth peer name two
+            ip link set one mtu 1400 address 02:00:00:00:00:07 up
+            ip addr add 10.9.8.7/24 brd + dev one
+            ip addr add fd00::7/64 dev one nodad
+            ip addr add 10.1.1.1/32 scope link dev one
+        """
+        runtime = OciRuntime([*inside, *OURS], tmp_path / "state")
+        try:
+            subprocess.run([*inside, "sh", "-ec", script], check=True)
+            yield runtime
+        finally:
+            runtime.close()
+            holder.kill()
+
+
+def links(runtime: OciRuntime) -> set[str]:
+    words = [*runtime.command[:2], "ip", "-o", "link"]
+    lines = subprocess.check_output(words, text=True).splitlines()
+    return {line.split()[1].strip(":").partition("@")[0] for line in lines}
+
+
+def test_network_devices_of_the_host(apart: OciRuntime, bundle: Bundle) -> None:
+    bundle.config["linux"]["netDevices"] = {"one": {"name": "eth7"}, "two": {"name": "net%d"}}
+    done = apart.run(
+        bundle.sh("cd /sys/class/net; for d in eth7 net0; do cat $d/mtu $d/address; done; ip addr show eth7")
+    )
+    words = done.stdout.split()
+    assert words[:3] == ["1400", "02:00:00:00:00:07", "1500"]
+    assert "10.9.8.7/24" in words and "10.9.8.255" in words and "fd00::7/64" in words and "10.1.1.1/32" not in words
+    assert "UP" in done.stdout
+    assert links(apart) == {"lo"}, "virtual devices end with their namespace"
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        ({"one": {"name": "x"}, "none": {}}, "linux.netDevices.none: no such network device"),
+        (
+            {"one": {"name": "x"}, "two": {"name": "x"}},
+            "linux.netDevices.two: cannot be moved into the container as x: file",
+        ),
+        ({"one": {"name": "lo"}}, "cannot be moved into the container as lo: file exists"),
+        ({"one": {"name": "a/b"}}, "linux.netDevices.one.name: 'a/b' is not a name"),
+        ({"one": {"name": "sixteen-letters-"}}, "linux.netDevices.one.name"),
+    ],
+)
+def test_network_devices_stay_where_one_cannot_be_moved(
+    apart: OciRuntime, bundle: Bundle, devices: dict[str, Any], message: str
+) -> None:
+    bundle.config["linux"]["netDevices"] = devices
+    done = apart.run(bundle, check=False)
+    assert done.returncode == 1 and message in done.stderr, done.stderr
+    assert links(apart) == {"lo", "one", "two"}
+    shown = subprocess.check_output([*apart.command[:2], "ip", "addr", "show", "one"], text=True)
+    assert "10.9.8.7/24" in shown and ",UP" in shown
+
+
+def test_network_devices_need_a_namespace(ours: OciRuntime, bundle: Bundle) -> None:
+    namespaces = bundle.config["linux"]["namespaces"]
+    bundle.config["linux"] |= {"netDevices": {"x": {}}, "namespaces": [n for n in namespaces if n["type"] != "network"]}
+    assert "linux.netDevices: needs a network namespace" in ours.run(bundle, check=False).stderr
+
+
+def test_memory_policy_of_containers_and_execs(ours: OciRuntime, bundle: Bundle) -> None:
+    if not Path("/proc/self/numa_maps").exists():
+        pytest.skip("the kernel has no NUMA")
+    bundle.config["linux"]["memoryPolicy"] = {"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]}
+    bundle.config["linux"].pop("seccomp", None)
+    read = "head -1 /proc/self/numa_maps"
+    identity = ours.started(bundle.sh(f"{read} > /found; sleep 1000"))
+    assert "bind=static:0" in ours.exec(identity, "sh", "-c", read).stdout
+    assert "bind=static:0" in (bundle.root / "found").read_text()
+    bundle.config["linux"]["memoryPolicy"] = {"mode": "MPOL_DEFAULT", "nodes": "0"}
+    done = ours.run(bundle.sh("true"), check=False)
+    assert done.returncode == 1 and "set_mempolicy" in done.stderr
+
+
+def test_affinity_of_execs(ours: OciRuntime, bundle: Bundle) -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    bundle.config["process"]["execCPUAffinity"] = {"initial": str(cpus[0]), "final": str(cpus[-1])}
+    read = "sed -n 's/^Cpus_allowed_list:.//p' /proc/self/status"
+    identity = ours.started(bundle.sh(f"{read} > /found; sleep 1000"))
+    assert ours.exec(identity, "sh", "-c", read).stdout.strip() == str(cpus[-1])
+    assert (bundle.root / "found").read_text().strip() != str(cpus[-1]) or len(cpus) == 1, "not of the first process"
+    process = {**bundle.config["process"], "args": ["true"], "execCPUAffinity": {"initial": "1000"}}
+    done = ours.exec_process(identity, process, check=False)
+    assert done.returncode == 255 and "sched_setaffinity(1000)" in done.stderr
+
+
+def test_huge_pages_in_use_and_reserved(ours: OciRuntime, bundle: Bundle) -> None:
+    sizes = [path.name.removeprefix("hugepages-") for path in Path("/sys/kernel/mm/hugepages").glob("*-2048kB")]
+    if not sizes or not list(CGROUPS.glob("hugetlb/hugetlb.2MB.limit_in_bytes")) + list(
+        CGROUPS.glob("cgroup.controllers")
+    ):
+        pytest.skip("no control group of huge pages")
+    bundle.config["linux"]["resources"]["hugepageLimits"] = [{"pageSize": "2MB", "limit": 4 << 20}]
+    identity = ours.started(bundle.sh("sleep 1000"))
+    files = list(CGROUPS.glob(f"**/{identity}/hugetlb.2MB.*limit_in_bytes")) + list(
+        CGROUPS.glob(f"**/{identity}/hugetlb.2MB*max")
+    )
+    assert files and all(path.read_text().strip() == str(4 << 20) for path in files)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["linux"].update(memoryPolicy={"mode": "X"}), "linux.memoryPolicy.mode: 'X' is unknown"),
+        (
+            lambda c: c["linux"].update(memoryPolicy={"mode": "MPOL_BIND", "nodes": "a"}),
+            "linux.memoryPolicy.nodes: 'a' is",
+        ),
+        (
+            lambda c: c["linux"].update(memoryPolicy={"mode": "MPOL_BIND", "flags": ["X"]}),
+            "linux.memoryPolicy.flags: 'X'",
+        ),
+        (lambda c: c["process"].update(execCPUAffinity={"final": "3-1"}), "process.execCPUAffinity.final: '3-1' is no"),
+        (lambda c: c["process"].update(commandLine="x"), "process.commandLine: not supported on Linux"),
+        (lambda c: c["linux"].update(intelRdt={"enableCMT": True}), "linux.intelRdt.enableCMT: not supported"),
+        (lambda c: c["linux"].update(intelRdt={"closID": "a/b"}), "linux.intelRdt.closID: 'a/b' is no name"),
+        (
+            lambda c: c["linux"].update(intelRdt={"memBwSchema": "L3:0=1"}),
+            "linux.intelRdt.memBwSchema: must begin with MB:",
+        ),
+        (
+            lambda c: c["linux"]["resources"].update(
+                blockIO={"weightDevice": [{"major": 1, "minor": 1, "leafWeight": 5}]}
+            ),
+            "blockIO.weightDevice[0].leafWeight: the kernel has no such limit any more",
+        ),
+    ],
+)
+def test_what_is_refused_by_name(ours: OciRuntime, bundle: Bundle, change: Any, message: str) -> None:
+    change(bundle.config)
+    done = ours.run(bundle, check=False)
+    assert done.returncode == 1 and message in done.stderr, done.stderr
+
+
+def test_intel_rdt_without_resctrl(ours: OciRuntime, bundle: Bundle) -> None:
+    if " resctrl " in Path("/proc/self/mountinfo").read_text():
+        pytest.skip("this host has resctrl")
+    bundle.config["linux"]["intelRdt"] = {"closID": "x"}
+    assert "linux.intelRdt: this host has no resctrl file system" in ours.run(bundle, check=False).stderr
+
+
+@pytest.mark.parametrize("command", ["checkpoint", "restore"])
+def test_checkpoints_are_no_part_of_the_specification(ours: OciRuntime, command: str) -> None:
+    done = ours(command, "x", check=False)
+    assert (
+        done.returncode == 1 and f"{command}: not supported: the OCI runtime specification has neither" in done.stderr
+    )
+
+
+def test_features_name_what_is_done(ours: OciRuntime) -> None:
+    import json
+
+    found = json.loads(ours("features").stdout)
+    assert (found["ociVersionMin"], found["ociVersionMax"]) == ("1.0.0", "1.3.0")
+    assert found["linux"]["seccomp"]["supportedFlags"] == sorted(supported_flags())
+    assert "SCMP_ACT_NOTIFY" in found["linux"]["seccomp"]["actions"]
+    assert {"rnoatime", "idmap", "symfollow", "tmpcopyup"} <= set(found["mountOptions"])
+    assert sys.platform == "linux" and found["linux"]["netDevices"] == {"enabled": True}
