@@ -131,3 +131,38 @@ def test_a_frozen_control_group_is_refused(ours: OciRuntime, bundle: Bundle) -> 
         assert not others, "nothing half-made"
     finally:
         group.rmdir()
+
+
+@pytest.mark.parametrize("link", ["../run/not/here", "/run/not/here", "other"])
+def test_a_bind_over_a_link_that_leads_nowhere_yet(
+    runtime: OciRuntime, bundle: Bundle, tmp_path: Path, link: str
+) -> None:
+    """It is made where the link leads, inside the root: as /etc/resolv.conf is in many images."""
+    (tmp_path / "file").write_text("text\n")
+    (bundle.root / "etc" / "other").symlink_to("../../../../../run/again")
+    (bundle.root / "etc" / "link").symlink_to(link)
+    bundle.config["mounts"].append({"destination": "/etc/link", "source": str(tmp_path / "file"), "options": ["bind"]})
+    assert runtime.run(bundle.sh("cat /etc/link")).stdout == "text\n"
+    assert (bundle.root / "run" / ("again" if link == "other" else "not/here")).is_file()
+
+
+def test_a_link_to_itself_is_no_place_for_a_mount(runtime: OciRuntime, bundle: Bundle, tmp_path: Path) -> None:
+    (bundle.root / "etc" / "loop").symlink_to("loop")
+    bundle.config["mounts"].append({"destination": "/etc/loop", "source": str(tmp_path), "options": ["bind"]})
+    done = runtime.run(bundle.sh("true"), check=False)
+    assert done.returncode != 0 and "too many" in done.stderr.lower()
+
+
+def test_devices_where_nothing_is_mounted_at_dev(runtime: OciRuntime, bundle: Bundle) -> None:
+    """config-linux.md, "Default Devices": they are there in any case."""
+    bundle.config["mounts"] = [each for each in bundle.config["mounts"] if not each["destination"].startswith("/dev")]
+    bundle.config["linux"]["devices"] = [{"path": "/dev/made", "type": "c", "major": 1, "minor": 5, "fileMode": 0o600}]
+    out = runtime.run(bundle.sh("stat -c '%n %t:%T' /dev/null /dev/full /dev/made; readlink /dev/stdin")).stdout
+    assert out.split("\n")[:4] == ["/dev/null 1:3", "/dev/full 1:7", "/dev/made 1:5", "/proc/self/fd/0"]
+
+
+def test_an_exec_that_does_not_get_to_its_program_ends_with_255(runtime: OciRuntime, bundle: Bundle) -> None:
+    identity = runtime.started(bundle.sh("sleep 1000"))
+    assert runtime("exec", identity, "false", check=False).returncode == 1
+    assert runtime("exec", "--pid-file", "/no/such/file", identity, "true", check=False).returncode == 255
+    assert runtime("exec", f"{identity}x", "true", check=False).returncode == 255

@@ -38,6 +38,7 @@ def make(root: int, devices: list[dict[str, Any]], users: Users | None = None, *
 
     `bound`: nodes are the host's, bound, because the caller may make none.
     """
+    os.close(make_directories(root, "dev"))
     dev = openat2(root, "dev", PATH | os.O_DIRECTORY, resolve=INSIDE)
     for name, major, minor in _DEVICES:
         if bound:

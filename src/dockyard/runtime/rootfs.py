@@ -25,6 +25,8 @@ INSIDE = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_MAGICLINKS
 PATH = os.O_PATH | os.O_CLOEXEC
 _NO_LABEL = ("proc", "sysfs", "mqueue", "cgroup", "cgroup2")  # the policy says what is there
 
+_MOST_LINKS = 40  # as the kernel has it (path_resolution(7))
+
 
 def mount_root(
     rootfs: dict[str, Any], target: str, propagation: str, label: str = "", users: Users | None = None
@@ -92,7 +94,7 @@ def open_target(root: int, path: str, directory: bool) -> int:
     try:
         return openat2(root, path, PATH, resolve=INSIDE)
     except FileNotFoundError:
-        pass
+        path = _followed(root, path)  # made where a link leads, if that is nowhere yet (/etc/resolv.conf of images)
     parts = [part for part in path.split("/") if part not in ("", ".")]
     parent = make_directories(root, "/".join(parts if directory else parts[:-1]))
     if directory:
@@ -105,6 +107,34 @@ def open_target(root: int, path: str, directory: bool) -> int:
     finally:
         os.close(parent)
     return openat2(root, path, PATH, resolve=INSIDE)
+
+
+def _followed(root: int, path: str) -> str:
+    """`path` inside `root` without links, as far as it exists; what is beyond that are plain names. Who changes the
+    tree meanwhile changes what is made, but not that it is made inside: that is up to who opens it."""
+    done: list[str] = []
+    ahead, links = path.split("/")[::-1], 0
+    while ahead:
+        part = ahead.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            del done[-1:]
+            continue
+        done.append(part)
+        try:
+            found = openat2(root, "/".join(done), PATH | os.O_NOFOLLOW, resolve=INSIDE)
+        except FileNotFoundError:
+            continue
+        if stat.S_ISLNK(os.fstat(found).st_mode):
+            target = os.readlink("", dir_fd=found)
+            ahead.extend(target.split("/")[::-1])
+            del done[0 if target.startswith("/") else -1 :]
+            links += 1
+        os.close(found)
+        if links > _MOST_LINKS:
+            raise OSError(40, "too many symbolic links", path)
+    return "/".join(done)
 
 
 def make_directories(root: int, path: str, mode: int = 0o755) -> int:
@@ -399,10 +429,7 @@ def mask(paths: list[str], label: str = "") -> None:
 
     /dev/null is opened once and must be the character device 1:3, or nothing is hidden and the start fails (S4).
     """
-    null = os.open("/dev/null", PATH | os.O_NOFOLLOW)
-    status = os.fstat(null)
-    if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
-        raise OSError(22, "/dev/null of the container is not the character device 1:3: paths cannot be masked")
+    null = -1
     for path in paths:
         target = _existing(path)
         if target is None:
@@ -410,11 +437,21 @@ def mask(paths: list[str], label: str = "") -> None:
         if stat.S_ISDIR(os.fstat(target).st_mode):
             mounts.mount("tmpfs", f"/proc/self/fd/{target}", "tmpfs", abi.MS_RDONLY, "size=0k" + _labelled(label))
         else:
+            null = null if null >= 0 else _open_null()
             tree = mounts.open_tree(null, "", recursive=False)
             mounts.move_mount(tree, target)
             os.close(tree)
         os.close(target)
-    os.close(null)
+    if null >= 0:
+        os.close(null)
+
+
+def _open_null() -> int:
+    null = os.open("/dev/null", PATH | os.O_NOFOLLOW)
+    status = os.fstat(null)
+    if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
+        raise OSError(22, "/dev/null of the container is not the character device 1:3: paths cannot be masked")
+    return null
 
 
 def make_read_only(paths: list[str]) -> None:
