@@ -13,6 +13,7 @@ import pytest
 
 from dockyard.linux.seccomp import supported_flags
 from dockyard.runtime.bundle import Bundler
+from dockyard.runtime.cgroups import version
 from tests.support.leaks import CGROUPS
 from tests.support.oci import OURS, Bundle, OciRuntime, docker_config
 
@@ -22,6 +23,69 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 @pytest.fixture
 def bundle(tmp_path: Path, bundler: Bundler) -> Bundle:
     return Bundle(tmp_path / "bundle", docker_config(bundler))
+
+
+def test_the_process_and_its_surroundings(ours: OciRuntime, bundle: Bundle) -> None:
+    config = bundle.config
+    config["process"] |= {
+        "cwd": "/var", "env": ["A=b c", "PATH=/bin"], "oomScoreAdj": 77,
+        "user": {"uid": 5, "gid": 6, "additionalGids": [7], "umask": 0o027},
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}],
+        "scheduler": {"policy": "SCHED_BATCH", "nice": 3}, "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 6},
+    }  # fmt: skip
+    config |= {"hostname": "named", "domainname": "example.org", "root": {"path": "rootfs", "readonly": True}}
+    config["linux"] |= {
+        "sysctl": {"net.ipv4.ip_forward": "1"},
+        "maskedPaths": ["/etc/group"],
+        "readonlyPaths": ["/dev/shm"],
+        "devices": [
+            {"type": "c", "path": "/dev/mine", "major": 1, "minor": 3, "fileMode": 0o640, "uid": 8, "gid": 9},
+            {"type": "p", "path": "/dev/pipe"},
+        ],
+    }
+    del config["linux"]["seccomp"]
+    script = """
+        pwd; echo "$A"; umask; ulimit -n; ulimit -Hn; cat /proc/self/oom_score_adj /proc/sys/net/ipv4/ip_forward
+        cat /proc/sys/kernel/hostname /proc/sys/kernel/domainname; id -u; id -g; id -G
+        cut -d' ' -f19,41 /proc/self/stat; stat -c '%a %u:%g %t:%T %F' /dev/mine; stat -c %F /dev/pipe
+        wc -c < /etc/group; touch /x 2>/dev/null || echo refused; touch /dev/shm/x 2>/dev/null || echo refused
+    """
+    found = ours.run(bundle.sh(script)).stdout.splitlines()
+    assert found == [
+        "/var", "b c", "0027", "100", "200", "77", "1", "named", "example.org", "5", "6", "6 7", "3 3",
+        "640 8:9 1:3 character special file", "fifo", "0", "refused", "refused",
+    ]  # fmt: skip
+
+
+def test_limits_are_in_the_files_of_the_control_group(ours: OciRuntime, bundle: Bundle) -> None:
+    page, cpu = 1 << 20, str(min(os.sched_getaffinity(0)))
+    bundle.config["linux"]["resources"] |= {
+        "memory": {"limit": 64 * page, "swap": 96 * page, "reservation": 32 * page},
+        "cpu": {"shares": 512, "quota": 20000, "period": 50000, "burst": 1000, "cpus": cpu, "mems": "0"},
+        "pids": {"limit": 33},
+    }
+    wanted = {
+        "memory.max": str(64 * page), "memory.swap.max": str(32 * page), "memory.low": str(32 * page),
+        "cpu.weight": "20", "cpu.max": "20000 50000", "cpu.max.burst": "1000", "cpuset.cpus": cpu, "cpuset.mems": "0",
+    }  # fmt: skip
+    if version() == 1:
+        bundle.config["linux"]["resources"]["memory"] |= {
+            "swappiness": 7,
+            "disableOOMKiller": True,
+            "kernelTCP": 8 * page,
+        }
+        wanted = {
+            "memory.limit_in_bytes": str(64 * page), "memory.memsw.limit_in_bytes": str(96 * page),
+            "memory.soft_limit_in_bytes": str(32 * page), "memory.swappiness": "7",
+            "memory.kmem.tcp.limit_in_bytes": str(8 * page), "cpu.shares": "512", "cpu.cfs_quota_us": "20000",
+            "cpu.cfs_period_us": "50000", "cpu.cfs_burst_us": "1000", "cpuset.cpus": cpu, "cpuset.mems": "0",
+        }  # fmt: skip
+    identity = ours.started(bundle.sh("sleep 1000"))
+    wanted["pids.max"] = "33"
+    found = {name: [path.read_text().strip() for path in CGROUPS.glob(f"**/{identity}/{name}")] for name in wanted}
+    assert found == {name: [value] for name, value in wanted.items()}
+    killer = [path.read_text() for path in CGROUPS.glob(f"**/{identity}/memory.oom_control")]
+    assert all("oom_kill_disable 1" in text for text in killer)
 
 
 @pytest.fixture

@@ -140,3 +140,26 @@ def test_s10_a_read_only_sys_without_root_is_so_all_the_way_down(monkeypatch: py
     rootless.settle(config, "x", entered=True)
     assert "rro" in entry["options"]
     assert config["linux"] == {"namespaces": [], "cgroupsPath": ""}
+
+
+def test_limits_of_block_devices_and_of_real_time() -> None:
+    device = {"major": 8, "minor": 0}
+    rates = {
+        f"throttle{way}{unit}Device": [{**device, "rate": 7}] for way in ("Read", "Write") for unit in ("Bps", "IOPS")
+    }
+    block = {"blockIO": {"weight": 500, "weightDevice": [{**device, "weight": 10}], **rates}}
+    assert v1.settings(block) == [
+        ("blkio", "blkio.weight", "500"),
+        ("blkio", "blkio.weight_device", "8:0 10"),
+        *(
+            ("blkio", f"blkio.throttle.{name}_device", "8:0 7")
+            for name in ("read_bps", "write_bps", "read_iops", "write_iops")
+        ),
+    ]
+    assert v2.settings(block) == [
+        ("io.weight", "default 4950"),
+        ("io.weight", "8:0 1"),
+        *(("io.max", f"8:0 {name}=7") for name in ("rbps", "wbps", "riops", "wiops")),
+    ]
+    real_time = {"cpu": {"realtimePeriod": 1000, "realtimeRuntime": 500}}
+    assert v1.settings(real_time) == [("cpu", "cpu.rt_period_us", "1000"), ("cpu", "cpu.rt_runtime_us", "500")]
