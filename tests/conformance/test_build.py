@@ -176,8 +176,9 @@ def test_build_arguments_count_where_they_are_used(engine: Engine) -> None:
     text = b"FROM bb\nRUN echo before\nARG A\nRUN echo after\n"
     build(engine, "--build-arg=A=1", "-", input=text)
     assert build(engine, "--build-arg=A=1", "-", input=text).count("Using cache") >= 2
-    said = build(engine, "--build-arg=A=2", "-", input=text)
+    said = build(engine, "--build-arg=A=2", "--build-arg=B=3", "-", input=text)
     assert "\nbefore\n" not in said and "\nafter\n" in said
+    assert "[Warning] One or more build-args [B] were not consumed\n" in said
 
 
 # -- how the context comes --------------------------------------------------------------------------------------------

@@ -353,3 +353,24 @@ def test_one_that_waits_for_its_restart_is_started_by_the_next_daemon(ground: Gr
             assert container.status.restart_count == 1
 
     asyncio.run(main())
+
+
+# --- memory ---
+
+
+@pytest.mark.vm
+def test_out_of_memory_is_told_of_a_child(ground: Ground) -> None:
+    """Each time, while the first process goes on (cgroup v1: by an eventfd, v2: by inotify); not at the end again."""
+
+    async def body(engine: Engine) -> None:
+        script = "tail /dev/zero; sleep 0.3; tail /dev/zero; exec sleep 1000"
+        host = HostConfig(network_mode="none", memory=16 << 20, memory_swap=16 << 20)
+        name = await run(engine, "sh", "-c", script, host=host)
+        container = engine.containers.get(name)
+        await until(lambda: actions(engine, container).count("oom") == 2)
+        assert container.running
+        await engine.containers.kill(name)
+        await until(lambda: not container.running)
+        assert actions(engine, container).count("oom") == 2 and container.status.oom_killed
+
+    with_engine(ground, body)

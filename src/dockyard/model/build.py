@@ -9,7 +9,7 @@ Units as in `model.container`: sizes are bytes, periods microseconds. Platforms 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct, field
 
@@ -138,6 +138,9 @@ class VertexProgress(BuildEvent, frozen=True):
     label: str = ""
     current: int = 0
     total: int = 0
+
+
+UNUSED_ARGUMENT: Final = "UnconsumedBuildArg"  # the rule of build arguments that no ARG asks for
 
 
 class Warned(BuildEvent, frozen=True):

@@ -7,6 +7,7 @@ from typing import Any
 from dockyard.edge.api.build_classic import ClassicStream, error_message
 from dockyard.edge.api.build_trace import TraceStream
 from dockyard.model.build import (
+    UNUSED_ARGUMENT,
     BuildEvent,
     BuildResult,
     Planned,
@@ -118,7 +119,7 @@ def test_a_pull_shows_its_progress() -> None:
 
 def test_unused_arguments_are_warned_about_and_style_is_not() -> None:
     stream = ClassicStream()
-    warned = Warned("UnusedBuildArg", "One or more build-args [x] were not consumed")
+    warned = Warned(UNUSED_ARGUMENT, "One or more build-args [x] were not consumed")
     assert stream.feed(warned) == [{"stream": "[Warning] One or more build-args [x] were not consumed\n"}]
     assert stream.feed(Warned("StageNameCasing", "…")) == []
 

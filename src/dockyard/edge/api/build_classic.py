@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dockyard.model.build import (
+    UNUSED_ARGUMENT,
     BuildEvent,
     BuildResult,
     Planned,
@@ -26,7 +27,6 @@ from dockyard.model.build import (
 )
 
 _SHORT = 12
-_UNUSED_ARGUMENT = "UnusedBuildArg"
 _RED, _RESET = "\x1b[91m", "\x1b[0m"  # Docker's marks around what a step wrote to stderr
 
 Message = dict[str, Any]
@@ -52,7 +52,7 @@ class ClassicStream:
                 self._over.add(event.vertex)
             return list(self._advance())
         if isinstance(event, Warned):
-            return [_stream(f"[Warning] {event.text}\n")] if event.rule == _UNUSED_ARGUMENT else []
+            return [_stream(f"[Warning] {event.text}\n")] if event.rule == UNUSED_ARGUMENT else []
         if isinstance(event, BuildResult):
             return list(_result(event))
         return []

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from dockyard.engine.builds import emulation, sources
 from dockyard.engine.builds.ground import Session
-from dockyard.model.build import Planned, StepInfo, VertexInfo, Warned
+from dockyard.model.build import UNUSED_ARGUMENT, Planned, StepInfo, VertexInfo, Warned
 from dockyard.model.errors import DockyardError
 from dockyard.model.oci import ImageConfig
 from dockyard.proto.dockerfile import lint, parse
@@ -34,7 +34,7 @@ async def plan(session: Session) -> list[Plan]:
     _warn(session, dict.fromkeys(warning for plan in plans for warning in plan.warnings), dockerfile)
     if unused := [name for name in plans[0].unused_args if all(name in plan.unused_args for plan in plans)]:
         text = f"One or more build-args [{' '.join(unused)}] were not consumed"
-        session.emit(Warned("UnconsumedBuildArg", text))
+        session.emit(Warned(UNUSED_ARGUMENT, text))
     await asyncio.to_thread(emulation.check, plans[0].vertices)
     return plans
 
