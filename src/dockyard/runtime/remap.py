@@ -9,6 +9,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ from dockyard.runtime.program import ProgramFailed
 from dockyard.runtime.users import Users
 
 DEFAULT_USER: Final = "dockremap"  # Docker's, so that both have the same ids
+_OVERLAYS: Final = (5, 19)
 
 
 class Remap(Struct, frozen=True):
@@ -138,6 +140,8 @@ def _text(path: Path) -> str:
 
 def probe(*, fds: list[int], path: str, uids: list[dict[str, int]], gids: list[dict[str, int]]) -> Mapping[str, Any]:
     """A worker: can `path` be mounted with mapped owners? {"error": why not, or ""}."""
+    if tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) < _OVERLAYS:
+        return {"error": "Linux {}.{} is needed for overlays of such mounts".format(*_OVERLAYS)}
     ranges = [[(each["containerID"], each["hostID"], each["size"]) for each in side] for side in (uids, gids)]
     try:
         namespace = userns.open_mapping(*ranges)
