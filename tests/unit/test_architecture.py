@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,14 @@ def modules() -> list[Path]:
     return sorted(SOURCE.rglob("*.py"))
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imported(path: Path, deep: bool = True) -> set[str]:
     """Names of the modules a file imports; not `deep`: only when it is itself imported, not inside functions."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     nodes = ast.walk(tree) if deep else iter(executed(tree.body))
     names: set[str] = set()
     for node in nodes:
@@ -62,7 +68,7 @@ def file_of(module: str) -> Path | None:
 def ours(path: Path) -> set[Path]:
     """Files of ours that are executed when this one is imported, packages on the way included."""
     names = {name for name in imported(path, deep=False) if name.split(".")[0] == "dockyard"}
-    for node in executed(ast.parse(path.read_text()).body):
+    for node in executed(parsed(path).body):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "dockyard":
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     prefixes = {".".join(name.split(".")[:length]) for name in names for length in range(2, len(name.split(".")) + 1)}
@@ -98,15 +104,15 @@ def test_what_runs_in_the_zygote_imports_the_standard_library_only(path: Path) -
 def test_every_module_says_what_it_owns(path: Path) -> None:
     text = path.read_text()
     if path.name != "__init__.py" or len(text) > 400:
-        assert ast.get_docstring(ast.parse(text)), f"{path} begins without saying what it owns"
+        assert ast.get_docstring(parsed(path)), f"{path} begins without saying what it owns"
 
 
 def test_the_daemon_never_forks() -> None:
     """Invariant 4: os.fork and multiprocessing belong to the zygote's side alone."""
     forking = set()
     for path in modules():
-        tree = ast.parse(path.read_text())
-        calls = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        nodes = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Attribute)]
+        calls = {ast.unparse(node) for node in nodes if node.attr in ("fork", "forkpty")}
         if calls & {"os.fork", "os.forkpty"} or "multiprocessing" in imported(path):
             forking.add(str(path.relative_to(SOURCE)))
     assert {name for name in forking if name.split("/")[0] not in ("runtime", "linux")} == set()

@@ -36,12 +36,16 @@ def make_bucket(endpoint: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def make_storage(request: pytest.FixtureRequest, folder: Path) -> dict[str, Any]:
+    if request.param == "files":
+        return {"filesystem": {"root": str(folder / "data")}}
+    return {"s3": make_bucket(request.getfixturevalue("s3_endpoint"))}
+
+
 @pytest.fixture(params=["files", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """The `storage` part of the settings."""
-    if request.param == "files":
-        return {"filesystem": {"root": str(tmp_path / "data")}}
-    return {"s3": make_bucket(request.getfixturevalue("s3_endpoint"))}
+    return make_storage(request, tmp_path)
 
 
 @pytest.fixture
@@ -53,5 +57,21 @@ def registry(tmp_path: Path, storage: dict[str, Any]) -> Iterator[Registry]:
 @pytest.fixture
 def client(registry: Registry) -> Iterator[Client]:
     client = registry.client()
+    yield client
+    client.close()
+
+
+@pytest.fixture(params=["files", "s3"], scope="module")
+def lasting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry for all tests of a module that do not mind what else is in it."""
+    folder = tmp_path_factory.mktemp("lasting")
+    with Registry(folder / "registry", {"storage": make_storage(request, folder)}) as running:
+        yield running
+
+
+@pytest.fixture
+def visitor(lasting: Registry) -> Iterator[Client]:
+    """A client of the `lasting` registry."""
+    client = lasting.client()
     yield client
     client.close()

@@ -33,13 +33,13 @@ def begin(client: Client, repository: str = "a/b") -> str:
     return answer.headers["location"]
 
 
-def test_version_health_and_unknown_paths(client: Client) -> None:
-    answer = client("GET", "/v2/")
+def test_version_health_and_unknown_paths(visitor: Client) -> None:
+    answer = visitor("GET", "/v2/")
     assert answer.status == 200 and answer.headers["docker-distribution-api-version"] == "registry/2.0"
-    assert client("GET", "/healthz").body == b"ok\n"
-    assert client("GET", "/nowhere").status == 404
-    assert client("POST", "/v2/").codes == ["UNSUPPORTED"]
-    answer = client("PATCH", "/v2/a/b/manifests/x")
+    assert visitor("GET", "/healthz").body == b"ok\n"
+    assert visitor("GET", "/nowhere").status == 404
+    assert visitor("POST", "/v2/").codes == ["UNSUPPORTED"]
+    answer = visitor("PATCH", "/v2/a/b/manifests/x")
     assert answer.status == 405 and "PUT" in answer.headers["allow"]
 
 
@@ -67,102 +67,102 @@ def test_push_and_pull(client: Client) -> None:
     ("asked", "start", "end"),
     [("bytes=0-9", 0, 10), ("bytes=5-", 5, 100), ("bytes=-7", 93, 100), ("bytes=90-999", 90, 100)],
 )  # fmt: skip
-def test_ranges(client: Client, asked: str, start: int, end: int) -> None:
+def test_ranges(visitor: Client, asked: str, start: int, end: int) -> None:
     content = bytes(range(100))
-    client.push_blob("a/b", content)
-    answer = client("GET", f"/v2/a/b/blobs/{digest_of(content)}", Range=asked)
+    visitor.push_blob("a/b", content)
+    answer = visitor("GET", f"/v2/a/b/blobs/{digest_of(content)}", Range=asked)
     assert (answer.status, answer.body) == (206, content[start:end])
     assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/100"
 
 
-def test_a_range_beyond_the_end(client: Client) -> None:
-    client.push_blob("a/b", b"abc")
-    answer = client("GET", f"/v2/a/b/blobs/{digest_of(b'abc')}", Range="bytes=3-")
+def test_a_range_beyond_the_end(visitor: Client) -> None:
+    visitor.push_blob("a/b", b"abc")
+    answer = visitor("GET", f"/v2/a/b/blobs/{digest_of(b'abc')}", Range="bytes=3-")
     assert (answer.status, answer.headers["content-range"]) == (416, "bytes */3")
-    assert client("GET", f"/v2/a/b/blobs/{digest_of(b'abc')}", Range="pages=1").body == b"abc"
+    assert visitor("GET", f"/v2/a/b/blobs/{digest_of(b'abc')}", Range="pages=1").body == b"abc"
 
 
-def test_upload_in_chunks(client: Client) -> None:
+def test_upload_in_chunks(visitor: Client) -> None:
     content = os.urandom(1000)
-    location = begin(client)
-    answer = client("PATCH", location, content[:400], Content_Range="0-399")
+    location = begin(visitor)
+    answer = visitor("PATCH", location, content[:400], Content_Range="0-399")
     assert (answer.status, answer.headers["range"]) == (202, "0-399")
     for wrong in ("0-399", "500-899", "401-800"):
-        answer = client("PATCH", location, content[:400], Content_Range=wrong)
+        answer = visitor("PATCH", location, content[:400], Content_Range=wrong)
         assert (answer.status, answer.headers["range"]) == (416, "0-399"), wrong
         assert answer.headers["location"] == location
-    assert client("PATCH", location, b"abc", Content_Range="400-500").codes == ["SIZE_INVALID"]
-    assert client("PATCH", location, b"abc", Content_Range="bytes").codes == ["BLOB_UPLOAD_INVALID"]
-    answer = client("GET", location)
+    assert visitor("PATCH", location, b"abc", Content_Range="400-500").codes == ["SIZE_INVALID"]
+    assert visitor("PATCH", location, b"abc", Content_Range="bytes").codes == ["BLOB_UPLOAD_INVALID"]
+    answer = visitor("GET", location)
     assert (answer.status, answer.headers["range"]) == (204, "0-399")
-    answer = client("PUT", f"{location}?digest={digest_of(content)}", content[400:], Content_Range="400-999")
+    answer = visitor("PUT", f"{location}?digest={digest_of(content)}", content[400:], Content_Range="400-999")
     assert (answer.status, answer.headers["location"]) == (201, f"/v2/a/b/blobs/{digest_of(content)}")
-    assert client("GET", f"/v2/a/b/blobs/{digest_of(content)}").body == content
-    assert client("GET", location).codes == ["BLOB_UPLOAD_UNKNOWN"]
+    assert visitor("GET", f"/v2/a/b/blobs/{digest_of(content)}").body == content
+    assert visitor("GET", location).codes == ["BLOB_UPLOAD_UNKNOWN"]
 
 
-def test_an_upload_as_docker_does_it(client: Client) -> None:
+def test_an_upload_as_docker_does_it(visitor: Client) -> None:
     content = os.urandom(2_000_000)
-    location = begin(client)
+    location = begin(visitor)
     parts = iter([content[:900_000], content[900_000:]])
-    assert client("PATCH", location, parts).status == 202
-    assert client("PUT", f"{location}?digest={digest_of(content)}").status == 201
-    assert client("GET", f"/v2/a/b/blobs/{digest_of(content)}").body == content
+    assert visitor("PATCH", location, parts).status == 202
+    assert visitor("PUT", f"{location}?digest={digest_of(content)}").status == 201
+    assert visitor("GET", f"/v2/a/b/blobs/{digest_of(content)}").body == content
 
 
-def test_an_upload_can_be_cancelled_and_belongs_to_its_repository(client: Client) -> None:
-    location = begin(client)
-    assert client("GET", location.replace("a/b", "c/d")).codes == ["BLOB_UPLOAD_UNKNOWN"]
-    assert client("DELETE", location).status == 204
-    assert client("PATCH", location, b"x").codes == ["BLOB_UPLOAD_UNKNOWN"]
-    assert client("GET", "/v2/a/b/blobs/uploads/nonsense").codes == ["BLOB_UPLOAD_UNKNOWN"]
+def test_an_upload_can_be_cancelled_and_belongs_to_its_repository(visitor: Client) -> None:
+    location = begin(visitor)
+    assert visitor("GET", location.replace("a/b", "c/d")).codes == ["BLOB_UPLOAD_UNKNOWN"]
+    assert visitor("DELETE", location).status == 204
+    assert visitor("PATCH", location, b"x").codes == ["BLOB_UPLOAD_UNKNOWN"]
+    assert visitor("GET", "/v2/a/b/blobs/uploads/nonsense").codes == ["BLOB_UPLOAD_UNKNOWN"]
 
 
-def test_a_broken_upload_goes_on_where_it_ended(registry: Registry, client: Client) -> None:
+def test_a_broken_upload_goes_on_where_it_ended(lasting: Registry, visitor: Client) -> None:
     content = os.urandom(5_000_000)
-    location = begin(client)
-    host, port = registry.address.split(":")
+    location = begin(visitor)
+    host, port = lasting.address.split(":")
     with socket.create_connection((host, int(port))) as raw:
         raw.sendall(f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode())
         raw.sendall(content[:3_000_000])
     for _ in range(100):
-        answer = client("GET", location)
+        answer = visitor("GET", location)
         size = int(answer.headers["range"].split("-")[1]) + 1 if answer.headers["range"] != "0-0" else 0
         # without a Content-Range, bytes of the broken request that still arrive would come before these
         asked = f"{size}-{len(content) - 1}"
-        if client("PATCH", location, content[size:], Content_Range=asked).status == 202:
+        if visitor("PATCH", location, content[size:], Content_Range=asked).status == 202:
             break
         time.sleep(0.02)
-    assert client("PUT", f"{location}?digest={digest_of(content)}").status == 201
-    assert client("GET", f"/v2/a/b/blobs/{digest_of(content)}").body == content
+    assert visitor("PUT", f"{location}?digest={digest_of(content)}").status == 201
+    assert visitor("GET", f"/v2/a/b/blobs/{digest_of(content)}").body == content
 
 
-def test_s31_wrong_and_malformed_digests_leave_nothing(client: Client) -> None:
+def test_s31_wrong_and_malformed_digests_leave_nothing(visitor: Client) -> None:
     wrong = digest_of(b"other")
-    assert client("POST", f"/v2/a/b/blobs/uploads/?digest={wrong}", b"content").codes == ["DIGEST_INVALID"]
-    assert client("HEAD", f"/v2/a/b/blobs/{wrong}").status == 404
-    location = begin(client)
+    assert visitor("POST", f"/v2/a/b/blobs/uploads/?digest={wrong}", b"content").codes == ["DIGEST_INVALID"]
+    assert visitor("HEAD", f"/v2/a/b/blobs/{wrong}").status == 404
+    location = begin(visitor)
     for bad in ("sha256:abc", "sha256:" + "A" * 64, "md5:" + "0" * 32, "sha256:" + "../" * 21 + "a", ""):
-        assert client("PUT", f"{location}?digest={bad}", b"x").codes == ["DIGEST_INVALID"], bad
+        assert visitor("PUT", f"{location}?digest={bad}", b"x").codes == ["DIGEST_INVALID"], bad
         if bad:
-            assert client("GET", f"/v2/a/b/blobs/{bad.replace('/', '%2f')}").status in (400, 404), bad
+            assert visitor("GET", f"/v2/a/b/blobs/{bad.replace('/', '%2f')}").status in (400, 404), bad
 
 
 @pytest.mark.parametrize("name", ["A/b", "a//b", "a/_refs", "..", "a/../b", "a" * 256, "-a", "a%2f..%2fb"])
-def test_names_that_are_none(client: Client, name: str) -> None:
-    answer = client("POST", f"/v2/{name}/blobs/uploads/")
+def test_names_that_are_none(visitor: Client, name: str) -> None:
+    answer = visitor("POST", f"/v2/{name}/blobs/uploads/")
     assert answer.status in (400, 404), answer.body
-    assert client("PUT", "/v2/a/b/manifests/-tag", b"{}").status == 400
+    assert visitor("PUT", "/v2/a/b/manifests/-tag", b"{}").status == 400
 
 
-def test_mount(client: Client) -> None:
-    digest = client.push_blob("a/b", b"shared")
-    answer = client("POST", f"/v2/c/d/blobs/uploads/?mount={digest}&from=a/b")
+def test_mount(visitor: Client) -> None:
+    digest = visitor.push_blob("a/b", b"shared")
+    answer = visitor("POST", f"/v2/c/d/blobs/uploads/?mount={digest}&from=a/b")
     assert (answer.status, answer.headers["location"]) == (201, f"/v2/c/d/blobs/{digest}")
-    assert client("GET", f"/v2/c/d/blobs/{digest}").body == b"shared"
-    assert client("POST", f"/v2/e/f/blobs/uploads/?mount={digest}").status == 201  # found without from
+    assert visitor("GET", f"/v2/c/d/blobs/{digest}").body == b"shared"
+    assert visitor("POST", f"/v2/e/f/blobs/uploads/?mount={digest}").status == 201  # found without from
     for query in (f"mount={digest_of(b'x')}&from=a/b", f"mount={digest}&from=no/where", f"mount={digest_of(b'x')}"):
-        assert client("POST", f"/v2/g/h/blobs/uploads/?{query}").status == 202, query
+        assert visitor("POST", f"/v2/g/h/blobs/uploads/?{query}").status == 202, query
 
 
 def test_s32_manifests_that_are_refused(client: Client) -> None:
@@ -281,12 +281,12 @@ def test_check_finds_nothing_wrong(registry: Registry, client: Client) -> None:
 # --- what the suite of the distribution spec asks beyond that ---------------------------------------------------------
 
 
-def test_conformance_pull(client: Client) -> None:
+def test_conformance_pull(visitor: Client) -> None:
     """end-2, end-3: what is not there, and the form of an error."""
     for path in (f"/v2/a/b/blobs/{digest_of(b'x')}", "/v2/a/b/manifests/x", f"/v2/a/b/manifests/{digest_of(b'x')}"):
-        head = client("HEAD", path)
+        head = visitor("HEAD", path)
         assert (head.status, head.body) == (404, b"")
-        answer = client("GET", path)
+        answer = visitor("GET", path)
         assert answer.status == 404 and answer.headers["content-type"].startswith("application/json")
         (error,) = answer.json()["errors"]
         assert error["code"] and error["message"]
