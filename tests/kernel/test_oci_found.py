@@ -166,3 +166,15 @@ def test_an_exec_that_does_not_get_to_its_program_ends_with_255(runtime: OciRunt
     assert runtime("exec", identity, "false", check=False).returncode == 1
     assert runtime("exec", "--pid-file", "/no/such/file", identity, "true", check=False).returncode == 255
     assert runtime("exec", f"{identity}x", "true", check=False).returncode == 255
+
+
+@pytest.mark.parametrize("name", ["prestart", "createRuntime", "createContainer"])
+def test_a_hook_adds_a_mount_below_root_path(runtime: OciRuntime, bundle: Bundle, tmp_path: Path, name: str) -> None:
+    """As those for GPUs do: they enter the mount namespace and mount below root.path; createContainer starts there."""
+    (tmp_path / "file").write_text("text\n")
+    (bundle.root / "tmp" / "here").touch()
+    enter = "" if name == "createContainer" else "nsenter -t $(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/') -m "
+    target = "tmp/here" if name == "createContainer" else f"{bundle.root}/tmp/here"
+    script = f"exec {enter}mount --bind {tmp_path}/file {target}"
+    bundle.config["hooks"] = {name: [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}
+    assert runtime.run(bundle.sh("cat /tmp/here")).stdout == "text\n"

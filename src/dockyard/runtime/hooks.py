@@ -20,8 +20,16 @@ _TICK = 10.0  # ms
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+EARLY = ("prestart", "createRuntime")  # run by the parent when the mounts are there and the root is still the host's
+
+
 class HookFailed(Exception):
     """The message names the hook and what it said."""
+
+
+def has_early(config: dict[str, Any]) -> bool:
+    """Whether there is one of `EARLY`."""
+    return any((config.get("hooks") or {}).get(name) for name in EARLY)
 
 
 def run(config: dict[str, Any], name: str, state: dict[str, Any], directory: str = "") -> None:

@@ -177,6 +177,8 @@ def _init(job: Job) -> None:
     own_group = job.cgroup.path if job.cgroup is not None and not job.unshare_cgroup else ""
     rootfs.mount_all(root, config, job.sources, job.hierarchies, own_group, job.users, job.limited)
     own_dev = _has_own_dev(config.get("mounts") or [], root)
+    if hooks.has_early(config):
+        job.sync.send(b"M")
     job.step = "configuring the network"
     _expect(job.sync, b"N")  # from here on the device rules hold, too
     if job.new_network:  # a network namespace always gets its loopback device up
@@ -185,6 +187,7 @@ def _init(job: Job) -> None:
     if own_dev:
         devices.make(root, linux.get("devices") or [], job.users, bound=job.limited)
     job.step = "running hooks"
+    os.fchdir(root)  # where those of other runtimes are run, too
     _run_hooks(job, "createContainer", "creating")
     job.step = "changing the root"
     rootfs.pivot(root) if job.pivot else rootfs.move(root)

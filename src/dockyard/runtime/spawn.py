@@ -18,7 +18,7 @@ from typing import Any
 
 from dockyard.linux import abi, mounts, process
 from dockyard.linux.nfnetlink import SharedElements
-from dockyard.runtime import channel, namespaces, network, sysctls
+from dockyard.runtime import channel, hooks, namespaces, network, sysctls
 from dockyard.runtime.cgroups import Cgroup, is_notation, open_cgroup
 from dockyard.runtime.init import Job, run_exec, run_init
 from dockyard.runtime.rootfs import open_part
@@ -329,6 +329,8 @@ def _clone_container(
             network.attach_host(plan, job.held.pid if job.held is not None and job.new_network else pid, rules)
             attached = True
         if on_created is not None:
+            if hooks.has_early(job.config):
+                _await_mounts(spawned)
             on_created(pid)
         _tell(ours, b"N")
         if on_going is not None:
@@ -340,6 +342,14 @@ def _clone_container(
             network.detach_host(plan, rules)
         raise
     return spawned
+
+
+def _await_mounts(spawned: Spawned) -> None:
+    """Hooks may add mounts of their own to those of the container. Raises SpawnFailed with the child's report."""
+    message = spawned.sync.recv(_BUFFER)
+    if message != b"M":
+        code, _, text = message[1:].partition(b"\0")
+        raise SpawnFailed(text.decode("utf-8", "replace") or "the container's first process ended", int(code or 128))
 
 
 def _tell(sync: socket.socket, message: bytes) -> None:

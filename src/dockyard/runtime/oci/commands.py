@@ -108,7 +108,7 @@ def _kill(root: str, arguments: Arguments) -> int:
 
 def parse_signal(text: str) -> int:
     """ "15", "TERM", "SIGTERM", "RTMIN+1" as a number. Raises OciError."""
-    if text.isdigit() and 0 < int(text) <= 64:
+    if text.isdigit() and int(text) <= 64:  # 0 only asks whether there is somebody
         return int(text)
     name, plus, offset = text.upper().removeprefix("SIG").partition("+")
     found = signal.Signals.__members__.get(f"SIG{name}")

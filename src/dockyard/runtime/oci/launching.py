@@ -27,8 +27,6 @@ from dockyard.runtime.oci.errors import OciError
 _STDIO = (0, 1, 2)
 _ENTERED = (("pid", abi.CLONE_NEWPID), ("time", abi.CLONE_NEWTIME))  # of the command's children, while it makes one
 
-_EARLY = ("prestart", "createRuntime")  # hooks that this process runs before there is a program
-
 
 class Wanted(NamedTuple):
     """Options that create, run and exec share."""
@@ -78,15 +76,18 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
     gate = os.open(container.file("exec.fifo"), os.O_RDWR | os.O_CLOEXEC)
     os.mkfifo(container.file("error.fifo"), 0o600)
     told = os.open(container.file("error.fifo"), os.O_RDWR | os.O_CLOEXEC)
-    os.mkdir(container.file("root"), 0o700)
+    path = config["root"]["path"]
+    if path == "/":
+        os.mkdir(container.file("root"), 0o700)
     launch: Launch = {
         "id": container.id,
         "config": config,
-        "rootfs": {"type": "directory", "path": config["root"]["path"], "owned": True},
+        "rootfs": {"type": "directory", "path": path, "owned": True},
         "stdio": {"tty": False, "open_stdin": True, "stdin_once": False, "console_size": None},
         "log": None,
         "network": None,
-        "state_dir": container.file("root"),
+        # The root is mounted over itself: hooks look for it there, and mount into it.
+        "state_dir": path if path != "/" else container.file("root"),
         "bundle": bundle,
         "options": {
             "pivot": not wanted.no_pivot,
@@ -100,12 +101,12 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
 
     def on_created(pid: int) -> None:
         for fd, flag in ours:
-            _return(fd, flag, wanted.limited and not any((config.get("hooks") or {}).get(name) for name in _EARLY))
+            _return(fd, flag, wanted.limited and not hooks.has_early(config))
         _save(container, config, bundle, pid, rdt)
         if linux.get("netDevices"):
             netdevices.move(linux["netDevices"], pid)
         state = {**container.document(), "status": "creating"}
-        for name in _EARLY:
+        for name in hooks.EARLY:
             hooks.run(config, name, state, bundle)
 
     terminal = bool(config["process"].get("terminal"))
