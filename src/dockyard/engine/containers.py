@@ -209,11 +209,11 @@ class Containers:
         """Its processes, in columns as `ps` with these arguments has them (default -ef)."""
         container = self.get(ref)
         container.check(Event.TOP, ref)
-        columns = top.columns_of(arguments)
+        columns, order = top.columns_of(arguments), top.order_of(arguments)
         if container.handle is None:
             raise Conflict(f"container {container.id} is not running")
         pids = await container.handle.pids()
-        rows = await asyncio.to_thread(top.listing, pids, columns)
+        rows = await asyncio.to_thread(top.listing, pids, columns, order)
         self._context.publish(container, "top")
         return ProcessList(top.titles(columns), rows)
 

@@ -7,11 +7,12 @@ Sources: ps(1), proc(5).
 
 from __future__ import annotations
 
+import math
 import os
 import pwd
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from dockyard.model.errors import InvalidArgument
@@ -28,7 +29,7 @@ _USER: Final[Style] = (
 _LONG: Final[Style] = (
     "f", "s", "uid:UID", "pid", "ppid", "c", "pri", "ni", "vsz:SZ", "wchan", "tname:TTY", "time", "comm:CMD",
 )  # fmt: skip
-_BAD: Final = re.compile(r"[^\w,=%:./ -]")
+_BAD: Final = re.compile(r"[^\w,=%:./+ -]")
 
 
 class Process(NamedTuple):
@@ -163,13 +164,15 @@ _ALIASES: Final = {
 def columns_of(arguments: str) -> list[tuple[str, Column]]:
     """(title, column) for ps's arguments; "" is -ef. InvalidArgument naming what is not understood.
 
-    Understood: -e -A -a -x -w -f -l -F, the BSD letters a u x w e, and -o / o / --format with names and titles.
+    Understood: -e -A -a -x -w -f -l -F, the BSD letters a u x w e, -o / o / --format with names and titles, and --sort
+    (see `order_of`).
     """
     if _BAD.search(arguments):
         raise InvalidArgument(f"unsupported ps arguments: {arguments!r}")
     chosen: list[str] = []
     style = _PLAIN
-    words = arguments.split() or ["-ef"]
+    words, _ = _without_sort(arguments)
+    words = words or ["-ef"]
     while words:
         word = words.pop(0)
         if word in ("--format", "o", "-o") or (word.startswith("-") and word.endswith("o")):
@@ -196,6 +199,27 @@ def columns_of(arguments: str) -> list[tuple[str, Column]]:
     return [_column(name) for name in chosen or style]
 
 
+def order_of(arguments: str) -> list[tuple[Column, bool]]:
+    """What `--sort KEY[,KEY…]` asks for: (column, downwards). A key has `-` for downwards, perhaps `+` for upwards."""
+    _, keys = _without_sort(arguments)
+    return [(_column(key.lstrip("+-"))[1], key.startswith("-")) for key in keys]
+
+
+def _without_sort(arguments: str) -> tuple[list[str], list[str]]:
+    """The words without `--sort`, and its keys."""
+    words, keys = [], list[str]()
+    given = arguments.split()
+    while given:
+        word = given.pop(0)
+        if word.startswith("--sort="):
+            keys = word.removeprefix("--sort=").split(",")
+        elif word in ("--sort", "k") and given:
+            keys = given.pop(0).split(",")
+        else:
+            words.append(word)
+    return words, keys
+
+
 def _split_format(text: str) -> list[str]:
     """`pid,comm=NAME` → names, each with its title; everything behind the first `=` of a word is its title."""
     names = []
@@ -220,16 +244,24 @@ def _column(spec: str) -> tuple[str, Column]:
     return (name.upper() if name.lower() in ("cmd", "tty", "tt", "uname", "ruser", "euser") else column.title), column
 
 
-def listing(pids: list[int], columns: list[tuple[str, Column]]) -> list[list[str]]:
-    """One row a process, in order of pid; those that end meanwhile are left out. Blocks on /proc."""
+def listing(
+    pids: list[int], columns: list[tuple[str, Column]], order: Sequence[tuple[Column, bool]] = ()
+) -> list[list[str]]:
+    """One row a process, by `order`, else in order of pid; those that end meanwhile are left out. Blocks on /proc."""
     now = _uptime()
     memory = os.sysconf("SC_PHYS_PAGES") * _PAGE
-    rows = []
-    for pid in sorted(pids):
-        process = _read(pid, now, memory)
-        if process is not None:
-            rows.append([column.value(process) for _, column in columns])
-    return rows
+    processes = [process for pid in sorted(pids) if (process := _read(pid, now, memory)) is not None]
+    for column, downwards in reversed(order):
+        processes.sort(key=lambda process, column=column: _comparable(column.value(process)), reverse=downwards)  # type: ignore[misc]
+    return [[column.value(process) for _, column in columns] for process in processes]
+
+
+def _comparable(value: str) -> tuple[float, str]:
+    """Numbers as numbers, before words."""
+    try:
+        return float(value), ""
+    except ValueError:
+        return math.inf, value
 
 
 def titles(columns: list[tuple[str, Column]]) -> list[str]:

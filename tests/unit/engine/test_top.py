@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from dockyard.engine.top import columns_of, listing, titles
+from dockyard.engine.top import columns_of, listing, order_of, titles
 from dockyard.model.errors import InvalidArgument
 
 
@@ -25,16 +25,35 @@ def test_default_columns_are_those_of_ps_ef() -> None:
         ("-o pid -o user", ["PID", "USER"]),
         ("--format=pid,rss", ["PID", "RSS"]),
         ("-e", ["PID", "TTY", "TIME", "CMD"]),
+        ("-o pid --sort=-rss,comm", ["PID"]),
+        ("--sort pid -e", ["PID", "TTY", "TIME", "CMD"]),
     ],
 )
 def test_arguments(arguments: str, expected: list[str]) -> None:
     assert titles(columns_of(arguments)) == expected
 
 
-@pytest.mark.parametrize("arguments", ["-o nosuch", "-o", "--help", "-p 1", "-o pid;id", "$(id)", "1"])
+@pytest.mark.parametrize(
+    "arguments", ["-o nosuch", "-o", "--help", "-p 1", "-o pid;id", "$(id)", "1", "-o pid --sort nosuch"]
+)
 def test_what_is_not_understood_is_refused(arguments: str) -> None:
     with pytest.raises(InvalidArgument):
         columns_of(arguments)
+        order_of(arguments)
+
+
+def test_rows_in_another_order() -> None:
+    children = [subprocess.Popen(["sleep", seconds]) for seconds in ("30", "31", "32")]
+    try:
+        time.sleep(0.05)
+        pids = [child.pid for child in children]
+        for keys, expected in ("-pid", [2, 1, 0]), ("comm,-args", [2, 1, 0]), ("+comm", [0, 1, 2]), ("nlwp", [0, 1, 2]):
+            rows = listing(pids, columns_of(f"-o pid --sort={keys}"), order_of(f"-o pid --sort={keys}"))
+            assert rows == [[str(pids[place])] for place in expected], keys
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
 
 
 def test_rows_agree_with_ps() -> None:
