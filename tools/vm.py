@@ -12,7 +12,7 @@ The machine is emulated (TCG: no KVM is needed, ten times slower than real), has
 
 Its serial line is our output; the last thing it says is pytest's exit code. PID 1 is a script that runs the tests, or,
 with `--systemd`, systemd with one unit that does. With `--selinux` the kernel has SELinux in AppArmor's place, and the
-script loads the policy of tests/data/selinux and enforces it. Without arguments there are three machines: one for the
+script loads the policy of tests/data/selinux and enforces it. Without arguments there are four machines: two for the
 tests marked `vm`, one for a few with systemd (all of them with `--systemd` alone), one for those of SELinux. As many as
 there are processors run side by side; each writes to a throw-away layer upon the same disks.
 
@@ -57,7 +57,6 @@ LEFT_OUT = (
     "pip",
     "setuptools",
 )
-NAMES = {"": "vm", "systemd": "vm with systemd", "selinux": "vm with SELinux"}  # the modes
 SAYS_CODE = re.compile(r"^vm: pytest ended with (\d+)\s*$")
 MEMORY, PROCESSORS = "3072", "2"
 
@@ -190,8 +189,8 @@ def _disk(image: Path, tree: Path, spare: int) -> None:
     run("mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-d", tree, image)
 
 
-def project(place: Path, arguments: dict[str, list[str]]) -> Path:
-    """The disk image with this project, its packages and what to do with them (by the mode: "", systemd, selinux)."""
+def project(place: Path, machines: list[Machine]) -> Path:
+    """The disk image with this project, its packages and what each machine is to do with them."""
     tree = place / "data"
     ours = tree / "project"
     ours.mkdir(parents=True)
@@ -203,9 +202,10 @@ def project(place: Path, arguments: dict[str, list[str]]) -> Path:
     packages = Path(sys.prefix, f"lib/python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
     skip = shutil.ignore_patterns(*LEFT_OUT, "*__mypyc*", "_editable*", "*.pth")
     shutil.copytree(packages, tree / "site-packages", ignore=skip)
-    _compile(tree, {word for words in arguments.values() for word in words if Path(word.split("::")[0]).exists()})
-    for mode, words in arguments.items():
-        _start(tree, mode, words)
+    words = {word for machine in machines for word in machine.arguments}
+    _compile(tree, {word for word in words if Path(word.split("::")[0]).exists()})
+    for machine in machines:
+        _start(tree, machine)
     image = place / "data.ext4"
     _disk(image, tree, 3000)
     shutil.rmtree(tree)
@@ -222,11 +222,11 @@ def _compile(tree: Path, tests: set[str]) -> None:
         subprocess.run(command, cwd=tree / "project", env=environment, capture_output=True, check=False)
 
 
-def _start(tree: Path, mode: str, arguments: list[str]) -> None:
+def _start(tree: Path, machine: Machine) -> None:
     """What runs the tests: a script, for systemd its unit, for SELinux a policy."""
-    script = tree / _script(mode)
-    setup = {"": SETUP, "systemd": "", "selinux": SETUP + SELINUX_SETUP}[mode]
-    text = START.replace("{setup}", setup).replace("{arguments}", shlex.join(arguments))
+    script, mode = tree / f"start-{machine.name}", machine.mode
+    setup = {"plain": SETUP, "systemd": "", "selinux": SETUP + SELINUX_SETUP}[mode]
+    text = START.replace("{setup}", setup).replace("{arguments}", shlex.join(machine.arguments))
     text = text.replace("{modules}", "loop" if mode == "selinux" else LOADED)  # those tests have no network
     script.write_text(text.replace("$CI", os.environ.get("CI", "")))
     script.chmod(0o755)
@@ -239,10 +239,6 @@ def _start(tree: Path, mode: str, arguments: list[str]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(unit)
         (etc / "machine-id").write_text("0123456789abcdef" * 2 + "\n")  # else this is a first boot, with presets
-
-
-def _script(mode: str) -> str:
-    return f"start-{mode}" if mode else "start"
 
 
 def _policy(place: Path) -> None:
@@ -275,10 +271,10 @@ def initrd(modules: Path) -> Path:
 
 
 class Machine:
-    """One that is booted once, in one of the modes."""
+    """One that is booted once. `mode`: plain, systemd or selinux; `arguments`: pytest's."""
 
-    def __init__(self, mode: str) -> None:
-        self.mode, self.name = mode, NAMES[mode]
+    def __init__(self, name: str, mode: str, arguments: list[str]) -> None:
+        self.name, self.mode, self.arguments = name, mode, arguments
         self.code = 1  # pytest's exit code; 1 if it did not get to say one
         self._kept: list[str] | None = []  # what it has said, until it may say it
         self._lock = threading.Lock()
@@ -289,7 +285,7 @@ class Machine:
         options = f"console=ttyS0 quiet panic=-1 lsm=landlock,yama,{module} {QUICKLY}"
         if self.mode == "systemd":
             return f"{options} program={SYSTEMD} {SYSTEMD_OPTIONS}"
-        return f"{options} program=/data/{_script(self.mode)}"
+        return f"{options} program=/data/start-{self.name}"
 
     def boot(self, vmlinuz: Path, initial: Path, root: Path, data: Path) -> None:
         """Returns when it has ended. It dies with us."""
@@ -309,7 +305,7 @@ class Machine:
                 self._say(line)
                 if found := SAYS_CODE.match(line):
                     self.code = int(found[1])
-        self._say(f"{self.name}: {time.monotonic() - begun:.1f} s\n")
+        self._say(f"vm {self.name}: {time.monotonic() - begun:.1f} s\n")
 
     def _say(self, line: str) -> None:
         with self._lock:
@@ -322,7 +318,7 @@ class Machine:
         """What it says from now on is said at once, and now what it has said."""
         with self._lock:
             kept, self._kept = self._kept or [], None
-            print(f"=== {self.name}\n{''.join(kept)}", end="", flush=True)
+            print(f"=== vm {self.name}\n{''.join(kept)}", end="", flush=True)
 
 
 def marked() -> list[str]:
@@ -331,16 +327,20 @@ def marked() -> list[str]:
     return [path for path in files if path not in (*BY_SYSTEMD, BY_SELINUX)]
 
 
-def wanted(given: list[str]) -> dict[str, list[str]]:
-    """pytest's arguments by mode."""
+def wanted(given: list[str]) -> list[Machine]:
+    """What to boot for our arguments."""
     if given[:1] == ["--systemd"]:
-        return {"systemd": given[1:] or [*BY_SYSTEMD, *DEFAULT]}
+        return [Machine("systemd", "systemd", given[1:] or [*BY_SYSTEMD, *DEFAULT])]
     if given[:1] == ["--selinux"]:
-        return {"selinux": given[1:] or [BY_SELINUX, *DEFAULT]}
+        return [Machine("selinux", "selinux", given[1:] or [BY_SELINUX, *DEFAULT])]
     if given:
-        return {"": given}
+        return [Machine("plain", "plain", given)]
+    parts: dict[str, list[str]] = {}
+    for path in marked():
+        parts.setdefault(Path(path).parts[1], []).append(path)
+    plain = [Machine(name, "plain", [*files, "-m", "vm", *DEFAULT]) for name, files in sorted(parts.items())]
     few = [*BY_SYSTEMD, "-k", FEW, *DEFAULT]
-    return {"": [*marked(), "-m", "vm", *DEFAULT], "systemd": few, "selinux": [BY_SELINUX, *DEFAULT]}
+    return [*plain, Machine("systemd", "systemd", few), Machine("selinux", "selinux", [BY_SELINUX, *DEFAULT])]
 
 
 @contextmanager
@@ -353,7 +353,7 @@ def alone() -> Iterator[None]:
 
 def main() -> int:
     os.chdir(Path(__file__).parent.parent)
-    arguments = wanted(sys.argv[1:])
+    machines = wanted(sys.argv[1:])
     CACHE.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     with alone():
@@ -363,8 +363,7 @@ def main() -> int:
             if time.time() - old.stat().st_mtime > 7200:
                 shutil.rmtree(old, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="run-", dir=CACHE) as name:
-        data = project(Path(name), arguments)
-        machines = [Machine(mode) for mode in arguments]
+        data = project(Path(name), machines)
         print(f"vm: {time.monotonic() - begun:.1f} s: booting", flush=True)
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             runs = [pool.submit(machine.boot, vmlinuz, initial, root, data) for machine in machines]
