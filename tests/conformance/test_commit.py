@@ -55,7 +55,7 @@ def run(engine: Engine, script: str, *options: str) -> None:
 def test_the_image_has_what_the_container_wrote_and_says_so(engine: Engine, api: Connection) -> None:
     run(engine, "echo new > /new; rm /etc/group; echo v > /vol/f", "-e", "FOO=1", "-v", "/vol", "--label", "x=1")
     since = time.time()
-    changes = ['CMD ["cat","/new"]', "ENV BAR=2", "LABEL y=2", "EXPOSE 80", "WORKDIR /tmp", "USER 1", "VOLUME /vv"]
+    changes = ['CMD ["cat","/new"]', "ENV BAR=2", "LABEL y=$BAR", "EXPOSE 80", "WORKDIR /tmp", "USER 1", "VOLUME /vv"]
     changes += ['HEALTHCHECK CMD ["true"]', "ONBUILD RUN x"]
     words = [word for change in changes for word in ("-c", change)]
     printed = engine.docker("commit", "-a", "An Author", "-m", "A comment", *words, "cc", "made:1").stdout.decode()

@@ -1,7 +1,7 @@
 """The instructions that `import` and `commit` take: `CMD ["sh"]`, `ENV A=1`, `LABEL a="b c"`, …
 
 Owns: applying such lines to a container's settings. Does not own: Dockerfiles (stages, variables, files). Pure.
-Words are split as a Dockerfile's are: quotes and backslashes; variables are not expanded.
+Words are split as a Dockerfile's are: quotes, backslashes, and variables, which are those of the settings so far.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import msgspec
 
 from dockyard.model.container import ContainerConfig, HealthConfig
 from dockyard.model.errors import InvalidArgument
+from dockyard.proto.dockerfile.errors import Problem
+from dockyard.proto.dockerfile.words import expand
 from dockyard.proto.times import parse_duration
 
 _PORT = re.compile(r"(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?(?:/(?P<protocol>tcp|udp|sctp))?\Z")
@@ -58,8 +60,17 @@ def _list(text: str) -> list[str]:
     return _words(text)
 
 
+def _expanded(config: ContainerConfig, text: str) -> str:
+    """Without quotes and escapes, and with the values of variables."""
+    pairs = (entry.partition("=") for entry in config.env or ())
+    try:
+        return expand(text, {key: value for key, _, value in pairs}).text
+    except Problem as error:
+        raise InvalidArgument(str(error)) from None
+
+
 def _words(text: str) -> list[str]:
-    """Blank-separated words; quotes group, a backslash takes the next character as it is."""
+    """Blank-separated words as they are written; quotes group, a backslash takes the next character along."""
     words: list[str] = []
     word: list[str] | None = None  # None between words; [] is an empty quoted word
     quote = ""
@@ -73,6 +84,7 @@ def _words(text: str) -> list[str]:
             word = None
             continue
         word = [] if word is None else word
+        word.append(char)
         if char == "\\" and quote != "'" and position < len(text):
             word.append(text[position])
             position += 1
@@ -80,8 +92,6 @@ def _words(text: str) -> list[str]:
             quote = ""
         elif not quote and char in "'\"":
             quote = char
-        else:
-            word.append(char)
     if quote:
         raise InvalidArgument(f"unexpected end of statement while looking for matching {quote}")
     if word is not None:
@@ -89,8 +99,12 @@ def _words(text: str) -> list[str]:
     return words
 
 
-def _pairs(instruction: str, text: str) -> list[tuple[str, str]]:
-    """`a=1 b="2 3"`, or the old form `a 1 2`."""
+def _pairs(config: ContainerConfig, instruction: str, text: str) -> list[tuple[str, str]]:
+    """`a=1 b="2 3"`, or the old form `a 1 2`; all of them with the variables as they were before."""
+    return [(_expanded(config, key), _expanded(config, value)) for key, value in _split_pairs(instruction, text)]
+
+
+def _split_pairs(instruction: str, text: str) -> list[tuple[str, str]]:
     if not _ASSIGNMENT.match(text):
         key, _, value = text.partition(" ")
         if not value.strip():
@@ -116,7 +130,7 @@ def _entrypoint(config: ContainerConfig, text: str) -> None:
 
 
 def _env(config: ContainerConfig, text: str) -> None:
-    for key, value in _pairs("ENV", text):
+    for key, value in _pairs(config, "ENV", text):
         entries = list(config.env or ())
         known = next((i for i, entry in enumerate(entries) if entry.partition("=")[0] == key), len(entries))
         entries[known : known + 1] = [f"{key}={value}"]  # where it was: clients show the order
@@ -124,12 +138,12 @@ def _env(config: ContainerConfig, text: str) -> None:
 
 
 def _label(config: ContainerConfig, text: str) -> None:
-    config.labels = {**(config.labels or {}), **dict(_pairs("LABEL", text))}
+    config.labels = {**(config.labels or {}), **dict(_pairs(config, "LABEL", text))}
 
 
 def _expose(config: ContainerConfig, text: str) -> None:
     ports = dict(config.exposed_ports or {})
-    for word in _words(text):
+    for word in _expanded(config, text).split():
         match = _PORT.match(word)
         if not match:
             raise InvalidArgument(f"invalid containerPort: {word}")
@@ -141,15 +155,15 @@ def _expose(config: ContainerConfig, text: str) -> None:
 
 
 def _user(config: ContainerConfig, text: str) -> None:
-    config.user = text
+    config.user = _expanded(config, text)
 
 
 def _volume(config: ContainerConfig, text: str) -> None:
-    config.volumes = {**(config.volumes or {}), **{path: {} for path in _list(text)}}
+    config.volumes = {**(config.volumes or {}), **{_expanded(config, path): {} for path in _list(text)}}
 
 
 def _workdir(config: ContainerConfig, text: str) -> None:
-    config.working_dir = posixpath.normpath(posixpath.join("/", config.working_dir, text))
+    config.working_dir = posixpath.normpath(posixpath.join("/", config.working_dir, _expanded(config, text)))
 
 
 def _onbuild(config: ContainerConfig, text: str) -> None:
@@ -162,7 +176,7 @@ def _onbuild(config: ContainerConfig, text: str) -> None:
 
 
 def _stopsignal(config: ContainerConfig, text: str) -> None:
-    config.stop_signal = text
+    config.stop_signal = _expanded(config, text)
 
 
 def _healthcheck(config: ContainerConfig, text: str) -> None:

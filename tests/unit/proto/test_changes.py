@@ -48,10 +48,28 @@ def test_good_lines(line: str) -> None:
 
 def test_later_lines_add_to_earlier_ones() -> None:
     config = ContainerConfig(env=["A=0", "P=/bin"])
-    changes.apply(config, ["ENV A=1\nENV A=2 B=3", "ENV P=/foo", "# a remark", "EXPOSE 1", "EXPOSE 2", "WORKDIR /a", "WORKDIR b"])
+    changes.apply(
+        config, ["ENV A=1\nENV A=2 B=3", "ENV P=/foo", "# a remark", "EXPOSE 1", "EXPOSE 2", "WORKDIR /a", "WORKDIR b"]
+    )
     assert config.env == ["A=2", "P=/foo", "B=3"]  # each stays where it was
     assert config.exposed_ports == {"1/tcp": {}, "2/tcp": {}}
     assert config.working_dir == "/a/b"
+
+
+def test_variables_have_the_values_that_they_had_before_the_line() -> None:
+    config = ContainerConfig(env=["PATH=/bin", "A=x y"])
+    lines = [
+        "ENV PATH=/opt:$PATH B='$A' C=$A",
+        "LABEL ${A}=$NONE",
+        "WORKDIR /$B/${D:-d}",
+        "CMD echo $A",
+        "EXPOSE ${E:-8 9}",
+    ]
+    changes.apply(config, lines)
+    assert config.env == ["PATH=/opt:/bin", "A=x y", "B=$A", "C=x y"]
+    assert (config.labels, config.working_dir) == ({"x y": ""}, "/$A/d")
+    assert config.cmd == ["/bin/sh", "-c", "echo $A"], "the shell's"
+    assert config.exposed_ports == {"8/tcp": {}, "9/tcp": {}}
 
 
 @pytest.mark.parametrize(
