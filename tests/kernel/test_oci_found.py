@@ -178,3 +178,26 @@ def test_a_hook_adds_a_mount_below_root_path(runtime: OciRuntime, bundle: Bundle
     script = f"exec {enter}mount --bind {tmp_path}/file {target}"
     bundle.config["hooks"] = {name: [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}
     assert runtime.run(bundle.sh("cat /tmp/here")).stdout == "text\n"
+
+
+def test_a_read_only_dev(runtime: OciRuntime, bundle: Bundle) -> None:
+    """It has its nodes and mounts all the same."""
+    for each in bundle.config["mounts"]:
+        if each["destination"] == "/dev":
+            each["options"].append("ro")
+    out = runtime.run(bundle.sh("ls /dev/pts/ptmx; echo x > /dev/null; touch /dev/shm/x && mknod /dev/x p || echo ro"))
+    assert out.stdout == "/dev/pts/ptmx\nro\n"
+
+
+def test_containers_of_one_name_below_two_roots(ours: OciRuntime, bundle: Bundle, tmp_path: Path) -> None:
+    """Neither is in the other's control group. runc 1.1 puts both into one."""
+    identity = ours.new_id()
+    bundle.config["linux"].pop("cgroupsPath", None)
+    directory = str(bundle.sh("sleep 1000").write())
+    roots = [("--root", str(tmp_path / name)) for name in ("one", "two")]
+    try:
+        for root in roots:
+            ours.silently(*root, "run", "--detach", "--bundle", directory, identity)
+    finally:
+        for root in roots:
+            ours(*root, "delete", "--force", identity)

@@ -213,6 +213,7 @@ def _init(job: Job) -> None:
     job.step = "hiding paths"
     rootfs.make_read_only(linux.get("readonlyPaths") or [])
     rootfs.mask(linux.get("maskedPaths") or [], label)
+    rootfs.dev_read_only(config.get("mounts") or [])
     if (config.get("root") or {}).get("readonly"):
         rootfs.root_read_only()
     rootfs.spread(linux.get("rootfsPropagation") or "")

@@ -280,7 +280,8 @@ def _mount_new(root: int, entry: dict[str, Any], options: mounts.Options, label:
     if label and fstype not in _NO_LABEL and not any(option.startswith("context=") for option in data):
         data.append(selinux.mount_option(label))
     at = f"/proc/self/fd/{target}"
-    flags = options.flags & ~abi.MS_RDONLY if copied else options.flags
+    later = copied or (destination == "/dev" and fstype == "tmpfs")  # `dev_read_only`: when its nodes are made
+    flags = options.flags & ~abi.MS_RDONLY if later else options.flags
     mounts.mount(entry.get("source") or fstype, at, fstype, flags, ",".join(data))
     if copied:
         mounted = openat2(root, destination, PATH, resolve=INSIDE)
@@ -501,6 +502,15 @@ def spread(propagation: str) -> None:
     flags = mounts.PROPAGATION.get(propagation, 0) & ~abi.MS_REC
     if flags in (abi.MS_SHARED, abi.MS_UNBINDABLE):
         mounts.mount("", "/", "", flags)
+
+
+def dev_read_only(entries: list[dict[str, Any]]) -> None:
+    """A tmpfs at /dev that was asked for read-only, once everything is in it."""
+    for entry in entries:
+        if entry["destination"] == "/dev" and "ro" in (entry.get("options") or []) and entry.get("type") == "tmpfs":
+            dev = os.open("/dev", PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+            mounts.set_attributes(dev, abi.MOUNT_ATTR_RDONLY)
+            os.close(dev)
 
 
 def root_read_only() -> None:

@@ -8,6 +8,7 @@ Does not own: namespaces, mounts and exec (`runtime.spawn`, `runtime.init`), the
 from __future__ import annotations
 
 import array
+import binascii
 import json
 import os
 import socket
@@ -65,7 +66,7 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
         rootless.settle(config, container.id, entered=wanted.entered)
         config["process"]["keepGroups"] = rootless.keeps_groups()
     else:
-        linux["cgroupsPath"] = _cgroups_path(linux.get("cgroupsPath") or "", container.id, wanted.systemd)
+        linux["cgroupsPath"] = _cgroups_path(linux.get("cgroupsPath") or "", container, wanted.systemd)
         config["process"]["keepGroups"] = False
     config["process"]["memoryPolicy"] = linux.get("memoryPolicy")
     program = _compile(container, config)
@@ -153,17 +154,19 @@ def _return(fd: int, flag: int, hookless: bool) -> None:
             ) from None
 
 
-def _cgroups_path(path: str, identity: str, by_systemd: bool) -> str:
-    """linux.cgroupsPath, or what stands for none."""
+def _cgroups_path(path: str, container: Container, by_systemd: bool) -> str:
+    """linux.cgroupsPath, or what stands for none. There may be containers with this ID in other --root directories."""
+    root = os.path.dirname(container.directory)
+    own = f"{container.id}-{binascii.crc32(os.path.abspath(root).encode()):08x}"
     if not by_systemd:
         if is_notation(path):
             raise OciError(f"linux.cgroupsPath: {path!r} is systemd's notation, which needs --systemd-cgroup")
-        return path or f"/dockyard-runtime-{identity}"
+        return path or f"/dockyard-runtime-{own}"
     if path and not is_notation(path):
         raise OciError(
             f'expected cgroupsPath to be of format "slice:prefix:name" for systemd cgroups, got "{path}" instead'
         )
-    return path or f"system.slice:dockyard-runtime:{identity}"
+    return path or f"system.slice:dockyard-runtime:{own}"
 
 
 def _compile(container: Container, config: dict[str, Any]) -> bytes | None:
