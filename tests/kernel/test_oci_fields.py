@@ -212,6 +212,11 @@ def test_huge_pages_in_use_and_reserved(ours: OciRuntime, bundle: Bundle) -> Non
         ),
         (lambda c: c["process"].update(execCPUAffinity={"final": "3-1"}), "process.execCPUAffinity.final: '3-1' is no"),
         (lambda c: c["process"].update(commandLine="x"), "process.commandLine: not supported on Linux"),
+        (lambda c: c.update(windows={"x": 1}), "windows: not supported on Linux"),
+        (
+            lambda c: c["linux"].update(personality={"domain": "LINUX", "flags": ["X"]}),
+            "personality.flags: none is supported",
+        ),
         (lambda c: c["linux"].update(intelRdt={"enableCMT": True}), "linux.intelRdt.enableCMT: not supported"),
         (lambda c: c["linux"].update(intelRdt={"closID": "a/b"}), "linux.intelRdt.closID: 'a/b' is no name"),
         (

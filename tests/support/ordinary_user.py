@@ -5,11 +5,13 @@ Owns: the user, its directory and its processes: all are gone in the end. Does n
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import uuid
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 from tests.support.steps import eventually
 
 PYTHON = "/usr/bin/python3"  # one that every user may execute
+_NS_GET_OWNER_UID = 0xB704
 SOURCES = Path(__file__).parents[2] / "src"
 
 
@@ -79,14 +82,22 @@ class OrdinaryUser:
                 os.chown(os.path.join(current, name), self.uid, self.gid, follow_symlinks=False)
 
     def processes(self) -> list[int]:
+        """The user's, and those of its other ids: in user namespaces that it made, for others may use such ids, too."""
         found = []
         for name in filter(str.isdigit, os.listdir("/proc")):
             try:
-                if os.stat(f"/proc/{name}").st_uid == self.uid:
+                uid = os.stat(f"/proc/{name}").st_uid
+                if uid == self.uid or (self.first <= uid < self.first + self.count and self._made(name)):
                     found.append(int(name))
-            except FileNotFoundError:
+            except OSError:
                 continue
         return found
+
+    def _made(self, pid: str) -> bool:
+        owner = bytearray(4)
+        with open(f"/proc/{pid}/ns/user", "rb") as namespace:
+            fcntl.ioctl(namespace, _NS_GET_OWNER_UID, owner)
+        return int.from_bytes(owner, sys.byteorder) == self.uid
 
     def close(self) -> None:
         def gone() -> bool:
