@@ -70,6 +70,8 @@ def _dispatch(arguments: Arguments) -> int:
     if arguments.text("rootless", "auto") not in ("auto", "true", "false"):
         raise OciError(f"--rootless: {arguments.text('rootless')!r} is neither auto, true nor false")
     name, *words = arguments.rest
+    if arguments.flag("debug") and (protection.protected() or name not in _ENTERING):
+        _log(arguments, "debug", " ".join([name, *words]))
     if name in ("checkpoint", "restore"):
         raise OciError(f"{name}: not supported: the OCI runtime specification has neither checkpoint nor restore")
     if os.geteuid() != 0:
@@ -139,17 +141,22 @@ def _tell(arguments: Arguments, message: str, code: int) -> int:
     line = message.replace("\n", " ")
     print(f"dockyard-runtime: {line}", file=sys.stderr, flush=True)
     if arguments.text("log"):
-        import json
-        import time
-
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        if arguments.text("log-format") == "json":
-            record = json.dumps({"level": "error", "msg": line, "time": now})
-        else:
-            record = f"time={json.dumps(now)} level=error msg={json.dumps(line)}"
-        try:
-            with open(arguments.text("log"), "a", encoding="utf-8") as file:
-                file.write(record + "\n")
-        except OSError as error:
-            print(f"dockyard-runtime: --log: {error.strerror}", file=sys.stderr)
+        _log(arguments, "error", line)
     return code
+
+
+def _log(arguments: Arguments, level: str, line: str) -> None:
+    """A record in the log, or, without one, on stderr."""
+    import json
+    import time
+
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    if arguments.text("log-format") == "json":
+        record = json.dumps({"level": level, "msg": line, "time": now})
+    else:
+        record = f"time={json.dumps(now)} level={level} msg={json.dumps(line)}"
+    try:
+        with open(arguments.text("log") or "/dev/stderr", "a", encoding="utf-8") as file:
+            file.write(record + "\n")
+    except OSError as error:
+        print(f"dockyard-runtime: --log: {error.strerror}", file=sys.stderr)

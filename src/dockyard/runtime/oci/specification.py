@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from dockyard.linux import capabilities, mounts, process, seccomp
+from dockyard.runtime.cgroups import version
 from dockyard.runtime.oci.configuration import HOOKS
 from dockyard.runtime.oci.containers import SPECIFICATION
 
@@ -28,6 +29,7 @@ _MASKED = (
     *("/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats"),
     *("/sys/devices/virtual/powercap", "/sys/firmware"),
 )
+_NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "cgroup")  # the last on v2, as scripts around runc expect it
 _READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
@@ -59,7 +61,7 @@ def default_config() -> dict[str, Any]:
         ],
         "linux": {
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
-            "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")],
+            "namespaces": [{"type": kind} for kind in _NAMESPACES if kind != "cgroup" or version() == 2],
             "maskedPaths": list(_MASKED),
             "readonlyPaths": list(_READONLY),
         },
