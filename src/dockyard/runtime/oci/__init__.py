@@ -155,8 +155,11 @@ def _log(arguments: Arguments, level: str, line: str) -> None:
         record = json.dumps({"level": level, "msg": line, "time": now})
     else:
         record = f"time={json.dumps(now)} level={level} msg={json.dumps(line)}"
+    if not arguments.text("log"):
+        print(record, file=sys.stderr, flush=True)
+        return
     try:
-        with open(arguments.text("log") or "/dev/stderr", "a", encoding="utf-8") as file:
+        with open(arguments.text("log"), "a", encoding="utf-8") as file:
             file.write(record + "\n")
     except OSError as error:
         print(f"dockyard-runtime: --log: {error.strerror}", file=sys.stderr)
