@@ -57,6 +57,13 @@ def test_the_process_and_its_surroundings(ours: OciRuntime, bundle: Bundle) -> N
     ]  # fmt: skip
 
 
+def test_capabilities_that_nobody_knows_are_told_and_left_out(ours: OciRuntime, bundle: Bundle) -> None:
+    bundle.config["process"]["capabilities"]["bounding"].append("CAP_OF_TOMORROW")
+    done = ours.run(bundle.sh("echo ran"))
+    assert done.stdout == "ran\n"
+    assert "warning: process.capabilities.bounding: 'CAP_OF_TOMORROW' is unknown" in done.stderr
+
+
 def files(runtime: OciRuntime, identity: str, name: str) -> list[Path]:
     """Files of a container's control group, in whichever hierarchy."""
     return [

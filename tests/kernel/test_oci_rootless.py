@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from dockyard.runtime.cgroups import version
 from tests.support import busybox, ordinary_user
+from tests.support.leaks import CGROUPS
 from tests.support.oci import unpack_root
 from tests.support.oci_schema import check_config
 from tests.support.ordinary_user import OrdinaryUser
@@ -19,6 +21,7 @@ from tests.support.steps import eventually
 
 pytestmark = pytest.mark.skipif(bool(ordinary_user.missing()), reason=ordinary_user.missing())
 
+MANY_IDS = pytest.mark.skipif(not shutil.which("newuidmap"), reason="newuidmap is not installed")
 WRITES = """
 cd /sys/fs/cgroup
 for f in cgroup.procs */cgroup.procs */release_agent; do [ -e $f ] && echo 0 > $f && echo wrote $f; done 2>/dev/null
@@ -110,6 +113,7 @@ def test_a_life(user: OrdinaryUser, run: Callable[..., Any]) -> None:
     assert user(user.runtime, "list", "--quiet").stdout == ""
 
 
+@MANY_IDS
 def test_many_ids(user: OrdinaryUser, run: Callable[..., Any]) -> None:
     def many(config: dict[str, Any]) -> None:
         for name, own in (("uidMappings", user.uid), ("gidMappings", user.gid)):
@@ -136,7 +140,11 @@ def test_many_ids(user: OrdinaryUser, run: Callable[..., Any]) -> None:
             lambda c: c["linux"].update(resources={"pids": {"limit": 5}}),
             "limits need control groups that are delegated",
         ),
-        (lambda c: c["linux"]["uidMappings"][0].update(hostID=0), "newuidmap: uid range [0-1) -> [0-1) not allowed"),
+        pytest.param(
+            lambda c: c["linux"]["uidMappings"][0].update(hostID=0),
+            "newuidmap: uid range [0-1) -> [0-1) not allowed",
+            marks=MANY_IDS,
+        ),
         (lambda c: c["linux"]["uidMappings"][0].update(containerID=5), "needs a root (containerID 0)"),
         (lambda c: c["process"].update(user={"additionalGids": [0]}), "process.user.additionalGids"),
         (
@@ -161,6 +169,51 @@ def test_what_needs_root(
     assert done.returncode == 1 and message in done.stderr, done.stderr
     assert not list((user.state / "dockyard-runtime").glob("*"))
     assert user(user.runtime, "list", "--quiet").stdout == ""
+
+
+@pytest.fixture
+def delegated(user: OrdinaryUser) -> Iterator[Path]:
+    """A control group that is the user's, ourselves (and so what we start) in a group below it."""
+    top = CGROUPS / f"dockyard-test-{user.name}"
+    before = Path("/proc/self/cgroup").read_text().strip().removeprefix("0::/")
+    try:
+        for path in (top, top / "session"):
+            path.mkdir()
+            for name in ("", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
+                os.chown(path / name, user.uid, user.gid)
+        (top / "session/cgroup.procs").write_text("0")
+        yield top
+    finally:
+        (CGROUPS / before / "cgroup.procs").write_text("0")
+        for path in (top / "session", top):
+            path.rmdir()
+
+
+@pytest.mark.vm
+@pytest.mark.skipif(version() != 2, reason="needs cgroup v2")
+def test_s10_a_delegated_control_group(user: OrdinaryUser, run: Callable[..., Any], delegated: Path) -> None:
+    def limited(config: dict[str, Any]) -> None:
+        with_cgroups(config)
+        config["linux"]["resources"] = {"pids": {"limit": 30}}
+
+    script = (
+        "cat /proc/self/cgroup; mkdir /sys/fs/cgroup/mine && rmdir /sys/fs/cgroup/mine && ls /sys/fs/cgroup; sleep 1000"
+    )
+    run(f"({script}) > /dev/shm/said; sleep 1000", limited, "--detach", "c")
+    group = delegated / "dockyard-runtime-c"
+    assert (group / "pids.max").read_text() == "30\n"
+    said = eventually(
+        lambda: user(user.runtime, "exec", "c", "cat", "/dev/shm/said").stdout.split(), lambda t: len(t) > 5
+    )
+    assert said[0] == "0::/" and "pids.max" in said and "session" not in said
+    user(user.runtime, "pause", "c")
+    assert "frozen 1" in (group / "cgroup.events").read_text()
+    user(user.runtime, "resume", "c")
+    user(user.runtime, "update", "--pids-limit", "40", "c")
+    assert (group / "pids.max").read_text() == "40\n"
+    assert len(json.loads(user(user.runtime, "ps", "--format", "json", "c").stdout)) >= 2
+    user(user.runtime, "delete", "--force", "c")
+    assert not group.exists()
 
 
 def test_a_place_for_containers(user: OrdinaryUser) -> None:

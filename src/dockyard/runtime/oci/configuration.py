@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import Any, Final
 
-from dockyard.linux import scheduling, selinux
+from dockyard.linux import capabilities, scheduling, selinux
 from dockyard.runtime.cgroups import version
 from dockyard.runtime.oci import joining, netdevices, resctrl
 from dockyard.runtime.oci.errors import OciError
@@ -111,8 +112,17 @@ def check_process(process: dict[str, Any], field: str) -> None:
     if process.get("selinuxLabel") and not selinux.enabled():
         raise OciError(f"{field}.selinuxLabel: SELinux is not enabled on this host")
     _check_scheduling(process, field)
+    _look_at_capabilities(get(process, "capabilities", dict, f"{field}.capabilities", optional=True), field)
     if process.get("commandLine"):
         raise OciError(f"{field}.commandLine: not supported on Linux")
+
+
+def _look_at_capabilities(sets: dict[str, Any], field: str) -> None:
+    """Unknown names are told and left out, as the specification wants it: kernels are older or newer than callers."""
+    for kind in sets:
+        for name in get(sets, kind, list, f"{field}.capabilities.{kind}", optional=True):
+            if name not in capabilities.NUMBERS:
+                print(f"dockyard-runtime: warning: {field}.capabilities.{kind}: {name!r} is unknown", file=sys.stderr)
 
 
 def _check_scheduling(process: dict[str, Any], field: str) -> None:
