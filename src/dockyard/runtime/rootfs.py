@@ -329,8 +329,8 @@ def _give_group(group: int, process: dict[str, Any], root: int, users: Users) ->
     """Let the container's user make groups below its own one, as runc does (cgroups(7), "Delegation containment")."""
     uid = users.uid(program.resolve_user(process, root)[0])
     try:
-        with open(_DELEGATE, encoding="ascii") as file:
-            names = file.read().split()
+        with open(_DELEGATE, "rb") as file:  # not as text: in here no codec can be loaded
+            names = file.read().decode().split()
     except OSError:
         names = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"]
     for name in (".", *names):

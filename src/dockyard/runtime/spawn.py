@@ -344,9 +344,20 @@ def _clone_container(
     return spawned
 
 
+def _receive(sync: socket.socket) -> tuple[bytes, list[tuple[int, int, bytes]]]:
+    """A message and what came with it. A child that ends before it reads what we sent has its end told first, as an
+    error that passes, and then what it said."""
+    for _ in range(2):
+        try:
+            return sync.recvmsg(_BUFFER, 64)[:2]
+        except ConnectionResetError:
+            continue
+    return b"", []
+
+
 def _await_mounts(spawned: Spawned) -> None:
     """Hooks may add mounts of their own to those of the container. Raises SpawnFailed with the child's report."""
-    message = spawned.sync.recv(_BUFFER)
+    message, _ = _receive(spawned.sync)
     if message != b"M":
         code, _, text = message[1:].partition(b"\0")
         raise SpawnFailed(text.decode("utf-8", "replace") or "the container's first process ended", int(code or 128))
@@ -467,7 +478,10 @@ def enter_pid_namespace(pidfd: int) -> None:
 def await_program(spawned: Spawned) -> None:
     """Follow the child until its program runs or waits at the gate. Raises SpawnFailed with its report."""
     while True:
-        message, ancillary, _, _ = spawned.sync.recvmsg(_BUFFER, 64)
+        try:
+            message, ancillary = _receive(spawned.sync)
+        except ConnectionResetError:
+            continue  # it has ended without reading what it was told: said once, then comes what it said itself
         if message == b"T":
             spawned.master, spawned.slave = struct.unpack("ii", ancillary[0][2])
             os.set_inheritable(spawned.master, False)
