@@ -18,6 +18,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="both",
         help="which engine the conformance suite asks: Debian's dockerd, ours, or one after the other",
     )
+    parser.addoption("--before", default="", help="of the conformance suite, only the files with names before this one")
+    parser.addoption("--from", dest="since", default="", help="of the conformance suite, only the other files")
 
 
 @pytest.fixture(autouse=True, scope="module")

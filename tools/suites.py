@@ -1,9 +1,9 @@
 """`make test`: the suites, each a pytest run of its own, and one closing line for all.
 
-Three lanes run side by side, because each mostly waits: kernel and conformance of dockyardd, one after the other; the
-unit suite; and the conformance suite against Debian's dockerd. The last two have a mount namespace of their own, so
-that the kernel suite's look at the machine does not see them; their output comes after a suite of the first lane when
-they have ended.
+Three lanes run side by side, because each mostly waits: kernel and a part of the conformance of dockyardd, one after
+the other; unit, and when the kernel suite has ended the other part, on a daemon of its own; and the conformance suite
+against Debian's dockerd. What runs beside the kernel suite has a mount namespace of its own, so that its look at the
+machine does not see it. The output of the second and third lane comes after a suite of the first.
 
 Extra arguments go to every run (`-k exec`, `-x`); with `--engine` there is one lane and one conformance run. Exit code
 0 only when no test failed and at least one ran.
@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 NO_TESTS = 5  # pytest's exit code
+HALF = "test_dockyard"  # the files of the conformance suite before it take as long as those from it on
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?|deselected|xfailed|xpassed|warnings?)")
 
 
@@ -39,8 +40,9 @@ class Suite:
     arguments: tuple[str, ...] = ()
     prefix: tuple[str, ...] = ()
     aside: bool = False  # its output is kept until `show`
+    after: Suite | None = None  # begins when this one has ended
     counts: dict[str, int] = field(default_factory=dict)
-    code: int = 0
+    code: int = 1  # until it has run
     unsteady: list[str] = field(default_factory=list)
     output: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -56,14 +58,14 @@ class Suite:
 
     def run(self, more: list[str]) -> None:
         """Run it, and in CI what failed once more."""
+        if self.after is not None:
+            self.after.ended.wait()
         begun = time.monotonic()
-        try:
-            self.code, self.counts = self._pytest(more)
-            if self.code == 1 and os.environ.get("CI"):
-                self._once_more()
-        finally:
-            self.seconds = time.monotonic() - begun
-            self.ended.set()
+        self.code, self.counts = self._pytest(more)
+        if self.code == 1 and os.environ.get("CI"):
+            self._once_more()
+        self.seconds = time.monotonic() - begun
+        self.ended.set()
 
     def show(self) -> None:
         """Print what was kept, once."""
@@ -111,10 +113,11 @@ def lanes(arguments: list[str]) -> list[list[Suite]]:
     if not apart or os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("dockerd"):
         return [[Suite("unit"), Suite("kernel"), Suite("conformance")]]
     private = ("unshare", "--mount", "--propagation=private")
+    kernel, ours = Suite("kernel"), "--engine=dockyardd"
     return [
-        [Suite("kernel"), Suite("conformance", ("--engine=dockyardd",))],
-        [Suite("unit", prefix=private, aside=True)],
-        [Suite("conformance", ("--engine=dockerd",), private, aside=True)],
+        [kernel, Suite("conformance", (ours, f"--from={HALF}"))],
+        [Suite("unit", (), private, True), Suite("conformance", (ours, f"--before={HALF}"), (), True, kernel)],
+        [Suite("conformance", ("--engine=dockerd",), private, True)],
     ]
 
 
@@ -146,7 +149,7 @@ def main() -> int:
     begun, arguments = time.monotonic(), sys.argv[1:]
     first, *others = lanes(arguments)
     beside = [suite for lane in others for suite in lane]
-    threads = [threading.Thread(target=run_lane, args=(lane, arguments)) for lane in others]
+    threads = [threading.Thread(target=run_lane, args=(lane, arguments), daemon=True) for lane in others]
     for thread in threads:
         thread.start()
     run_lane(first, arguments, beside)

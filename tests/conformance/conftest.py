@@ -24,12 +24,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `--engine dockerd` only what asks that engine: the rest belongs to the run that asks ours."""
-    if config.getoption("--engine") != "dockerd":
-        return
-    other = [item for item in items if "[dockerd" not in item.name and Path(__file__).parent in item.path.parents]
-    config.hook.pytest_deselected(items=other)
-    items[:] = [item for item in items if item not in set(other)]
+    """With `--engine dockerd` only what asks that engine: the rest belongs to the run that asks ours. With `--before`
+    or `--from` one part of the files: together they are all."""
+    mine = [item for item in items if Path(__file__).parent in item.path.parents]
+    before, since = config.getoption("before"), config.getoption("since")
+    other = [item for item in mine if (before and item.path.name >= before) or item.path.name < since]
+    if config.getoption("--engine") == "dockerd":
+        other += [item for item in mine if "[dockerd" not in item.name]
+    if other:
+        config.hook.pytest_deselected(items=list(dict.fromkeys(other)))
+        items[:] = [item for item in items if item not in set(other)]
 
 
 @pytest.fixture(scope="session")
