@@ -252,6 +252,7 @@ def test_remote_contexts(engine: Engine, web: str) -> None:
     """The docker CLI fetches them itself; docker-py leaves that to the daemon."""
     assert "Successfully tagged plain:latest" in remote(engine, f"{web}/plain", t="plain")
     assert config(engine, "plain")["Config"]["Labels"] == {"plain": "1"}
+    assert "Successfully built" in remote(engine, f"{web}/plain", dockerfile="baz"), "its name is of no interest"
     assert "\nin-tar\n" in remote(engine, f"{web}/c.tar.gz")
     assert "\nin-git\n" in remote(engine, f"{web}/r.git#main")
     assert "\nin-sub\n" in remote(engine, f"{web}/r.git#other:sub")

@@ -240,7 +240,9 @@ class Builds:
         for name, context_id in ids.items():
             session.contexts[name] = await asyncio.to_thread(sources.open_context, layout, context_id)
         if request.remote and "" not in ids:
-            session.contexts[""] = await fetching.remote(session, request.remote)
+            session.contexts[""], single = await fetching.remote(session, request.remote)
+            if single:  # whatever name the client has for its Dockerfile
+                session.dockerfile = await asyncio.to_thread(sources.read_dockerfile, session.contexts[""], "")
         for tree in session.contexts.values():
             if tree.spool is not None:
                 stack.callback(tree.spool.dispose)

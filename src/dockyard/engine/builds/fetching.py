@@ -158,11 +158,11 @@ async def _clone(session: Session, source: GitSource, commit: str, key: str, sta
 # --- contexts -------------------------------------------------------------------------------------------------------
 
 
-async def remote(session: Session, address: str) -> Tree:
-    """A context that a URL names: a git repository, an archive, or a Dockerfile by itself."""
+async def remote(session: Session, address: str) -> tuple[Tree, bool]:
+    """A context that a URL names: a git repository, an archive, or (then True) a Dockerfile by itself."""
     asked = buildcontext.parse(address)
     if asked.kind == "git" and asked.git is not None:
-        return await _checked_out(session, asked.git)
+        return await _checked_out(session, asked.git), False
     if asked.kind != "http":
         raise InvalidArgument(f"invalid remote context {address[:200]!r}: a git or http URL is expected")
     layout = session.ground.context.layout
@@ -173,8 +173,8 @@ async def remote(session: Session, address: str) -> Tree:
     with temporary_file(layout) as fd:
         found = await download(session.ground.transfers.transport, asked.url, fd, limit=free_bytes(str(directory)))
         arguments = {"directory": str(directory), "offset": 0, "length": found.size}
-        await session.ground.context.runtime.call("dockyard.store.builds.context:receive", arguments, [fd])
-    return await asyncio.to_thread(context_tree, directory)
+        received = await session.ground.context.runtime.call("dockyard.store.builds.context:receive", arguments, [fd])
+    return await asyncio.to_thread(context_tree, directory), received["single"]
 
 
 def context_tree(directory: Path) -> Tree:

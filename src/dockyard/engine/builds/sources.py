@@ -228,7 +228,8 @@ async def context(session: Session, op: SourceContext) -> Tree:
     tree = session.contexts.get(op.name)
     named = session.options.contexts.get(op.name)
     if tree is None and named is not None and named.kind in ("git", "http"):
-        tree = session.contexts[op.name] = await fetching.remote(session, named.value)
+        tree, _ = await fetching.remote(session, named.value)
+        session.contexts[op.name] = tree
         if tree.spool is not None:
             session.stack.callback(tree.spool.dispose)
     if tree is None:

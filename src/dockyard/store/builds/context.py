@@ -30,15 +30,17 @@ def receive(
 ) -> dict[str, Any]:  # fmt: skip
     """Worker: take the tar in `fds[0]` (compressed or not) into the empty `directory` as a spool.
 
-    `epoch`: seconds; nothing is younger. Returns {"files", "size"}. A body that is no tar but text of at most 1 MiB is
-    taken for a Dockerfile, as Docker does. InvalidArgument or SystemFailure naming the entry and the cause.
+    `epoch`: seconds; nothing is younger. Returns {"files", "size", "single"}. A body that is no tar but text of at most
+    1 MiB is taken for a Dockerfile (`single`), as Docker does. InvalidArgument or SystemFailure naming the entry
+    and the cause.
     """
     where = ""
     writer = SpoolWriter(directory, None if epoch is None else epoch * 1_000_000_000)
     try:
         with Source(fds[0], offset=offset, length=length, limit=free_space(directory), hash_out=False) as source:
             first, chunks = _peek(iter(source))
-            if not _looks_like_tar(first):
+            single = not _looks_like_tar(first)
+            if single:
                 _single(writer, b"".join(_bounded(chunks)))
             else:
                 reader = TarReader(ByteStream(chunks))
@@ -54,7 +56,7 @@ def receive(
         raise SystemFailure(f"{_WHAT}: {where}{error.strerror}") from error
     finally:
         writer.close()
-    return {"files": len(writer.items), "size": writer.size}
+    return {"files": len(writer.items), "size": writer.size, "single": single}
 
 
 def exclude(*, fds: Sequence[int], root: str, patterns: str) -> dict[str, Any]:
