@@ -18,7 +18,7 @@ from dockyard.engine.bridges import BridgeOptions
 from dockyard.engine.context import Context
 from dockyard.engine.events import Events
 from dockyard.engine.images import Images
-from dockyard.engine.labels import Labelling
+from dockyard.engine.labels import Labelling, label_store
 from dockyard.engine.leases import Leases
 from dockyard.engine.networks import Networks
 from dockyard.engine.runtimes import known
@@ -89,6 +89,8 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
     mapping = await _remap(settings, runtime)
     cgroups = cgroup_driver.choose(settings.cgroup_driver)
     cgroup_driver.check_parent(settings.cgroup_parent, cgroups)
+    labelling = _labelling(settings.selinux_enabled)
+    await label_store(labelling, layout.snapshots, runtime.call)
     context = Context(
         layout=layout,
         store=ContainerStore(database),
@@ -103,7 +105,7 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
         clock=time.time_ns,
         runtimes=known(settings.runtimes),
         cgroup_driver=cgroups,
-        labels=_labelling(settings.selinux_enabled),
+        labels=labelling,
     )
     transfers = _transfers(settings, images)
     shown = _settings(settings, snapshots.driver, devices, cgroups, mapping is not None)

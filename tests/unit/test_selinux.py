@@ -35,9 +35,11 @@ from dockyard.model.selinux import (
 from dockyard.runtime import relabelling
 from dockyard.runtime.bundle import BundleInput, Bundler, ExecInput, Host
 from dockyard.runtime.relabelling import Policy
+from dockyard.store.layout import Layout
 
 PROCESS, FILE = "system_u:system_r:container_t:s0", "system_u:object_r:container_file_t:s0"
-CONTEXTS = Contexts(SecurityContext.parse(PROCESS), SecurityContext.parse(FILE))
+LAYERS = "system_u:object_r:container_ro_file_t:s0"
+CONTEXTS = Contexts(*map(SecurityContext.parse, (PROCESS, FILE, LAYERS)))
 
 
 def levels(seed: int = 1) -> Levels:
@@ -57,8 +59,10 @@ def test_contexts() -> None:
 
 
 def test_the_policys_file_of_contexts() -> None:
-    text = f'# comment\n; another\nprocess = "{PROCESS}"\n\nnonsense\n file="{FILE}"\nro_file = "x"\n'
+    text = f'# comment\n; another\nprocess = "{PROCESS}"\n\nnonsense\n file="{FILE}"\nro_file = "{LAYERS}"\n'
     assert parse_contexts(text) == CONTEXTS
+    without = parse_contexts(f'process = "{PROCESS}"\nfile = "{FILE}"')
+    assert without is not None and without.layers == without.file
     assert parse_contexts(f'process = "{PROCESS}"\n#file = "{FILE}"\n') is None
     assert parse_contexts('process = "x"\nfile = "y"\n') is None
     assert policy_type("# SELINUXTYPE=no\nSELINUX=enforcing\n SELINUXTYPE = targeted \n") == "targeted"
@@ -127,7 +131,7 @@ def test_options() -> None:
     given_ = ["user:u", "role:r", "type:t", "level:s0:c1,c2", "filetype:f"]
     assert make_labels(CONTEXTS, given_, levels()) == Labels("u:r:t:s0:c1,c2", "u:object_r:f:s0:c1,c2")
     assert make_labels(CONTEXTS, ["type:t", "disable"], levels()) == Labels("", FILE.replace("s0", NOBODYS))
-    without = Contexts(CONTEXTS.process._replace(level=""), CONTEXTS.file._replace(level=""))
+    without = Contexts(*(context._replace(level="") for context in CONTEXTS))
     assert make_labels(without, [], levels()) == Labels(PROCESS[:-3], FILE[:-3])
     assert shared(FILE[:-3]) == FILE[:-3] and shared("") == ""
 
@@ -222,14 +226,19 @@ def test_a_label_that_the_policy_does_not_know_is_refused(monkeypatch: pytest.Mo
         labelling.draw(HostConfig(security_opt=["label=type:x"]))
 
 
-def test_binds_of_a_step() -> None:
+def test_binds_of_a_step(tmp_path: Path) -> None:
+    layout = Layout(tmp_path, tmp_path / "run")
     mounts = [
-        {"type": "bind", "source": "/layer", "dockyard": {"remap": True}},
-        {"type": "bind", "source": "/secret"},
-        {"type": "tmpfs", "source": "tmpfs"},
+        {"type": "bind", "source": f"{layout.snapshots}/overlay/l/x", "options": ["bind", "ro"]},
+        {"type": "bind", "source": f"{layout.snapshots}/overlay/c/y/bind-1", "options": ["bind"]},
+        {"type": "bind", "source": f"{layout.builds}/mounts/z", "options": ["bind"]},
+        {"type": "bind", "source": "/secret", "options": ["bind", "ro"]},
+        {"type": "tmpfs", "source": "tmpfs", "options": []},
     ]
-    found = bound_files(mounts, Labels("p", f"{FILE}:c1,c2"))
-    assert [(each["path"], each["label"]) for each in found] == [("/layer", FILE), ("/secret", f"{FILE}:c1,c2")]
+    found = bound_files(mounts, Labels("p", f"{FILE}:c1,c2"), layout)
+    given = [(each["path"].removeprefix(str(tmp_path)), each["label"]) for each in found]
+    own = f"{FILE}:c1,c2"
+    assert given == [("/snapshots/overlay/c/y/bind-1", own), ("/builds/mounts/z", FILE), ("/secret", own)]
 
 
 def test_the_bundle() -> None:

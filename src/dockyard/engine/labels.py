@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dockyard.model.container import HostConfig
 from dockyard.model.errors import InvalidArgument
 from dockyard.model.mounts import MountPoint, label_options
-from dockyard.model.selinux import Labels, Levels, make_labels, same_options, shared
+from dockyard.model.selinux import Labels, Levels, make_labels, same_options
 from dockyard.model.selinux import label_options as security_labels
 from dockyard.runtime import relabelling
 from dockyard.runtime.relabelling import Policy
+from dockyard.store.inline import Call
+from dockyard.store.layout import Layout
 
 if TYPE_CHECKING:
     from dockyard.engine.container import Container, Registry
@@ -43,6 +46,12 @@ class Labelling:
     def enabled(self) -> bool:
         """Whether new containers get labels."""
         return self._contexts is not None
+
+    @property
+    def layers(self) -> str:
+        """The label of files in the store; "" for none. The kernel looks at it beneath the label of an overlay, when a
+        program maps its file (mprotect(2))."""
+        return str(self._contexts.layers) if self._contexts is not None else ""
 
     def draw(self, host: HostConfig) -> Labels:
         """Labels for a new container, with a level that no other one has; `release` gives it back.
@@ -107,6 +116,14 @@ def implied_options(host: HostConfig, registry: Registry) -> list[str]:
     return found[0] if found else []
 
 
+async def label_store(labels: Labelling, snapshots: Path, call: Call) -> None:
+    """Label the layers, at the daemon's start: what is made there later gets that of its directory. The first time this
+    takes as long as there are files."""
+    if labels.layers:
+        item = {"path": str(snapshots), "label": labels.layers, "tree": True, "done": True}
+        await call(_RELABEL, {"items": [item], "keep": []})
+
+
 async def label_files(context: Context, container: Container) -> None:
     """Before a start: label what is bound into a container as its settings say. InvalidArgument, SystemFailure.
 
@@ -148,21 +165,34 @@ def _mounted(context: Context, container: Container, labels: Labels) -> list[dic
             found.append({"path": point.source, "label": label, "tree": True})
         elif point.type == "bind" and {"z", "Z"} & set(options):
             found.append({"path": point.source, "label": label, "tree": True, "theirs": True})
-        elif point.type == "image":
-            view: Any = context.snapshots.view(point.chain_id)
-            if view["type"] == "directory":
-                found.append({"path": view["path"], "label": labels.shared, "tree": True, "done": True})
     return found
 
 
-def bound_files(mounts: Iterable[dict[str, Any]], labels: Labels) -> list[dict[str, Any]]:
-    """What is to be labelled of the binds of a build's step, whose sources are all ours: what lies in the store
-    (layers, caches) is shared, what the client has given is not."""
+def bound_files(mounts: Iterable[dict[str, Any]], labels: Labels, layout: Layout) -> list[dict[str, Any]]:
+    """What is to be labelled of the binds of a build's step, whose sources are all ours: contexts and caches are
+    shared, what the client has given and what is thrown away is the step's own. Layers have their label."""
     found = []
     for mount in mounts:
-        if mount["type"] == "bind":
-            stored = (mount.get("dockyard") or {}).get("remap")
-            found.append({
-                "path": mount["source"], "label": shared(labels.mount) if stored else labels.mount, "tree": True,
-            })  # fmt: skip
+        source = mount["source"]
+        if mount["type"] != "bind" or (source.startswith(f"{layout.snapshots}/") and "ro" in mount["options"]):
+            continue
+        label = labels.shared if source.startswith(f"{layout.builds}/") else labels.mount
+        found.append({"path": source, "label": label, "tree": True})
     return found
+
+
+async def label_step(context: Context, container_id: str, items: list[dict[str, Any]], labels: Labels) -> None:
+    """Before a build's step: what is bound into it (`bound_files`), and its root where that is a copy of its own."""
+    if not labels.mount:
+        return
+    rootfs: Any = context.snapshots.rootfs(container_id)
+    if rootfs["type"] == "directory":
+        items.append({"path": rootfs["path"], "label": labels.mount, "tree": True})
+    await relabel(context, items)
+
+
+async def label_result(context: Context, container_id: str) -> None:
+    """What a step has written is about to be a layer: others must be able to read it."""
+    if context.labels.layers:
+        written = str(context.snapshots.writable(container_id))
+        await relabel(context, [{"path": written, "label": context.labels.layers, "tree": True}])

@@ -68,11 +68,13 @@ class Contexts(NamedTuple):
 
     process: SecurityContext
     file: SecurityContext
+    layers: SecurityContext  # of files that all may read: an overlay's, below the label of its mount
 
 
 FALLBACKS: Final = tuple(  # for policies that have no file of container contexts
     Contexts(
         SecurityContext("system_u", "system_r", process, "s0"),
+        SecurityContext("system_u", "object_r", file, "s0"),
         SecurityContext("system_u", "object_r", file, "s0"),
     )
     for process, file in (("container_t", "container_file_t"), ("svirt_lxc_net_t", "svirt_sandbox_file_t"))
@@ -87,7 +89,8 @@ def parse_contexts(text: str) -> Contexts | None:
         if equals and not name.lstrip().startswith(("#", ";")):
             found[name.strip()] = value.strip().strip('"')
     try:
-        return Contexts(SecurityContext.parse(found["process"]), SecurityContext.parse(found["file"]))
+        process, file = SecurityContext.parse(found["process"]), SecurityContext.parse(found["file"])
+        return Contexts(process, file, SecurityContext.parse(found.get("ro_file") or found["file"]))
     except (KeyError, ValueError):
         return None
 

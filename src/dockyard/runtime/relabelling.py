@@ -58,7 +58,7 @@ def find_contexts() -> Contexts | None:
     files = (_OWN_FILE, f"/etc/selinux/{policy}/contexts/lxc_contexts")
     candidates = [parse_contexts(_read(path)) for path in files]
     for found in (*candidates, *FALLBACKS):
-        if found is not None and selinux.known(str(found.process)) and selinux.known(str(found.file)):
+        if found is not None and all(selinux.known(str(context)) for context in found):
             return found
     return None
 

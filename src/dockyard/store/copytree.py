@@ -194,12 +194,13 @@ def _copy_range(source: int, target: int, at: int, end: int) -> int:
 
 
 def copy_attributes(source: int, target: int, *, marks: bool = False) -> None:
-    """Owner, mode, extended attributes and times of one open file or directory to another."""
+    """Owner, mode, extended attributes and times of one open file or directory to another. Its SELinux label is that of
+    where it lies."""
     found = os.fstat(source)
     os.fchown(target, found.st_uid, found.st_gid)
     os.fchmod(target, stat.S_IMODE(found.st_mode))
     for name in os.listxattr(source):
-        if name.startswith("trusted.overlay.") and not marks:
+        if name == "security.selinux" or (name.startswith("trusted.overlay.") and not marks):
             continue  # a layer's marks say nothing elsewhere
         try:
             os.setxattr(target, name, os.getxattr(source, name))

@@ -25,13 +25,11 @@ from dockyard.engine import ground as container_ground
 from dockyard.engine.builds import mounts, work
 from dockyard.engine.builds.ground import Emit, Session, Tree
 from dockyard.engine.builds.request import BuildFailed
-from dockyard.engine.context import Context
 from dockyard.engine.exits import remove_directory
 from dockyard.engine.networks import Allocation
 from dockyard.model.build import BuildOptions, VertexLog
 from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig, PortBinding
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, SystemFailure
-from dockyard.model.selinux import Labels
 from dockyard.proto.dockerfile.ops import Exec
 from dockyard.proto.frames import STDOUT, FrameReader
 from dockyard.runtime.bundle import BundleInput, BundleMount
@@ -93,13 +91,16 @@ async def run(session: Session, op: Exec, inputs: list[Tree], vertex: str, emit:
         stack.callback(context.labels.release, given.process)
         asked_for = _bundle_input(session, op, asked, allocation, directory, planned.env)
         bundle = context.bundler.make(structs.replace(asked_for, process_label=given.process, mount_label=given.mount))
-        await _label_files(context, directory, planned.mounts, given)
+        items = [{"path": f"{directory}/{name}", "label": given.mount} for name in ("hosts", "resolv.conf")]
+        items += labels.bound_files(planned.mounts, given, context.layout)
+        await labels.label_step(context, container_id, items, given)
         bundle.config["mounts"] += planned.mounts
         launch = _launch(session, container_id, bundle.config, allocation, directory)
         code = await _run_to_its_end(session, op, launch, bundle.seccomp, vertex, emit)
         if code:
             shown = " ".join(op.args)
             raise BuildFailed(f"The command '{shown}' returned a non-zero code: {code}", code)
+        await labels.label_result(context, container_id)
         stubs = [mount["destination"] for mount in bundle.config["mounts"]]
         small = work.is_small([f"{context.snapshots.writable(container_id)}"])
         return await context.snapshots.commit(
@@ -110,13 +111,6 @@ async def run(session: Session, op: Exec, inputs: list[Tree], vertex: str, emit:
             epoch=session.epoch,
             call=inline.call if small else context.runtime.call,
         )
-
-
-async def _label_files(context: Context, directory: str, mounts: list[dict[str, Any]], given: Labels) -> None:
-    if not given.mount:
-        return
-    items = [{"path": f"{directory}/{name}", "label": given.mount} for name in ("hosts", "resolv.conf")]
-    await labels.relabel(context, [*items, *labels.bound_files(mounts, given)])
 
 
 def _host_config(op: Exec, options: BuildOptions) -> HostConfig:
