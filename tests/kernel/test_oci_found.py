@@ -201,3 +201,12 @@ def test_containers_of_one_name_below_two_roots(ours: OciRuntime, bundle: Bundle
     finally:
         for root in roots:
             ours(*root, "delete", "--force", identity)
+
+
+def test_what_ends_a_start_early_is_told(ours: OciRuntime, bundle: Bundle) -> None:
+    """Also where the first process ends before it has read what it was sent (a connection reset comes first)."""
+    (bundle.root / "proc").rmdir()
+    (bundle.root / "proc").symlink_to("/elsewhere")
+    for _ in range(5):
+        done = ours.run(bundle.sh("true"), check=False)
+        assert done.returncode == 1 and "mounting the root file system: " in done.stderr and "proc" in done.stderr

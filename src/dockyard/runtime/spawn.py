@@ -478,10 +478,7 @@ def enter_pid_namespace(pidfd: int) -> None:
 def await_program(spawned: Spawned) -> None:
     """Follow the child until its program runs or waits at the gate. Raises SpawnFailed with its report."""
     while True:
-        try:
-            message, ancillary = _receive(spawned.sync)
-        except ConnectionResetError:
-            continue  # it has ended without reading what it was told: said once, then comes what it said itself
+        message, ancillary = _receive(spawned.sync)
         if message == b"T":
             spawned.master, spawned.slave = struct.unpack("ii", ancillary[0][2])
             os.set_inheritable(spawned.master, False)

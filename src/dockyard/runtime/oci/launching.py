@@ -345,7 +345,7 @@ def _end(container: Container) -> None:
 
 def _check_terminal(spec: dict[str, Any], wanted: Wanted) -> None:
     if spec.get("terminal") and not wanted.console_socket and not wanted.foreground:
-        raise OciError("process.terminal: a detached container with a terminal needs --console-socket")
+        raise OciError("process.terminal: nobody follows a detached container's terminal here: use --console-socket")
     if wanted.console_socket and not spec.get("terminal"):
         raise OciError("--console-socket: process.terminal is not set")
 
