@@ -266,6 +266,13 @@ def test_checkpoints_are_no_part_of_the_specification(ours: OciRuntime, command:
     )
 
 
+def test_root_of_the_host_is_not_without_root(ours: OciRuntime, bundle: Bundle) -> None:
+    ours.command.append("--rootless=true")
+    done = ours.run(bundle, check=False)
+    ours.command.pop()
+    assert done.returncode == 1 and "--rootless: this is root of the host" in done.stderr
+
+
 def test_features_name_what_is_done(ours: OciRuntime) -> None:
     import json
 

@@ -119,8 +119,10 @@ def _become_root(arguments: Arguments, name: str, words: list[str]) -> None:
 
 def _look_for_limits(arguments: Arguments, given: Arguments) -> None:
     """Tell the command whether it has but the rights of a user, and whether it is in the container's namespace."""
-    asked = arguments.text("rootless", "auto")
-    if asked == "true" or (asked == "auto" and not userns.initial()):
+    asked, full = arguments.text("rootless", "auto"), userns.initial()
+    if asked == "true" and full:
+        raise OciError("--rootless: this is root of the host, whose containers need control groups and device rules")
+    if not full and asked != "false":
         given.switch_on("limited")
         from dockyard.runtime.oci import rootless
 
