@@ -1,0 +1,111 @@
+"""crun's own tests, as they come with its sources, against `dockyard-runtime`.
+
+The source is Debian's, fetched by apt into `.cache/`; docs/runtime.md lists what is left out and why, out of
+`support.oci_suites`. What the tests lack is put beside them: the static program of their containers, compiled here; a
+stand-in for python3-libmount; a command that takes crun's options for runc's. `DOCKYARD_TEST_OCI_RUNTIME=/usr/bin/crun`
+asks another runtime the same, by hand: to see what fails there, too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support.oci import OURS
+from tests.support.oci_suites import CRUN, CRUN_LEFT_OUT, CRUN_PASSING, CRUN_SHA256, NotToBeHad, source
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+AT_ONCE = 4
+
+RUNTIME = """#!/bin/sh
+# crun's options are not all runc's: the control groups' manager, and a configuration beside the bundle
+for word; do
+    shift
+    case $word in --cgroup-manager) skip=1; continue ;; --config) config=1; continue ;; esac
+    if [ "$skip" ]; then skip=; continue; fi
+    if [ "$config" ]; then config=; [ -e config.json ] || cp "$word" config.json; continue; fi
+    set -- "$@" "$word"
+done
+exec {} "$@"
+"""
+LIBMOUNT = '''"""As much of libmount as is asked for: options of a mount out of a file like mountinfo."""
+
+
+class Mount:
+    def __init__(self, fields):
+        self.vfs_options, self.fs_options = fields[5], fields[fields.index("-") + 3]
+
+
+class Table:
+    def __init__(self, path):
+        with open(path) as file:
+            self.lines = [line.split() for line in file if " - " in line]
+
+    def find_target(self, target):
+        return next((Mount(fields) for fields in reversed(self.lines) if fields[4] == target), None)
+'''
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """The directory to run the tests from: their own is `tests`."""
+    if shutil.which("gcc") is None:
+        pytest.skip("no C compiler for the program that crun's tests run in containers")
+    try:
+        archive = source("crun", CRUN, CRUN_SHA256)
+    except NotToBeHad as error:
+        pytest.skip(str(error))
+    os.chmod(tmp_path, 0o711)
+    with tarfile.open(archive) as tar:
+        for member in tar.getmembers():
+            if re.fullmatch(r"[^/]+/tests/(init\.c|\w+\.py)", member.name):
+                member.name = member.name.partition("/")[2]
+                tar.extract(member, tmp_path, filter="data")
+    (tmp_path / "config.h").touch()
+    (tmp_path / "tests/libmount.py").write_text(LIBMOUNT)
+    other = os.environ.get("DOCKYARD_TEST_OCI_RUNTIME")
+    runtime = tmp_path / "runtime"
+    runtime.write_text(f'#!/bin/sh\nexec {other} "$@"\n' if other else RUNTIME.format(shlex.join(OURS)))
+    runtime.chmod(0o755)
+    subprocess.run(["gcc", "-static", "-I.", "-o", "tests/init", "tests/init.c"], cwd=tmp_path, check=True, timeout=60)
+    return tmp_path
+
+
+def names(file: Path) -> list[str]:
+    """The tests of a file that are not left out."""
+    table = file.read_text().rpartition("\nall_tests = {")[2].partition("}")[0]
+    return [name for name in re.findall(r'"([\w-]+)"\s*:', table) if f"{file.name} {name}" not in CRUN_LEFT_OUT]
+
+
+def run(suite: Path, file: Path) -> str:
+    """What one file's tests print, on a terminal of their own."""
+    environment = {**os.environ, "OCI_RUNTIME": str(suite / "runtime"), "RUN_TESTS": " ".join(names(file))}
+    command = shlex.join([sys.executable, f"tests/{file.name}"])
+    done = subprocess.run(
+        ["script", "-qec", command, "/dev/null"], cwd=suite, env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=120, check=False,
+    )  # fmt: skip
+    return f"{file.name}:\n{done.stdout}"
+
+
+@pytest.mark.timeout(240)
+def test_the_tests_of_crun(suite: Path) -> None:
+    files = sorted((suite / "tests").glob("test_*.py"))
+    known = {f"{file.name} {name}" for file in files for name in re.findall(r'"([\w-]+)"\s*:', file.read_text())}
+    assert not CRUN_LEFT_OUT.keys() - known
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        said = list(pool.map(lambda file: run(suite, file), files))
+    failed = [text for text in said if re.search(r"^not ok|Traceback", text, re.MULTILINE)]
+    assert not failed, "\n".join(failed)
+    passed = [line for text in said for line in text.splitlines() if re.match(r"ok \d+ - ", line)]
+    done = len([line for line in passed if "#SKIP" not in line])
+    assert done >= CRUN_PASSING, f"{done} passed\n" + "\n".join(said)
