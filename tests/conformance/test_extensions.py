@@ -118,7 +118,8 @@ def test_maximum_runtime(engine: Engine, api: Connection) -> None:
 
 def test_restart_on_unhealthy(engine: Engine, api: Connection) -> None:
     check = ("--health-cmd", "test ! -e /bad", "--health-interval", "200ms", "--health-retries", "1")
-    identifier = engine.out("run", "-d", *check, "--label", "dockyard.restart-on-unhealthy=true", "bb", "sleep", "1000")
+    flags = ("--label", "dockyard.restart-on-unhealthy=true", "--stop-signal", "KILL")  # sleep minds no other
+    identifier = engine.out("run", "-d", *check, *flags, "bb", "sleep", "1000")
     pid = steps.inspect(api, identifier)["State"]["Pid"]
     engine.out("exec", identifier, "touch", "/bad")
     engine.out("update", "--restart", "always", identifier)  # does not switch it off

@@ -28,6 +28,7 @@ from tests.support.netground import (
     serve_tcp,
     serve_udp,
 )
+from tests.support.steps import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -160,7 +161,7 @@ def test_s52_port_on_loopback_is_unreachable_from_lan(ground: Ground) -> None:
             ground.nft("flush", "ruleset")
             ground.set_up()
         assert ask_tcp(ground.host.path, "127.0.0.1", 8080), "from the host itself"
-        assert hears(one.namespace.path, "0.0.0.0", 53, ground.host, ("127.0.0.1", 5353))
+        eventually(lambda: hears(one.namespace.path, "0.0.0.0", 53, ground.host, ("127.0.0.1", 5353)))
         assert not hears(one.namespace.path, "0.0.0.0", 53, ground.lan, ("127.0.0.1", 5353))
         assert not hears(one.namespace.path, "0.0.0.0", 53, ground.lan, (one.ip, 53))
         assert ask_tcp(ground.lan.path, HOST_LAN, 8080, timeout=0.3) is None
@@ -170,7 +171,7 @@ def test_s52_port_on_loopback_is_unreachable_from_lan(ground: Ground) -> None:
 def test_a_container_does_not_reach_the_hosts_loopback(ground: Ground) -> None:
     """Bridges have route_localnet: nothing but the drop of 127/8 keeps a container from services on 127.0.0.1."""
     one = ground.guest()
-    assert hears(ground.host.path, GATEWAY, 9000, one.namespace, (GATEWAY, 9000)), "the way is there"
+    eventually(lambda: hears(ground.host.path, GATEWAY, 9000, one.namespace, (GATEWAY, 9000)))  # the way is there
     send_loopback_by(one.namespace, GATEWAY)
     assert not hears(ground.host.path, "127.0.0.1", 9000, one.namespace, ("127.0.0.1", 9000))
 
