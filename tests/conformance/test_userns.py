@@ -387,11 +387,19 @@ def test_writable_control_groups_are_the_containers(ours: Engine, far: Connectio
         pytest.skip("control groups are given away on cgroup v2 only")
     script = "mkdir /sys/fs/cgroup/mine && echo $$ > /sys/fs/cgroup/mine/cgroup.procs && cat /proc/self/cgroup"
     options = ["writable-cgroups=true", "apparmor=unconfined"]
-    assert steps.sh(far, script, host={"SecurityOpt": options}).strip().endswith("/mine")
+    for user in ("", "1000"):
+        assert steps.sh(far, script, host={"SecurityOpt": options}, User=user).strip().endswith("/mine")
+    code, _, err = steps.run(far, "sh", "-c", "echo 1 > /sys/fs/cgroup/pids.max", host={"SecurityOpt": options})
+    assert code and "ermission denied" in err
 
 
-def test_the_engines_next_life(ours: Engine, far: Connection) -> None:
-    """A daemon without the option finds a container that has ids of its own."""
+def test_the_engines_next_life(ours: Engine, far: Connection, tmp_path: Path) -> None:
+    """A daemon without the option finds a container that has ids of its own, and build cache that is as good as its."""
+    mounted = "RUN --mount=type=cache,target=/c,id=lives,uid=1000 "
+    begins = f"FROM bb\nRUN touch /kept\n{mounted}"
+    first = contexts.directory(tmp_path / "first", f"{begins}touch /c/root\n")
+    second = contexts.directory(tmp_path / "second", f"{begins}echo owners $(stat -c %u /c /c/root)\n")
+    ours.docker("build", str(first))
     box = steps.sleeper(far)
     ours.stop()
     ours.start()
@@ -399,6 +407,8 @@ def test_the_engines_next_life(ours: Engine, far: Connection) -> None:
         assert steps.exec_sh(api, box, "id -u; cat /proc/self/uid_map")[1].split() == ["0", "0", str(FIRST), "65536"]
         assert "name=userns" not in api.get("/info").json()["SecurityOptions"]
         assert steps.sh(api, "cat /proc/self/uid_map").split()[1] == "0"
+        said = ours.docker("build", str(second)).stdout
+        assert b"Using cache" in said and b"owners 1000 0\n" in said, said
         assert "etc/passwd" in steps.exec_sh(api, box, "ls /etc/passwd")[1]
     ours.stop()
     ours.start("--userns-remap=daemon")
