@@ -22,6 +22,7 @@ from dockyard.runtime.oci.errors import OciError
 
 VERSION: Final = "0.1.0"
 _ENTERING: Final = ("create", "exec", "run")  # commands that go onto a container's ground
+_WRAPPING: Final = ("exec", "ps")  # commands that end in the arguments of another program
 _ROOT: Final = "/run/dockyard-runtime"
 _GLOBAL: Final = (
     Option(("root",)),
@@ -83,7 +84,7 @@ def _dispatch(arguments: Arguments) -> int:
     command = COMMANDS.get(name)
     if command is None:
         raise OciError(f"unknown command {name!r}")
-    given = parse(words, command.options, name)
+    given = parse(words, command.options, name, scattered=name not in _WRAPPING)
     if arguments.flag("systemd-cgroup"):
         given.switch_on("systemd-cgroup")
     if name in _ENTERING:
@@ -109,10 +110,10 @@ def _become_root(arguments: Arguments, name: str, words: list[str]) -> None:
     from dockyard.runtime.oci.containers import Container
 
     if name in ("create", "run"):
-        given = parse(words, COMMANDS[name].options, name)
+        given = parse(words, COMMANDS[name].options, name, scattered=name not in _WRAPPING)
         rootless.enter_new(read_json(os.path.join(given.text("bundle", "."), "config.json")))
     elif name in ("exec", "kill", "delete"):
-        given = parse(words, COMMANDS[name].options, name)
+        given = parse(words, COMMANDS[name].options, name, scattered=name not in _WRAPPING)
         if given.rest and os.path.isdir(Container(_root(arguments), given.rest[0]).directory):
             rootless.enter_container(Container.load(_root(arguments), given.rest[0]), own_mounts=name == "exec")
 

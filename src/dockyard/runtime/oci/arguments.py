@@ -1,6 +1,6 @@
 """The command line of an OCI runtime: runc's grammar.
 
-Owns: reading options. Options come before positional arguments and end at the first of those or at "--";
+Owns: reading options. They end at "--", and, where what follows is another program's, at the first positional argument;
 `--name value`, `--name=value`, `-n value`, one dash or two. Does not own: what they mean (`runtime.oci.commands`).
 """
 
@@ -48,17 +48,22 @@ class Arguments:
         return int(text) if text else default
 
 
-def parse(arguments: Sequence[str], options: Sequence[Option], command: str) -> Arguments:
-    """Raises OciError naming the option."""
+def parse(arguments: Sequence[str], options: Sequence[Option], command: str, *, scattered: bool = False) -> Arguments:
+    """Raises OciError naming the option. `scattered`: options may also come behind positional arguments."""
     known = {name: option for option in options for name in option.names}
     values: dict[str, list[str]] = {}
+    rest: list[str] = []
     at = 0
     while at < len(arguments):
         word = arguments[at]
         if word == "--":
-            return Arguments(values, list(arguments[at + 1 :]))
+            return Arguments(values, [*rest, *arguments[at + 1 :]])
         if not word.startswith("-") or word == "-":
-            break
+            if not scattered:
+                break
+            rest.append(word)
+            at += 1
+            continue
         name, equals, value = word.lstrip("-").partition("=")
         option = known.get(name)
         if option is None:
@@ -73,4 +78,4 @@ def parse(arguments: Sequence[str], options: Sequence[Option], command: str) -> 
         if not option.many:
             given.clear()
         given.append(value)
-    return Arguments(values, list(arguments[at:]))
+    return Arguments(values, [*rest, *arguments[at:]])
