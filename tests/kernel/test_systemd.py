@@ -136,11 +136,46 @@ def test_out_of_memory_is_told(engine: Dockyardd) -> None:
 
 @pytest.mark.parametrize("runtime", ["runc", "crun"])
 def test_other_runtimes(engine: Dockyardd, runtime: str) -> None:
-    container = engine.out("run", "-d", "--runtime", runtime, "--memory=64m", "bb", "sleep", "1000")
+    """A container's whole life: limits, exec, health, update, stats, pause, kill, restart, running out of memory."""
+    words = ["--runtime", runtime, "--memory=64m", "--memory-swap=64m", "--pids-limit=50", "--health-cmd=test -e /tmp"]
+    container = engine.out(
+        "run", "-d", *words, "--health-interval=1s", "bb", "sh", "-c", "trap 'exit 3' TERM; sleep 1000 & wait"
+    )
     group = group_of(engine, container)
     assert group == TREE / "system.slice" / f"dockyard-{container}.scope"
     assert (group / "memory.max").read_text().strip() == str(64 << 20)
-    engine.docker("rm", "-f", container)
+    done = engine.docker("exec", container, "sh", "-c", "cat /proc/self/cgroup; exit 7", check=False)
+    assert done.returncode == 7 and done.stdout.startswith(b"0::/"), done
+    steps.eventually(
+        lambda: engine.out("inspect", "-f", "{{.State.Health.Status}}", container) == "healthy", seconds=60
+    )
+
+    engine.docker("update", "--memory=80m", "--memory-swap=80m", "--pids-limit=60", "--cpus=0.7", container)
+    files = {"memory.max": str(80 << 20), "pids.max": "60", "cpu.max": "70000 100000"}
+    assert {name: (group / name).read_text().strip() for name in files} == files
+    systemctl("daemon-reload")
+    assert {name: (group / name).read_text().strip() for name in files} == files
+    denied = engine.docker("exec", container, "sh", "-c", "mknod /d b 7 0 && cat /d", check=False)
+    assert denied.returncode, "device rules hold"
+    with engine.api() as api:
+        stats = api.get(f"/containers/{container}/stats", stream=False, **{"one-shot": True}).json()
+    assert stats["memory_stats"]["limit"] == 80 << 20 and stats["pids_stats"]["limit"] == 60
+    assert stats["cpu_stats"]["cpu_usage"]["total_usage"] > 0
+
+    engine.docker("pause", container)
+    assert "frozen 1" in (group / "cgroup.events").read_text()
+    engine.docker("unpause", container)
+    assert "frozen 0" in (group / "cgroup.events").read_text()
+    engine.docker("stop", "-t", "20", container)
+    assert engine.out("inspect", "-f", "{{.State.ExitCode}}", container) == "3"
+    engine.docker("start", container)
+    engine.docker("kill", container)
+    assert engine.out("wait", container) == "137"
+    eat = [*words[:2], "--memory=16m", "--memory-swap=16m", "--name", f"hungry-{runtime}"]
+    engine.docker("run", *eat, "bb", "tail", "/dev/zero", check=False)
+    assert engine.out("inspect", "-f", "{{.State.OOMKilled}}", f"hungry-{runtime}") == "true"
+    engine.remove_containers()
+    steps.eventually(lambda: not scopes())
 
 
 def test_by_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
