@@ -239,6 +239,8 @@ def _fill_volume(point: MountPoint, mount: Mount) -> None:
         point.name = mount.source
     else:
         point.anonymous = True
+        if mount.read_only:
+            raise _invalid(mount, "must not set ReadOnly mode when using anonymous volumes")
         if options.subpath:
             raise _invalid(mount, "must not set Subpath when using anonymous volumes")
     point.mode = "z"

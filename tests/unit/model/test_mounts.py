@@ -56,6 +56,10 @@ def test_bad_volume_specifications(spec: str, text: str) -> None:
     ("mount", "text"),
     [
         (Mount(target="/x", type="zip"), 'invalid mount config for type "zip": mount type unknown'),
+        (
+            Mount("/x", "", "volume", read_only=True),
+            'invalid mount config for type "volume": must not set ReadOnly mode when using anonymous volumes',
+        ),
         (Mount(target="/x", type="bind"), 'invalid mount config for type "bind": field Source must not be empty'),
         (Mount(target="/x", type="bind", source="rel"), "mount path must be absolute"),
         (Mount(type="tmpfs"), "field Target must not be empty"),
