@@ -3,8 +3,8 @@
     .venv/bin/python tools/runc_suite.py [--runtime COMMAND] [--debian TAR] [FILE.bats …]
 
 Needs root and bats, jq and gawk. The images are made here: busybox; a Debian tree (for hooks.bats) where one is given,
-as `mmdebstrap --variant=minbase bookworm debian.tar` makes it. checkpoint.bats is left out. Prints failures and, a file,
-a line of figures; docs/runtime.md says which are known and why. Takes five to ten minutes.
+as `mmdebstrap --variant=minbase bookworm debian.tar` makes it. checkpoint.bats is left out. Prints what fails, and
+a line of figures for each file; docs/runtime.md says which are known and why. Takes five to ten minutes.
 """
 
 from __future__ import annotations
