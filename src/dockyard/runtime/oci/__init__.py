@@ -155,7 +155,7 @@ def _log(arguments: Arguments, level: str, line: str) -> None:
 
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if arguments.text("log-format") == "json":
-        record = json.dumps({"level": level, "msg": line, "time": now})
+        record = json.dumps({"level": level, "msg": line, "time": now}, separators=(",", ":"))
     else:
         record = f"time={json.dumps(now)} level={level} msg={json.dumps(line)}"
     if not arguments.text("log"):
