@@ -104,17 +104,24 @@ def test_a_specification_that_goes_before_the_start(engine: Engine, api: Connect
     assert api.post(f"/containers/{identifier}/start").status == 204
 
 
-def test_hooks_of_a_device_are_run(engine: Engine, api: Connection, directory: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("runtime", ["dockyard", "runc", "crun"])
+def test_hooks_of_a_device_are_run_once(api: Connection, directory: Path, tmp_path: Path, runtime: str) -> None:
+    if runtime not in api.get("/info").json()["Runtimes"]:
+        pytest.skip(f"{runtime} is not installed")
     program = tmp_path / "hook"
-    program.write_text(f"#!/bin/sh\ncat > {tmp_path}/$1\n")
+    program.write_text(f"#!/bin/sh\ncat >> {tmp_path}/$1\n")
     program.chmod(0o755)
     hooks = [{"hookName": name, "path": str(program), "args": ["hook", name]} for name in ("createRuntime", "poststop")]
     devices = [{"name": "hooked", "containerEdits": {"hooks": hooks}}]
     (directory / "hooks.json").write_text(
         json.dumps({"cdiVersion": "0.5.0", "kind": "hook.com/it", "devices": devices})
     )
-    identifier = steps.create(api, "true", **requests(Driver="cdi", DeviceIDs=["hook.com/it=hooked"]))
+    wanted = requests(Driver="cdi", DeviceIDs=["hook.com/it=hooked"])
+    wanted["host"]["Runtime"] = runtime
+    identifier = steps.create(api, "true", **wanted)
     steps.start(api, identifier)
     assert steps.wait(api, identifier) == 0
     assert json.loads((tmp_path / "createRuntime").read_text())["id"] == identifier
-    steps.eventually((tmp_path / "poststop").exists)
+    steps.eventually(lambda: (tmp_path / "poststop").exists() and (tmp_path / "poststop").read_text())
+    steps.remove(api, identifier)
+    assert json.loads((tmp_path / "poststop").read_text())["id"] == identifier
