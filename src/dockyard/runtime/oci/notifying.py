@@ -54,7 +54,8 @@ def send(config: dict[str, Any], state: dict[str, Any], pid: int, fd: int) -> No
         sock.settimeout(_PATIENCE)
         try:
             sock.connect(profile["listenerPath"])
-            sock.sendall(data[sock.sendmsg([data], rights) :])
+            if rest := data[sock.sendmsg([data], rights) :]:  # else the listener may have what it wants, and have gone
+                sock.sendall(rest)
         except OSError as error:
             reason = error.strerror or str(error)
             raise OciError(f"linux.seccomp.listenerPath: {profile['listenerPath']}: {reason}") from None
