@@ -55,10 +55,6 @@ def test_numbers_are_capshs() -> None:
         assert answer.stdout.strip().endswith(f"={name.lower()}")
 
 
-def test_last_cap_is_the_kernels() -> None:
-    assert capabilities.last_cap() == int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-
-
 def test_unknown_names_are_left_out_of_masks() -> None:
     assert capabilities.to_mask(["CAP_CHOWN", "CAP_NO_SUCH", "CAP_SETUID"]) == 1 | 1 << 7
 

@@ -105,14 +105,6 @@ def known() -> frozenset[str]:
     return frozenset(NAMES)
 
 
-def last_cap() -> int:
-    """The highest capability number of this kernel, asked without opening /proc/sys/kernel/cap_last_cap."""
-    number = 0
-    while number < 64 and _prctl(_PR_CAPBSET_READ, number, 0, 0, 0) >= 0:
-        number += 1
-    return number - 1
-
-
 def bounding() -> frozenset[str]:
     """The names in the calling thread's bounding set: what a child can be given at most."""
     return frozenset(name for number, name in enumerate(NAMES) if _prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1)

@@ -165,21 +165,18 @@ def open_tree(directory: int, path: str, *, clone: bool = True, recursive: bool 
 
 def new_tree(fstype: str) -> int:
     """A descriptor of a new file system, mounted nowhere: fsopen(2), fsmount(2). It goes with the descriptor."""
-    context = _syscall(abi.NR["fsopen"], ctypes.c_char_p(fstype.encode()), 1)
+    context = _syscall(abi.NR["fsopen"], ctypes.c_char_p(fstype.encode()), abi.FSOPEN_CLOEXEC)
     if context < 0:
         raise failure("fsopen", fstype)
     try:
-        if _syscall(abi.NR["fsconfig"], context, _FSCONFIG_CMD_CREATE, None, None, 0) < 0:
+        if _syscall(abi.NR["fsconfig"], context, abi.FSCONFIG_CMD_CREATE, None, None, 0) < 0:
             raise failure("fsconfig", fstype)
-        tree = _syscall(abi.NR["fsmount"], context, 1, 0)
+        tree = _syscall(abi.NR["fsmount"], context, abi.FSMOUNT_CLOEXEC, 0)
         if tree < 0:
             raise failure("fsmount", fstype)
         return int(tree)
     finally:
         os.close(context)
-
-
-_FSCONFIG_CMD_CREATE = 6
 
 
 def move_mount(tree: int, target: int, path: str = "") -> None:

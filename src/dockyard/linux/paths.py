@@ -43,9 +43,6 @@ def spread_children(fd: int) -> bool:
     return True
 
 
-_FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 1, 6
-
-
 def probe_overlay(lower: int, upper: int, work: int) -> None:
     """Mount an overlay of three directories (descriptors), attached nowhere, and let it go. OSError: it does not work.
 
@@ -54,12 +51,12 @@ def probe_overlay(lower: int, upper: int, work: int) -> None:
     options = [(b"source", b"overlay"), (b"index", b"off"), (b"metacopy", b"off"), (b"redirect_dir", b"off")]
     for key, fd in ((b"lowerdir", lower), (b"upperdir", upper), (b"workdir", work)):
         options.append((key, b"/proc/self/fd/%d" % fd))
-    context = _call("fsopen", b"overlay", 1)
+    context = _call("fsopen", b"overlay", abi.FSOPEN_CLOEXEC)
     try:
         for key, value in options:
-            _call("fsconfig", context, _FSCONFIG_SET_STRING, key, value, 0)
-        _call("fsconfig", context, _FSCONFIG_CMD_CREATE, None, None, 0)
-        os.close(_call("fsmount", context, 1, 0))
+            _call("fsconfig", context, abi.FSCONFIG_SET_STRING, key, value, 0)
+        _call("fsconfig", context, abi.FSCONFIG_CMD_CREATE, None, None, 0)
+        os.close(_call("fsmount", context, abi.FSMOUNT_CLOEXEC, 0))
     finally:
         os.close(context)
 

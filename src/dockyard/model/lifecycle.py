@@ -25,7 +25,6 @@ from dockyard.model.health import STARTING, UNHEALTHY, Health
 
 SECOND = 1_000_000_000
 
-MONITOR_LOST = "monitor lost"  # ExitRecord.error, with code 137, when the container's helper died
 RESTART_FIRST = SECOND // 10  # ns; the first pause before a restart, doubled each time
 RESTART_LONGEST = 60 * SECOND  # ns
 RESTART_RESET = 10 * SECOND  # ns of running after which the pause is short again

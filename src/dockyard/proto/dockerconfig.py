@@ -68,11 +68,6 @@ def credentials(document: dict[str, Any], what: str) -> Credentials:
     )  # fmt: skip
 
 
-def for_domain(configured: dict[str, Credentials], domain: str) -> Credentials:
-    """The entry of X-Registry-Config for a registry; nobody if there is none."""
-    return next((entry for server, entry in configured.items() if registry_of(server) == domain), Credentials())
-
-
 def registry_of(server: str) -> str:
     """A server's address as clients write it ("https://index.docker.io/v1/") → a reference's domain ("docker.io")."""
     host = server.partition("://")[2] or server

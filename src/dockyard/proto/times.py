@@ -41,12 +41,6 @@ def format_rfc3339(ns: int) -> str:
     return f"{text}.{f'{fraction:09d}'.rstrip('0')}Z" if fraction else f"{text}Z"
 
 
-def format_rfc3339_fixed(ns: int) -> str:
-    """`2025-06-01T12:00:00.500000000Z`: always nine digits, as log lines have them."""
-    seconds, fraction = divmod(ns, SECOND)
-    return f"{_format_seconds(seconds)}.{fraction:09d}Z"
-
-
 @lru_cache(maxsize=16)
 def _format_seconds(seconds: int) -> str:
     """Kept for a few: log lines and readings come many in a second."""

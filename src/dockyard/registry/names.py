@@ -51,10 +51,6 @@ def check_digest(text: str) -> str:
     return text
 
 
-def is_digest(text: str) -> bool:
-    return bool(_DIGEST.match(text))
-
-
 def is_tag(text: str) -> bool:
     return bool(_TAG.match(text))
 

@@ -66,9 +66,8 @@ def test_registry_auth_header() -> None:
 def test_registry_config_header() -> None:
     header = encoded({"https://index.docker.io/v1/": {"username": "hub"}, "r.example:5000": {"username": "r"}})
     configured = dockerconfig.decode_config(header)
-    assert dockerconfig.for_domain(configured, "docker.io").username == "hub"
-    assert dockerconfig.for_domain(configured, "r.example:5000").username == "r"
-    assert dockerconfig.for_domain(configured, "r.example").empty
+    named = {dockerconfig.registry_of(server): entry.username for server, entry in configured.items()}
+    assert named == {"docker.io": "hub", "r.example:5000": "r"}
 
 
 def test_s38_credentials_are_not_shown() -> None:

@@ -98,7 +98,6 @@ class Building:
         self.placed: dict[str, Instruction] = {}  # CMD, ENTRYPOINT, HEALTHCHECK of this very stage
         self.ends: list[int | None] = []  # per instruction of its own (not of triggers): the vertex it made
         self._numbered: list[tuple[int, str, bool]] = []
-        self._undefined: set[str] = set()
 
     # Beginnings -------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,6 @@ from dockyard.model.container import DeviceRequest
 from dockyard.model.errors import InvalidArgument
 from dockyard.proto import cdi
 
-DEFAULT_DIRECTORIES: Final = ("/etc/cdi", "/var/run/cdi")
 _FAILED: Final = "CDI device injection failed: "
 _MAX_BYTES: Final = 16 << 20
 _TYPES: Final = {stat.S_IFCHR: "c", stat.S_IFBLK: "b", stat.S_IFIFO: "p"}

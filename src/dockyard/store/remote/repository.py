@@ -77,17 +77,6 @@ class Repository:
             raise InvalidArgument(f"{what}: manifest verification failed: its digest is {digest}, not {wanted[:80]}")
         return Fetched(data, media_type, digest, check_manifest(data, media_type, what))
 
-    async def manifest_digest(self, reference: str, what: str) -> tuple[str, int] | None:
-        """(digest, size) as the registry says; None: not there."""
-        url = self._url("manifests", reference) + self._namespace
-        async with self.session.request(
-            "HEAD", url, self._scopes, what, headers={"Accept": ACCEPT}, allow=(404,)
-        ) as response:
-            if response.status == 404:
-                return None
-            digest = oci.check_digest(response.headers.get("Docker-Content-Digest", ""), what)
-            return digest, response.content_length or 0
-
     async def put_manifest(self, reference: str, data: bytes, media_type: str, what: str) -> str:
         """Store a manifest under a tag or its digest; returns the digest."""
         url = self._url("manifests", reference)

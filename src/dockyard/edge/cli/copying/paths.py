@@ -11,12 +11,6 @@ import posixpath
 
 from dockyard.edge.cli.errors import CliError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
-
-CURRENT: Final = "."
-
 
 class Place:
     """A file or directory on either side, symbolic links resolved as far as docker does.
