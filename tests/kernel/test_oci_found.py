@@ -210,3 +210,29 @@ def test_what_ends_a_start_early_is_told(ours: OciRuntime, bundle: Bundle) -> No
     for _ in range(5):
         done = ours.run(bundle.sh("true"), check=False)
         assert done.returncode == 1 and "mounting the root file system: " in done.stderr and "proc" in done.stderr
+
+
+def test_no_memory_limit_any_more(runtime: OciRuntime, bundle: Bundle) -> None:
+    """Nor one with swap, which could not stay below. Options may come behind the ID."""
+    bundle.config["linux"]["resources"]["memory"] = {"limit": 64 << 20, "swap": 64 << 20}
+    identity = runtime.started(bundle.sh("sleep 1000"))
+    runtime("update", identity, "--memory", "-1")
+    v1 = cgroups.version() == 1
+    group = CGROUPS / ("memory" if v1 else "") / runtime.parent / identity
+    value = (group / ("memory.limit_in_bytes" if v1 else "memory.max")).read_text().strip()
+    assert value == "max" or int(value) > 1 << 60
+
+
+@pytest.mark.skipif(cgroups.version() == 2, reason="a v2 cpuset has what its parent has")
+def test_a_parent_whose_cpuset_is_empty(runtime: OciRuntime, bundle: Bundle) -> None:
+    """mkdir makes one: no process can be in it or below until it has CPUs and nodes."""
+    parent = CGROUPS / "cpuset" / runtime.parent / "pod"
+    parent.mkdir(parents=True)
+    identity = runtime.new_id()
+    bundle.config["linux"]["cgroupsPath"] = f"/{runtime.parent}/pod/{identity}"
+    try:
+        runtime("run", "--bundle", str(bundle.sh("true").write()), identity)
+        runtime("delete", "--force", identity, check=False)
+    finally:
+        for directory in CGROUPS.glob(f"*/{runtime.parent}/pod"):
+            directory.rmdir()

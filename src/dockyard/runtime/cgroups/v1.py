@@ -85,12 +85,15 @@ class CgroupV1:
                 except OSError:
                     pass  # gone from newer kernels, where it is always on
 
-    @staticmethod
-    def _inherit_cpuset(directory: str) -> None:
-        """A v1 cpuset starts empty and lets no process in until it has CPUs and memory nodes."""
+    def _inherit_cpuset(self, directory: str) -> None:
+        """A v1 cpuset starts empty and lets no process in until it has CPUs and memory nodes, as those above it have:
+        one that somebody else has made may be empty, too."""
         for name in ("cpuset.cpus", "cpuset.mems"):
             if not read(f"{directory}/{name}").strip():
-                write(f"{directory}/{name}", read(f"{os.path.dirname(directory)}/{name}"))
+                above = os.path.dirname(directory)
+                if above != self._controllers["cpuset"] and not read(f"{above}/{name}").strip():
+                    self._inherit_cpuset(above)
+                write(f"{directory}/{name}", read(f"{above}/{name}"))
 
     def limit(self, resources: dict[str, Any]) -> None:
         for controller, name, value in settings(resources):
@@ -109,12 +112,16 @@ class CgroupV1:
         return path
 
     def update(self, resources: dict[str, Any]) -> None:
-        changes = settings(resources)
         memory = resources.get("memory") or {}
         limit, swap = memory.get("limit"), memory.get("swap")
+        with_swap = self._file("memory", "memory.memsw.limit_in_bytes") if limit is not None else ""
+        if limit is not None and limit < 0 and swap is None and os.path.exists(with_swap):
+            swap = -1  # no limit at all cannot be below one
+            resources = {**resources, "memory": {**memory, "swap": swap}}
+        changes = settings(resources)
         if limit is not None and swap is not None:
             # The kernel refuses a limit above the one with swap, at any moment: the one that grows goes first.
-            now = int(read(self._file("memory", "memory.memsw.limit_in_bytes")))
+            now = int(read(with_swap))
             if swap < 0 or limit > now:
                 changes.sort(key=lambda change: change[1] != "memory.memsw.limit_in_bytes")
         for controller, name, value in changes:
