@@ -218,6 +218,7 @@ class Execs:
             hostname=container.config.hostname,
             domainname=container.config.domainname,
             env=links.variables(self._context, container),
+            process_label=self._context.labels.of(container).process,
         )
         wanted = ExecInput(
             args=config.cmd or [],
