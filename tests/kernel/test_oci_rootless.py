@@ -175,7 +175,7 @@ def test_what_needs_root(
 def delegated(user: OrdinaryUser) -> Iterator[Path]:
     """A control group that is the user's, ourselves (and so what we start) in a group below it."""
     top = CGROUPS / f"dockyard-test-{user.name}"
-    before = Path("/proc/self/cgroup").read_text().strip().removeprefix("0::/")
+    before = next(line[4:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::/"))
     try:
         for path in (top, top / "session"):
             path.mkdir()
@@ -191,7 +191,7 @@ def delegated(user: OrdinaryUser) -> Iterator[Path]:
 
 @pytest.mark.vm
 @pytest.mark.skipif(version() != 2, reason="needs cgroup v2")
-def test_s10_a_delegated_control_group(user: OrdinaryUser, run: Callable[..., Any], delegated: Path) -> None:
+def test_s10_a_delegated_control_group(user: OrdinaryUser, delegated: Path, run: Callable[..., Any]) -> None:
     def limited(config: dict[str, Any]) -> None:
         with_cgroups(config)
         config["linux"]["resources"] = {"pids": {"limit": 30}}
@@ -205,7 +205,7 @@ def test_s10_a_delegated_control_group(user: OrdinaryUser, run: Callable[..., An
     said = eventually(
         lambda: user(user.runtime, "exec", "c", "cat", "/dev/shm/said").stdout.split(), lambda t: len(t) > 5
     )
-    assert said[0] == "0::/" and "pids.max" in said and "session" not in said
+    assert "0::/" in said and "pids.max" in said and "session" not in said
     user(user.runtime, "pause", "c")
     assert "frozen 1" in (group / "cgroup.events").read_text()
     user(user.runtime, "resume", "c")

@@ -13,7 +13,7 @@ from typing import Any
 
 from dockyard.linux import mounts
 from dockyard.linux.calls import openat2
-from dockyard.runtime.rootfs import INSIDE, PATH, make_directories, open_target
+from dockyard.runtime.places import INSIDE, PATH, make_directories, open_target
 from dockyard.runtime.users import Users
 
 _DEV_LINKS = (

@@ -19,13 +19,10 @@ from typing import Any
 from dockyard.linux import abi, mounts, selinux
 from dockyard.linux.calls import openat2
 from dockyard.runtime import owners, program, tmpcopyup
+from dockyard.runtime.places import INSIDE, PATH, open_part, open_target
 from dockyard.runtime.users import Users
 
-INSIDE = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_MAGICLINKS
-PATH = os.O_PATH | os.O_CLOEXEC
 _NO_LABEL = ("proc", "sysfs", "mqueue", "cgroup", "cgroup2")  # the policy says what is there
-
-_MOST_LINKS = 40  # as the kernel has it (path_resolution(7))
 
 
 def mount_root(
@@ -87,77 +84,6 @@ def _map_owners(base: str, users: Users) -> None:
     mounts.move_mount(tree, at)
     os.close(at)
     os.close(tree)
-
-
-def open_target(root: int, path: str, directory: bool) -> int:
-    """A descriptor of the mount point `path` inside `root`, made if it is missing (a directory or an empty file)."""
-    try:
-        return openat2(root, path, PATH, resolve=INSIDE)
-    except FileNotFoundError:
-        path = _followed(root, path)  # made where a link leads, if that is nowhere yet (/etc/resolv.conf of images)
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    parent = make_directories(root, "/".join(parts if directory else parts[:-1]))
-    if directory:
-        return parent
-    try:
-        made = openat2(parent, parts[-1], os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o644, INSIDE)
-        os.close(made)
-    except FileExistsError:
-        pass
-    finally:
-        os.close(parent)
-    return openat2(root, path, PATH, resolve=INSIDE)
-
-
-def _followed(root: int, path: str) -> str:
-    """`path` inside `root` without links, as far as it exists; what is beyond that are plain names. Who changes the
-    tree meanwhile changes what is made, but not that it is made inside: that is up to who opens it."""
-    done: list[str] = []
-    ahead, links = path.split("/")[::-1], 0
-    while ahead:
-        part = ahead.pop()
-        if part in ("", "."):
-            continue
-        if part == "..":
-            del done[-1:]
-            continue
-        done.append(part)
-        try:
-            found = openat2(root, "/".join(done), PATH | os.O_NOFOLLOW, resolve=INSIDE)
-        except FileNotFoundError:
-            continue
-        if stat.S_ISLNK(os.fstat(found).st_mode):
-            target = os.readlink("", dir_fd=found)
-            ahead.extend(target.split("/")[::-1])
-            del done[0 if target.startswith("/") else -1 :]
-            links += 1
-        os.close(found)
-        if links > _MOST_LINKS:
-            raise OSError(40, "too many symbolic links", path)
-    return "/".join(done)
-
-
-def make_directories(root: int, path: str, mode: int = 0o755) -> int:
-    """A descriptor of the directory `path` inside `root`; missing components are made."""
-    current = os.dup(root)
-    done = ""
-    for part in path.split("/"):
-        if part in ("", "."):
-            continue
-        done = f"{done}/{part}"
-        try:
-            below = openat2(root, done, PATH | os.O_DIRECTORY, resolve=INSIDE)
-        except FileNotFoundError:
-            if part == "..":
-                raise
-            try:
-                os.mkdir(part, mode, dir_fd=current)
-            except FileExistsError:
-                pass
-            below = openat2(root, done, PATH | os.O_DIRECTORY, resolve=INSIDE)
-        os.close(current)
-        current = below
-    return current
 
 
 def mount_all(
@@ -256,15 +182,6 @@ def mount_image(root: int, entry: dict[str, Any], users: Users | None = None, la
     os.close(target)
 
 
-def open_part(whole: int, path: str, what: str) -> int:
-    """A descriptor of `path` below the directory `whole`; a link that leads out of it is an error, as a missing one."""
-    try:
-        return openat2(whole, path, PATH, resolve=abi.RESOLVE_BENEATH | abi.RESOLVE_NO_MAGICLINKS)
-    except OSError as error:
-        reason = "it leads out of it" if error.errno == 18 else os.strerror(error.errno or 0).lower()
-        raise OSError(error.errno, f"subpath {path} of {what}: {reason}") from error
-
-
 def _mount_new(root: int, entry: dict[str, Any], options: mounts.Options, label: str = "") -> None:
     destination, fstype = entry["destination"], entry.get("type") or "none"
     if fstype in ("proc", "sysfs") and destination in ("/proc", "/sys"):
@@ -356,8 +273,7 @@ def _mount_cgroup(
     target = open_target(root, destination, True)
     at = f"/proc/self/fd/{target}"
     if not hierarchies:
-        mounts.mount("cgroup", at, "cgroup2", options.flags)
-        os.close(target)
+        os.close(_mount_unified(root, destination, target, options.flags))
         return
     inner = options.flags & ~abi.MS_RDONLY
     mounts.mount("tmpfs", at, "tmpfs", inner, "mode=755,size=1m" + _labelled(label))
@@ -377,6 +293,22 @@ def _mount_cgroup(
     if options.flags & abi.MS_RDONLY:
         mounts.set_attributes(target, abi.MOUNT_ATTR_RDONLY)
     os.close(target)
+
+
+def _mount_unified(root: int, destination: str, target: int, flags: int) -> int:
+    """The one tree of v2 at `target`. The topmost descriptor of the place, which replaces `target`."""
+    try:
+        mounts.mount("cgroup", f"/proc/self/fd/{target}", "cgroup2", flags)
+        return target
+    except OSError as error:
+        if error.errno != 16:
+            raise
+    # A /sys that is the host's, bound with all beneath: no file system can be mounted upon itself.
+    mounts.mount("tmpfs", f"/proc/self/fd/{target}", "tmpfs", flags | abi.MS_RDONLY, "size=0k")
+    os.close(target)
+    target = openat2(root, destination, PATH | os.O_DIRECTORY, resolve=INSIDE)
+    mounts.mount("cgroup", f"/proc/self/fd/{target}", "cgroup2", flags)
+    return target
 
 
 def _mount_cgroup_limited(

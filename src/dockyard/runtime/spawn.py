@@ -21,7 +21,7 @@ from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import channel, hooks, namespaces, network, sysctls
 from dockyard.runtime.cgroups import Cgroup, is_notation, open_cgroup
 from dockyard.runtime.init import Job, run_exec, run_init
-from dockyard.runtime.rootfs import open_part
+from dockyard.runtime.places import open_part
 
 _BUFFER = 8192
 _SMALL_MEMORY = 64 << 20  # bytes
