@@ -34,13 +34,18 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Image(Protocol):
+class Origin(Protocol):
+    """What a container is made of."""
+
     @property
     def id(self) -> str: ...
     @property
     def config(self) -> ContainerConfig: ...
     @property
     def chain_id(self) -> str | None: ...
+
+
+class Image(Origin, Protocol):
     def descends_from(self, other: Any, /) -> bool: ...
 
 

@@ -27,7 +27,7 @@ from dockyard.engine import (
     validation,
 )
 from dockyard.engine.container import Container
-from dockyard.engine.context import Context, Image
+from dockyard.engine.context import Context, Origin
 from dockyard.engine.ground import default_hostname
 from dockyard.engine.images.variants import host_platform
 from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig, PortBinding
@@ -58,7 +58,7 @@ async def create(
     *,
     name: str,
     platform: str,
-    image: Image | None = None,
+    image: Origin | None = None,
     copy_of: Container | None = None,
 ) -> tuple[Container, list[str]]:
     """See `Containers.create`. `image`: instead of the one that the settings name. `copy_of`: a container of the same
@@ -108,7 +108,7 @@ def _specify(
     config: ContainerConfig,
     host: HostConfig,
     networks: dict[str, EndpointSettings],
-    image: Image,
+    image: Origin,
     name: str,
 ) -> tuple[ContainerSpec, list[str]]:
     merged = merge(config, image.config)
