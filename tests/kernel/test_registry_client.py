@@ -784,6 +784,17 @@ def test_bearer_and_basic(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
+def test_a_host_that_asks_for_nobody_any_more(tmp_path: Path) -> None:
+    async def work(client: Client, registry: FakeRegistry) -> None:
+        registry.add_image(TARS[:1])
+        registry.user = ("me", "secret")
+        assert "no basic auth" in await client.refused(f"{registry.host}/x", NotFound)
+        registry.user = None
+        await client.pull(f"{registry.host}/x")
+
+    run(tmp_path, work)
+
+
 def test_log_in(tmp_path: Path) -> None:
     async def work(client: Client, registry: FakeRegistry) -> None:
         registry.user = ("me", "secret")

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-from dockyard.model.errors import Forbidden, InvalidArgument
+from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument
 from dockyard.proto import wwwauth
 from dockyard.proto.dockerconfig import Credentials
 from dockyard.proto.registries import NO_FILES, Place, address_of, hostname, is_local
@@ -68,6 +68,7 @@ class Session:
         self._challenges: list[Challenge] = []
         self._authorizer: Authorizer | None = None
         self._insecure = False
+        self._remembered = False  # what is known of the host was found by an earlier session
         self._finding = asyncio.Lock()
         self.local = _is_local_host(place.host)
 
@@ -90,7 +91,8 @@ class Session:
                 or self._transport.rules.is_insecure(self.host)
             )
             known = self._shared.found.get(self._key)
-            if known is None or fresh or known.until < time.monotonic():
+            self._remembered = known is not None and not fresh and known.until >= time.monotonic()
+            if known is None or not self._remembered:
                 known = await self._knock()
                 self._shared.found[self._key] = known
             self._base, self._challenges = known.base, known.challenges
@@ -184,6 +186,12 @@ class Session:
     async def _header(self, target: str, scopes: Sequence[str]) -> str | None:
         if not self._is_own(target) or self._authorizer is None:
             return None
+        try:
+            return await self._authorizer.header(self._challenges, scopes)
+        except DockyardError:
+            if not self._remembered:
+                raise
+        await self.find(fresh=True)  # another registry, or another token server, may speak there by now
         return await self._authorizer.header(self._challenges, scopes)
 
     def _may_retry(self, response: aiohttp.ClientResponse, header: str | None, body: Body | None) -> bool:
