@@ -242,6 +242,7 @@ def test_outside_is_reached_by_nat(engine: Engine, api: Connection) -> None:
 def test_networks_are_listed(engine: Engine, api: Connection) -> None:
     rows = {row["Name"]: row for row in api.get("/networks").json()}
     assert {"bridge", "host", "none"} <= set(rows)
+    assert {row["Name"] for row in api.get("/networks/").json()} == set(rows)
     assert rows["bridge"]["Driver"] == "bridge" and rows["bridge"]["IPAM"]["Config"][0]["Subnet"] == engine.subnet
     identifier = steps.sleeper(api)
     found = api.get("/networks/bridge").json()["Containers"]

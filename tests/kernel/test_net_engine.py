@@ -141,6 +141,15 @@ def test_the_three_default_networks_keep_their_ids(stage: Stage) -> None:
     assert all(len(id_) == 64 for id_ in seen[0].values())
 
 
+def test_without_a_bridge_its_containers_have_the_loopback_only(stage: Stage) -> None:
+    async def use(networks: Networks) -> None:
+        got = await networks.allocate(box(1, bindings={"80/tcp": [("", "8080")]}))
+        assert got.plan is not None and got.plan["interfaces"] == []
+        assert (got.endpoints, got.ports, networks.gateway) == ({}, {}, "1.2.3.4")
+
+    stage.run(use, name="none", bip="", host_gateway="1.2.3.4")
+
+
 def test_what_a_container_on_the_bridge_gets(stage: Stage) -> None:
     async def use(networks: Networks) -> None:
         one = box(1, bindings={"80/tcp": [("", "8080")], "53/udp": [("127.0.0.1", "")]})

@@ -255,10 +255,10 @@ class Networks:
         await self.release(container.id)
         mode = container.host.network_mode
         if mode in ("", "default"):
-            mode = "bridge" if self._pool is not None else "none"
+            mode = "bridge"
         if mode.startswith("container:"):
             return self._keep(Allocation(container, None, {}, {}, []))
-        if container.config.network_disabled:
+        if container.config.network_disabled or (mode == "bridge" and self._pool is None):  # --bridge=none: as Docker
             return self._keep(Allocation(container, self._plan(container, ""), {}, {}, []))
         row = self.get(mode)
         asked: dict[str, EndpointSettings] = container.spec.networks

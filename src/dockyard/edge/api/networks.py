@@ -114,6 +114,7 @@ def _options(row: NetworkRow) -> dict[str, str]:
 
 ROUTES = [
     Route("GET", "/networks", list_networks),
+    Route("GET", "/networks/", list_networks),  # as Docker, for clients that end it with a slash
     Route("GET", "/networks/{id}", inspect_network),
     Route("POST", "/networks/create", create_network),
     Route("POST", "/networks/prune", prune_networks, since=(1, 25)),
