@@ -43,6 +43,16 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     return message, fds
 
 
+def hear(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """As `receive`, of a non-blocking socket: one that breaks, or says what is no message, has ended."""
+    try:
+        return receive(sock)
+    except BlockingIOError:
+        raise
+    except (OSError, ValueError):
+        return None
+
+
 def receive_raw(sock: socket.socket) -> tuple[bytes, list[int]] | None:
     """As `receive`, the message not yet decoded."""
     data, ancillary, flags, _ = sock.recvmsg(_SIZE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)

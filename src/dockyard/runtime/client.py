@@ -56,11 +56,9 @@ class Link:
     def _on_readable(self) -> None:
         while not self.closed:
             try:
-                received = channel.receive(self._sock)
+                received = channel.hear(self._sock)
             except BlockingIOError:
                 return
-            except (OSError, ValueError):
-                received = None
             if received is None:
                 self.close()
                 return

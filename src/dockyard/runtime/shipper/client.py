@@ -95,11 +95,9 @@ class ShipperClient:
         if self._sock is None:
             return
         try:
-            received = channel.receive(self._sock)
+            received = channel.hear(self._sock)
         except BlockingIOError:
             return
-        except (OSError, ValueError):
-            received = None
         if received is None:
             if spools(self._spools):
                 log.warning("the shipper of logs is gone; starting another")

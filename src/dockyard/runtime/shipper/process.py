@@ -177,11 +177,9 @@ class Shipper:
 
     def _hear(self, connection: socket.socket) -> None:
         try:
-            received = channel.receive(connection)
+            received = channel.hear(connection)
         except BlockingIOError:
             return
-        except (OSError, ValueError):
-            received = None
         if received is None:
             self._drop(connection)
             return
