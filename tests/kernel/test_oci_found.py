@@ -236,3 +236,16 @@ def test_a_parent_whose_cpuset_is_empty(runtime: OciRuntime, bundle: Bundle) -> 
     finally:
         for directory in CGROUPS.glob(f"*/{runtime.parent}/pod"):
             directory.rmdir()
+
+
+@pytest.mark.skipif(cgroups.version() == 2, reason="v2 has quota and period in one file")
+def test_a_shorter_period_below_a_parents_quota(runtime: OciRuntime, bundle: Bundle) -> None:
+    """It makes the old quota a larger part than the parent has, until the new one is written."""
+    bundle.config["linux"]["resources"]["cpu"] = {"quota": 30000, "period": 100000}
+    identity = runtime.started(bundle.sh("sleep 1000"))
+    parent = CGROUPS / "cpu" / runtime.parent
+    (parent / "cpu.cfs_quota_us").write_text("50000")
+    refused = runtime("update", "--cpu-quota", "60000", identity, check=False)
+    assert refused.returncode == 1 and "nvalid argument" in refused.stderr and "Errno" not in refused.stderr
+    runtime("update", "--cpu-period", "10000", "--cpu-quota", "3000", identity)
+    assert (parent / identity / "cpu.cfs_period_us").read_text() == "10000\n"

@@ -124,8 +124,14 @@ class CgroupV1:
             now = int(read(with_swap))
             if swap < 0 or limit > now:
                 changes.sort(key=lambda change: change[1] != "memory.memsw.limit_in_bytes")
-        for controller, name, value in changes:
-            self._write(controller, name, value)
+        for at, (controller, name, value) in enumerate(changes):
+            try:
+                self._write(controller, name, value)
+            except OSError as error:
+                # A shorter period makes the old quota a larger part, perhaps above the parent's: the new quota first.
+                if error.errno != 22 or (name, "cpu.cfs_quota_us") != ("cpu.cfs_period_us", _name(changes[at + 1 :])):
+                    raise
+                changes.append((controller, name, value))
 
     def _write(self, controller: str, name: str, value: str) -> None:
         path = self._file(controller, name)
@@ -241,6 +247,10 @@ def kill(directory: str) -> None:
         if freezes:
             write(state, "THAWED")
         time.sleep(0.001)
+
+
+def _name(changes: list[tuple[str, str, str]]) -> str:
+    return changes[0][1] if changes else ""
 
 
 def sweep(parent: str, prefix: str, root: str) -> None:

@@ -48,7 +48,8 @@ def main() -> NoReturn:
     except OciError as error:
         code = _tell(arguments, error.message, error.code)
     except OSError as error:
-        code = _tell(arguments, f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+        text = error.strerror or str(error)
+        code = _tell(arguments, f"{error.filename}: {text}" if error.filename else text, 1)
     except KeyboardInterrupt:
         code = 130
     sys.stdout.flush()
