@@ -41,6 +41,7 @@ if [ "$goal" != run ]; then
     have mmdebstrap || need mmdebstrap
     have git || need git
     have ssh-add || need openssh-client
+    have gcc && [ -e /usr/include/stdio.h ] || need "gcc libc6-dev" # static programs that tests run in containers
     [ -e /usr/lib/"$(uname -m)"-linux-gnu/rsyslog/lmnsd_gtls.so ] || need "rsyslog rsyslog-gnutls" # 3 MB
     [ -e /usr/libexec/qemu-binfmt ] || have qemu-aarch64-static || need qemu-user-static
 fi
