@@ -23,6 +23,7 @@ from dockyard.engine.images import Images
 from dockyard.engine.transfers import Limits, Message, Transfers
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, NotFound, Unavailable
 from dockyard.proto.dockerconfig import Credentials
+from dockyard.proto.filters import Filters
 from dockyard.proto.registries import RegistryRules
 from dockyard.store import inline
 from dockyard.store.db import Database
@@ -780,6 +781,23 @@ def test_bearer_and_basic(tmp_path: Path) -> None:
         await client.images.remove(name, force=True)
         await client.pull(name, credentials=Credentials("me", "secret"))
         assert not registry.asked("/token")  # cached
+
+    run(tmp_path, work)
+
+
+def test_an_image_with_a_digest_only_is_dangling(tmp_path: Path) -> None:
+    async def work(client: Client, registry: FakeRegistry) -> None:
+        registry.add_image(TARS[:1])
+        name = f"{registry.host}/x"
+        dangling = Filters({"dangling": ["true"]})
+        await client.pull(name, tag=digest_of(registry.manifests["latest"][1]))
+        assert len(client.images.list(dangling)) == 1
+        await client.pull(name)
+        assert not client.images.list(dangling) and (await client.images.prune()) == ([], 0)
+        await client.images.remove(f"{name}:latest")
+        await client.pull(name, tag=digest_of(registry.manifests["latest"][1]))
+        await client.images.prune()
+        assert not client.images.list()
 
     run(tmp_path, work)
 

@@ -59,7 +59,7 @@ def list_images(services: Services, filters: Filters, *, shared_size: bool, ever
             continue
         if not (filters.labels(image.labels) and filters.not_labels(image.labels)):
             continue
-        if dangling is not None and dangling == bool(image.references):
+        if dangling is not None and dangling == bool(image.complete_names):  # a digest is no name, as with Docker
             continue
         names = [r.familiar for r in image.references if not r.digest and _matches(filters, r)]
         digests = [r.familiar for r in image.references if r.digest and _matches(filters, r)]

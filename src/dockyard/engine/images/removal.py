@@ -61,7 +61,7 @@ async def prune_images(services: Services, filters: Filters, now: int) -> tuple[
     records: list[Deleted] = []
     before = _bytes_used(services)
     for image in sorted(services.catalogue, key=lambda image: -image.created):
-        if (dangling and image.references) or services.users(image) or is_subordinate(services, image):
+        if (dangling and image.complete_names) or services.users(image) or is_subordinate(services, image):
             continue
         if until is not None and image.created >= until:
             continue
