@@ -270,7 +270,7 @@ def test_exec_in_a_stopped_container(ours: OciRuntime, bundle: Bundle) -> None:
     identity = ours.started(bundle.sh("true"))
     eventually(lambda: status(ours, identity) == "stopped")
     refused = ours.exec(identity, "true", check=False)
-    assert refused.returncode == 1
+    assert refused.returncode == 255
     assert "cannot exec in a stopped container" in refused.stderr
 
 
