@@ -237,8 +237,7 @@ def test_s40_mounts_lead_nowhere_else(ground: Ground, tmp_path: Path) -> None:
             with pytest.raises(DockyardError, match="not found"):
                 await build(engine, f"{made}{FROM}RUN --mount={mount} cat /m /m/secret\n")
         target = f"{FROM}RUN ln -s {tmp_path} /trap\nRUN --mount=type=tmpfs,target=/trap/deep touch /trap/deep/x\n"
-        with pytest.raises(DockyardError):
-            await build(engine, target)  # inside, the link leads nowhere
+        await build(engine, target)  # where the link leads to is made inside
         assert sorted(path.name for path in tmp_path.iterdir()) == ["secret"]
         cache = "--mount=type=cache,id=c,target=/c"
         await build(engine, f"{FROM}RUN {cache} ln -s {tmp_path} /c/link && ln -s / /c/root\n")

@@ -112,8 +112,6 @@ def test_a_config_for_any_runtime() -> None:
     assert plain_config({**config, "linux": {"cgroupsPath": "a.slice:b:c"}})["linux"]["cgroupsPath"] == "a.slice:b:c"
     with pytest.raises(SpawnFailed, match="--init works with the runtime dockyard only"):
         plain_config({**config, "dockyard": {"init": True}})
-    with pytest.raises(SpawnFailed, match="user namespaces work with the runtime dockyard only"):
-        plain_config({**config, "linux": {"namespaces": [{"type": "user"}]}})
 
 
 def test_which_runtimes_there_are() -> None:
