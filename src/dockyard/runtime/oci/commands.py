@@ -76,6 +76,8 @@ def _run(root: str, arguments: Arguments) -> int:
     wanted = _making(arguments, foreground=not detach)
     container, spawned = launching.create(root, _one_id(arguments), arguments.text("bundle", "."), wanted)
     try:
+        if not detach:
+            foreground.hand_on_signals(spawned)  # the program may run, and say so, before `start` has returned
         launching.start(container)
         if detach:
             return 0

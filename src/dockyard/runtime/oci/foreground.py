@@ -17,8 +17,8 @@ from dockyard.runtime.spawn import Spawned
 _KEPT = {signal.SIGCHLD, signal.SIGURG, signal.SIGKILL, signal.SIGSTOP, signal.SIGWINCH, signal.SIGPIPE}
 
 
-def follow(spawned: Spawned) -> int:
-    """Wait for the process; its exit code, 128+N for signal N. All signals but a few are handed on to it."""
+def hand_on_signals(spawned: Spawned) -> None:
+    """From now on all signals but a few go to the process."""
 
     def hand_on(number: int, _frame: FrameType | None) -> None:
         try:
@@ -28,6 +28,11 @@ def follow(spawned: Spawned) -> int:
 
     for number in set(signal.Signals) - _KEPT:
         signal.signal(number, hand_on)
+
+
+def follow(spawned: Spawned) -> int:
+    """Wait for the process; its exit code, 128+N for signal N. Signals are handed on to it."""
+    hand_on_signals(spawned)
     if spawned.master >= 0:
         os.close(spawned.slave)
         _relay(spawned)
