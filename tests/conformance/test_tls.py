@@ -27,10 +27,7 @@ DOCKYARD = str(Path(sys.executable).with_name("dockyard"))
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The server's files, and `ca.pem`, `cert.pem`, `key.pem` of a client as docker looks for them."""
-    if missing := certificates.why_none():
-        pytest.skip(missing)
-    place = tmp_path_factory.mktemp("tls")
-    certificates.make_authority(place)
+    place = certificates.authority_in(tmp_path_factory.mktemp("tls"))
     for name, wanted in (("ca.crt", "ca.pem"), ("client.cert", "cert.pem"), ("client.key", "key.pem")):
         (place / name).rename(place / wanted)
     (place / "ca.crt").symlink_to("ca.pem")

@@ -9,11 +9,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 _NEW = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
 
 
-def why_none() -> str | None:
-    return None if shutil.which("openssl") else "openssl is not installed"
+def authority_in(place: Path) -> Path:
+    """`make_authority`, for fixtures: skips where it cannot be made."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    make_authority(place)
+    return place
 
 
 def make_authority(place: Path) -> None:

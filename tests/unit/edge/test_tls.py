@@ -21,11 +21,7 @@ Inside = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if missing := certificates.why_none():
-        pytest.skip(missing)
-    place = tmp_path_factory.mktemp("tls")
-    certificates.make_authority(place)
-    return place
+    return certificates.authority_in(tmp_path_factory.mktemp("tls"))
 
 
 class Ground:

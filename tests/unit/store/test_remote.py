@@ -55,11 +55,7 @@ class Ground:
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ca, a server's certificate for 127.0.0.1, a client's."""
-    if missing := certificates.why_none():
-        pytest.skip(missing)
-    place = tmp_path_factory.mktemp("tls")
-    certificates.make_authority(place)
-    return place
+    return certificates.authority_in(tmp_path_factory.mktemp("tls"))
 
 
 def server_context(authority: Path, ask_client: bool = False) -> ssl.SSLContext:
