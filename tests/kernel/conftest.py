@@ -11,7 +11,7 @@ import pytest
 from dockyard.runtime.bundle import Bundler, Host
 from tests.support.ground import CommandGround, Ground, MonitorGround
 from tests.support.leaks import settle
-from tests.support.oci import OURS, OciRuntime
+from tests.support.oci import OURS, Bundle, OciRuntime, docker_config
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +42,20 @@ def runc(tmp_path: Path) -> Iterator[OciRuntime]:
     if path is None:
         pytest.skip("runc is not installed")
     yield from _runtime([path], tmp_path / "runc")
+
+
+@pytest.fixture(params=["runc", "ours"])
+def runtime(request: pytest.FixtureRequest) -> OciRuntime:
+    """Both, one after the other: what passes with runc first is known to be asked rightly."""
+    found: OciRuntime = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, bundler: Bundler) -> Bundle:
+    """Docker's default container on busybox."""
+    tmp_path.chmod(0o711)
+    return Bundle(tmp_path / "bundle", docker_config(bundler))
 
 
 @pytest.fixture(params=["command", "monitor"])

@@ -6,30 +6,17 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dockyard.runtime import cgroups
-from dockyard.runtime.bundle import Bundler
-from tests.support.oci import Bundle, OciRuntime, docker_config
+from tests.support.oci import Bundle, OciRuntime
 from tests.support.steps import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 MIB = 1 << 20
-
-
-@pytest.fixture(params=["runc", "ours"])
-def runtime(request: pytest.FixtureRequest) -> Iterator[OciRuntime]:
-    yield request.getfixturevalue(request.param)
-
-
-@pytest.fixture
-def bundle(tmp_path: Path, bundler: Bundler) -> Bundle:
-    os.chmod(tmp_path, 0o711)
-    return Bundle(tmp_path / "bundle", docker_config(bundler))
 
 
 def is_runc(runtime: OciRuntime) -> bool:

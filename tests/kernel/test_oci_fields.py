@@ -12,17 +12,11 @@ from typing import Any
 import pytest
 
 from dockyard.linux.seccomp import supported_flags
-from dockyard.runtime.bundle import Bundler
 from dockyard.runtime.cgroups import version
 from tests.support.leaks import CGROUPS
-from tests.support.oci import OURS, Bundle, OciRuntime, docker_config
+from tests.support.oci import OURS, Bundle, OciRuntime
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
-
-@pytest.fixture
-def bundle(tmp_path: Path, bundler: Bundler) -> Bundle:
-    return Bundle(tmp_path / "bundle", docker_config(bundler))
 
 
 def test_the_process_and_its_surroundings(ours: OciRuntime, bundle: Bundle) -> None:

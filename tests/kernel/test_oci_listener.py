@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from dockyard.linux import seccomp
-from dockyard.runtime.bundle import Bundler
-from tests.support.oci import Bundle, OciRuntime, docker_config
+from tests.support.oci import Bundle, OciRuntime
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -74,11 +73,6 @@ class Listener:
             thread.join(10)
             assert not thread.is_alive()
         self._socket.close()
-
-
-@pytest.fixture
-def bundle(tmp_path: Path, bundler: Bundler) -> Bundle:
-    return Bundle(tmp_path / "bundle", docker_config(bundler))
 
 
 @pytest.fixture

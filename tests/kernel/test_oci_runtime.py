@@ -15,18 +15,12 @@ from typing import Any
 
 import pytest
 
-from dockyard.runtime.bundle import Bundler
 from dockyard.runtime.oci.specification import default_config
-from tests.support.oci import Bundle, OciRuntime, docker_config
+from tests.support.oci import Bundle, OciRuntime
 from tests.support.oci_schema import check_config, check_features, check_state
 from tests.support.steps import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
-
-@pytest.fixture
-def bundle(tmp_path: Path, bundler: Bundler) -> Bundle:
-    return Bundle(tmp_path / "bundle", docker_config(bundler))
 
 
 def status(runtime: OciRuntime, identity: str) -> str:

@@ -37,12 +37,6 @@ FOREVER = "while :; do sleep 1000; done"
 
 
 @pytest.fixture
-def bundle(tmp_path: Path, bundler: Bundler) -> Bundle:
-    """Docker's default container on busybox."""
-    return Bundle(tmp_path / "bundle", docker_config(bundler))
-
-
-@pytest.fixture
 def make(tmp_path: Path, bundler: Bundler) -> Callable[..., Bundle]:
     """A further bundle on the same root, of other settings."""
     return lambda **settings: Bundle(tmp_path / "bundle", docker_config(bundler, **settings))
