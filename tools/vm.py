@@ -10,7 +10,8 @@ The machine is emulated (TCG: no KVM is needed, ten times slower than real), has
     /dev/vdb  this project and its Python packages, copied anew each time and compiled here (the interpreter is
               Debian's: wheels of the same minor version fit)
 
-Its serial line is our output; the last thing it says is pytest's exit code. PID 1 is a script that runs the tests, or,
+Its serial line is our output; the last thing it says is pytest's exit code. With `CI` set, what failed is run once more
+by itself and counts by that, as `make test` does it. PID 1 is a script that runs the tests, or,
 with `--systemd`, systemd with one unit that does. With `--selinux` the kernel has SELinux in AppArmor's place, and the
 script loads the policy of tests/data/selinux and enforces it. Without arguments there are four machines: two for the
 tests marked `vm`, one for a few with systemd (all of them with `--systemd` alone), one for those of SELinux. As many as
@@ -104,8 +105,13 @@ script() {
 script dockyard dockyard.edge.cli.main; script dockyardd dockyard.daemon; script dockyard-runtime dockyard.runtime.oci
 export PYTHONPATH=/data/project/src:/data/site-packages DOCKYARD_TEST_VM=1 CI=$CI
 echo "vm: $(uname -r), $(python3 --version), controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
-python3 -m pytest -p no:cacheprovider {arguments}
-echo "vm: pytest ended with $?"
+tests() { python3 -m pytest -o cache_dir=/tmp/pytest-cache {arguments} "$@"; code=$?; }
+tests
+if [ $code = 1 ] && [ -n "$CI" ]; then
+    echo "vm: what failed, once more; what passes now is unsteady"
+    tests --last-failed --last-failed-no-failures=none
+fi
+echo "vm: pytest ended with $code"
 sync; echo o > /proc/sysrq-trigger; sleep 60
 """
 

@@ -93,7 +93,8 @@ def found(container: str) -> list[dict[str, Any]]:
 
 
 def test_journald_may_be_restarted_and_killed(ground: Ground) -> None:
-    """While lines come: none is lost, none comes twice."""
+    """While lines come: none comes twice. A restart loses none, a kill at most the datagram that journald had taken
+    from its socket and not yet written: nobody but journald knows of it."""
 
     async def main() -> None:
         ground.prepare("journald")
@@ -102,12 +103,16 @@ def test_journald_may_be_restarted_and_killed(ground: Ground) -> None:
                 ground.write(*map(str, range(first, first + 250)))
                 await asyncio.to_thread(systemctl, *words)
                 ground.write(*map(str, range(first + 250, first + 500)))
+                if not first:  # else the kill meets these
+                    await until(lambda: len(journal(f"CONTAINER_ID_FULL={NAME}")) == 500)
             ground.write("end", stream="stderr")
             await until(lambda: journal(f"CONTAINER_ID_FULL={NAME}", "PRIORITY=3"))
 
     asyncio.run(main())
     lines = [int(record["MESSAGE"]) for record in journal(f"CONTAINER_ID_FULL={NAME}", "PRIORITY=6")]
-    assert lines == list(range(1000))
+    assert lines == sorted(set(lines))
+    lost = set(range(1000)) - set(lines)
+    assert len(lost) <= 1 and not lost & set(range(500)), lost
     assert ground.told == []
 
 
