@@ -98,4 +98,4 @@ class BodyLender(RequestHandler):
 
 def _is_long(message: RawRequestMessage) -> bool:
     length = message.headers.get("Content-Length")
-    return message.chunked if length is None else length.isdigit() and int(length) >= _LONG
+    return message.chunked if length is None else length.isdecimal() and int(length) >= _LONG

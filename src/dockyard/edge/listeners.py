@@ -71,7 +71,7 @@ def _parse_tcp(text: str, rest: str, default_port: int) -> Address:
     host, colon, port = rest.rpartition(":")
     if not colon or (rest.startswith("[") and rest.endswith("]")):
         host, port = rest, ""
-    number = default_port if not port else int(port) if port.isascii() and port.isdigit() else -1
+    number = default_port if not port else int(port) if port.isascii() and port.isdecimal() else -1
     if not 0 <= number <= 65535:
         raise InvalidArgument(f"unable to parse host {text!r}: bad port")
     return Address("tcp", host=host.strip("[]") or "127.0.0.1", port=number)
@@ -164,7 +164,7 @@ def _clear_stale(path: str) -> None:
 def _hand_to_group(path: str, group: str) -> None:
     for name in (group,) if group else _GROUPS:
         try:
-            gid = int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+            gid = int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
         except KeyError:
             if group:
                 raise InvalidArgument(f"group {group} not found") from None
@@ -206,7 +206,7 @@ def _tcp_listener(family: int, target: tuple[object, ...]) -> Listener:
 def _passed(name: str, environment: Mapping[str, str]) -> list[Listener]:
     """The sockets that systemd holds open for us (sd_listen_fds(3)). `name`: "" or "*" all, else number or name."""
     count = environment.get("LISTEN_FDS", "")
-    if environment.get("LISTEN_PID") != str(os.getpid()) or not count.isdigit() or count == "0":
+    if environment.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal() or count == "0":
         raise InvalidArgument("no sockets found via socket activation: make sure the service was started by systemd")
     names = environment.get("LISTEN_FDNAMES", "").split(":")
     listeners = []

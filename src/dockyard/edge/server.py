@@ -29,7 +29,7 @@ from dockyard.edge.bodies import BodyLender
 from dockyard.edge.listeners import Listener
 from dockyard.edge.routing import JSON_TYPE, Call, Route, Router
 from dockyard.edge.tls import TlsGate
-from dockyard.model.errors import DockyardError, ErrorKind, Forbidden, InvalidArgument, NotFound
+from dockyard.model.errors import DockyardError, ErrorKind, Forbidden, InvalidArgument, NotFound, of_host
 
 if TYPE_CHECKING:
     from dockyard.engine import Engine
@@ -97,7 +97,7 @@ class _Protocol(BodyLender):
         message = cast(RawRequestMessage, self._messages[-1][0])
         length = message.headers.get("Content-Length", "0")
         end = (self._before + data).find(b"\r\n\r\n")
-        if end < 0 or not length.isdigit():
+        if end < 0 or not length.isdecimal():
             return
         rest = (self._before + data)[end + 4 :]
         self._body_left = max(int(length) - len(rest), 0)
@@ -268,6 +268,9 @@ class ApiServer:
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as error:
+            if isinstance(error, OSError) and (refused := of_host(error)) is not None and not call.started:
+                self._log.error("%s %s failed", call.route.method, call.route.path, exc_info=error)
+                return self._error(refused)
             if call.started:
                 self._log.exception("%s %s failed while answering", call.route.method, call.route.path)
                 raise ConnectionResetError from error

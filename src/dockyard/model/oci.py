@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, field
 
+from dockyard.model import untrusted
 from dockyard.model.container import ContainerConfig, HealthConfig
 from dockyard.model.errors import InvalidArgument
 
@@ -205,11 +206,11 @@ def _decode(data: bytes, target: type[Any], what: str) -> Any:
     if len(data) > MAX_DOCUMENT:
         raise InvalidArgument(f"{what}: larger than {MAX_DOCUMENT} bytes")
     try:
-        return msgspec.json.decode(data, type=target)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return untrusted.decode(data, target)
+    except msgspec.MsgspecError as error:
         try:  # null stands for "not given" in documents that Go wrote
-            return msgspec.convert(_without_nulls(msgspec.json.decode(data)), target)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return msgspec.convert(_without_nulls(untrusted.decode(data)), target)
+        except (msgspec.MsgspecError, RecursionError):
             raise InvalidArgument(f"{what}: {error}") from None
 
 

@@ -159,7 +159,7 @@ def _minimum_version(spec: Spec) -> str:
     if spec.annotations or any(device.annotations for device in spec.devices) or "." in spec.kind.partition("/")[2]:
         return "0.6.0"
     nodes = [node for edits in every for node in edits.device_nodes]
-    if any(node.host_path for node in nodes) or any(device.name[0].isdigit() for device in spec.devices):
+    if any(node.host_path for node in nodes) or any(device.name[0].isdecimal() for device in spec.devices):
         return "0.5.0"
     if any(mount.type for edits in every for mount in edits.mounts):
         return "0.4.0"
@@ -268,7 +268,7 @@ def _chosen(request: DeviceRequest, kind: str, there: Sequence[str]) -> list[str
     single = sorted((name for name in there if name != every), key=_natural)
     if request.count < 0:
         return [every] if every in there else single
-    numbered = [name for name in single if name.partition("=")[2].isdigit()] or single
+    numbered = [name for name in single if name.partition("=")[2].isdecimal()] or single
     if request.count > len(numbered):
         raise InvalidArgument(f"{request.count} devices of {kind} are asked for, and there are {len(numbered)}")
     return numbered[: request.count]
@@ -276,4 +276,4 @@ def _chosen(request: DeviceRequest, kind: str, there: Sequence[str]) -> list[str
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """gpu=2 before gpu=10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from dockyard.model import untrusted
 from dockyard.model.container import ContainerConfig, HealthConfig
 from dockyard.model.errors import InvalidArgument
 from dockyard.proto.dockerfile.errors import Problem
@@ -45,7 +46,7 @@ def _command(text: str) -> list[str]:
     """A JSON list as it is, anything else for the shell."""
     if text.startswith("["):
         try:
-            return msgspec.json.decode(text, type=list[str])
+            return untrusted.decode(text, list[str])
         except msgspec.MsgspecError:
             pass
     return ["/bin/sh", "-c", text]
@@ -54,7 +55,7 @@ def _command(text: str) -> list[str]:
 def _list(text: str) -> list[str]:
     if text.startswith("["):
         try:
-            return msgspec.json.decode(text, type=list[str])
+            return untrusted.decode(text, list[str])
         except msgspec.MsgspecError:
             pass
     return _words(text)

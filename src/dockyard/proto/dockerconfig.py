@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from dockyard.model import untrusted
 from dockyard.model.errors import InvalidArgument
 from dockyard.proto.references import DEFAULT_DOMAIN
 
@@ -82,8 +83,8 @@ def _decode(header: str, what: str) -> dict[str, Any]:
         raise InvalidArgument(f"{what}: longer than {_MAX} characters")
     text = header.strip().replace("+", "-").replace("/", "_").rstrip("=")
     try:
-        document = msgspec.json.decode(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
-    except (binascii.Error, msgspec.MsgspecError, UnicodeDecodeError, ValueError):
+        document = untrusted.decode(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
+    except (binascii.Error, msgspec.MsgspecError, ValueError):
         raise InvalidArgument(f"{what}: not base64url of JSON") from None
     if document is None:
         return {}

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from dockyard.model import untrusted
 from dockyard.model.errors import InvalidArgument
 
 _TRUE = frozenset({"1", "true", "True", "TRUE", "t", "T"})
@@ -36,7 +37,7 @@ class Filters:
         if not text:
             return cls()
         try:
-            document = msgspec.json.decode(text.encode("utf-8", "surrogateescape"))
+            document = untrusted.decode(text)
         except msgspec.MsgspecError:
             raise InvalidArgument("invalid filter") from None
         if document is None:

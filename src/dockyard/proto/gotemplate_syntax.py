@@ -75,7 +75,7 @@ def unquote(text: str) -> str:
         code = match[1]
         if code[0] in "xuU":
             return chr(int(code[1:], 16))
-        if code.isdigit():
+        if code.isdecimal():
             return chr(int(code, 8))
         if code not in _ESCAPES:
             raise ValueError(text)

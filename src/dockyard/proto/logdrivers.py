@@ -220,7 +220,7 @@ def facility(text: str) -> int:
         return FACILITIES["daemon"]
     if text in FACILITIES:
         return FACILITIES[text]
-    if text.isascii() and text.isdigit() and int(text) <= 23:
+    if text.isascii() and text.isdecimal() and int(text) <= 23:
         return int(text)
     raise InvalidArgument("invalid syslog facility")
 
@@ -255,7 +255,7 @@ def _check_gelf(options: Mapping[str, str]) -> None:
             continue
         if kind != "tcp":
             raise InvalidArgument(f'"{name}" is only valid for TCP')
-        if not options[name].isdigit():
+        if not options[name].isdecimal():
             raise InvalidArgument(f'"{name}" must be a positive integer')
 
 

@@ -59,7 +59,7 @@ def normal(platform: Platform) -> Platform:
     architecture, variant = platform.architecture.lower(), platform.variant.lower()
     architecture, implied = _ARCHITECTURES.get(architecture, (architecture, ""))
     variant = variant or implied
-    if variant.isdigit():
+    if variant.isdecimal():
         variant = "v" + variant
     if (architecture, variant) in (("arm64", "v8"), ("amd64", "v1")):
         variant = ""

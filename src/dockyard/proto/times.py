@@ -135,7 +135,7 @@ def parse_moment(text: str, now: int, utc_offset: int = 0) -> int:
     try:
         if _UNIX.match(text):
             return parse_unix(text)
-        if text[:4].isdigit() and text[4:5] == "-":
+        if text[:4].isdecimal() and text[4:5] == "-":
             return parse_rfc3339(text, utc_offset)
         return now - parse_duration(text)
     except ValueError:

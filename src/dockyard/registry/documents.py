@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from dockyard.model import oci
+from dockyard.model import oci, untrusted
 from dockyard.registry import names
 from dockyard.registry.errors import RegistryError
 
@@ -66,8 +66,8 @@ def parse(content: bytes, content_type: str) -> tuple[Document, str]:
     if len(content) > MAX_MANIFEST:
         raise RegistryError("MANIFEST_INVALID", f"manifest larger than {MAX_MANIFEST} bytes", status=413)
     try:
-        document = msgspec.json.decode(content, type=Document)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        document = untrusted.decode(content, Document)
+    except msgspec.MsgspecError as error:
         raise _invalid(str(error)) from None
     given = content_type.partition(";")[0].strip()
     if document.media_type and given and document.media_type != given:

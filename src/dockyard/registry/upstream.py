@@ -21,6 +21,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from dockyard.model import untrusted
 from dockyard.model.errors import InvalidArgument
 from dockyard.registry.backend import CHUNK
 from dockyard.registry.documents import KNOWN, MAX_MANIFEST
@@ -150,7 +151,11 @@ class Upstream:
         ) as answer:
             if answer.status != 200:
                 raise _failed(f"its token server answers {answer.status}")
-            document = msgspec.json.decode(await _bounded(answer, _LARGEST_TOKEN), type=dict[str, Any])
+            content = await _bounded(answer, _LARGEST_TOKEN)
+        try:
+            document = untrusted.decode(content, dict[str, Any])
+        except msgspec.MsgspecError:
+            raise _failed("its token server's answer is no token document") from None
         token = document.get("token") or document.get("access_token")
         life = document.get("expires_in")
         if not isinstance(token, str):

@@ -215,7 +215,7 @@ class Layout:
         except FileNotFoundError:
             write_file(self.format, f"{FORMAT}\n".encode())
             return
-        if not text.isdigit() or int(text) > FORMAT:
+        if not text.isdecimal() or int(text) > FORMAT:
             raise SystemFailure(
                 f"data root {self.data_root} has format {text!r}; "
                 f"this dockyard reads up to {FORMAT} and leaves it as it is"

@@ -128,7 +128,7 @@ def test_one_string_for_a_list_of_one() -> None:
         (b"[]", "invalid JSON: expected object, got array"),
         (b'{"Memory": NaN}', "invalid JSON: the body is not JSON"),
         (b"\xff\xfe", "invalid JSON: invalid character"),
-        (b"[" * 100_000, "invalid JSON: the body is not JSON"),
+        (b"[" * 100_000, "invalid JSON: exceeded max depth"),
         (b'{"Memory": 99999999999999999999999}', "invalid JSON: field Memory: "),
     ],
 )
@@ -136,6 +136,32 @@ def test_bodies_that_are_wrong(body: bytes, text: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         wire.decode(body, HostConfig)
     assert caught.value.message.startswith(text)
+
+
+@pytest.mark.parametrize("depth", [300, 990, 5000, 200_000])
+@pytest.mark.parametrize("name", ["Image", "HostConfig", "Nonsense"])
+def test_nesting_without_end(name: str, depth: int) -> None:
+    for opening, closing in ("[", "]"), ('{"a":', "}"):
+        body = f'{{"{name}": {opening * depth}1{closing * depth}}}'.encode()
+        try:
+            wire.decode(body, CreateRequest)
+        except InvalidArgument as error:
+            assert "max depth" in error.message or "expected" in error.message.lower()
+
+
+def test_text_that_is_no_utf8_gets_replacement_characters() -> None:
+    """As with Go. Half of a surrogate pair could be read, and never written again."""
+    body = b'{"Image": "a\xff", "Env": ["\\ud800=\\udc00", "\\ud83d\\ude00"], "Labels": {"\\ud800": "\xed\xa0\x80"}}'
+    found = wire.decode(body, CreateRequest)
+    assert (found.image, found.env) == ("a\ufffd", ["\ufffd=\ufffd", "\U0001f600"])
+    assert found.labels == {"\ufffd": "\ufffd" * 3}
+    assert msgspec.json.encode(found.env)
+
+
+def test_which_fields_a_body_has() -> None:
+    body = b'{"IMAGE": "\xff", "HostConfig": {"Memory": 1, "memory": 2}, "x": null}'
+    assert wire.fields(body) == {"image": "\ufffd", "hostconfig": {"Memory": 1, "memory": 2}, "x": None}
+    assert wire.fields(b"[]") == {}
 
 
 def test_a_round_trip_through_dockers_names() -> None:

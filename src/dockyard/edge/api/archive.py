@@ -11,7 +11,6 @@ import stat
 from collections.abc import AsyncIterator, Collection
 from typing import Any, Final
 
-import msgspec
 from aiohttp import web
 from msgspec import Struct
 
@@ -136,7 +135,7 @@ def _overrides(body: bytes | None) -> Overrides:
     if body is None:
         return Overrides()
     request = wire.decode(body, CreateRequest)
-    document = {key.lower(): value for key, value in msgspec.json.decode(body, type=dict[str, Any]).items()}
+    document = wire.fields(body)
     host = {key.lower() for key in document.get("hostconfig") or ()}
     networking = request.networking_config
     networks = None

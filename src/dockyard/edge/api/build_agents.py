@@ -6,14 +6,15 @@ Owns: the request that becomes a raw stream. Does not own: the pool (`engine.bui
 from __future__ import annotations
 
 import functools
-import json
 import socket
 
+import msgspec
 from aiohttp import web
 
 from dockyard.edge.routing import Call, Route
 from dockyard.edge.streams import finished, hijack
 from dockyard.engine.builds.request import Agent
+from dockyard.model import untrusted
 from dockyard.model.errors import InvalidArgument
 
 _MAX_TOKEN = 128  # characters
@@ -23,10 +24,10 @@ def agents(call: Call) -> dict[str, Agent]:
     """`ssh=["default"]` and `session=TOKEN` of a build: agent → how a step gets a connection to it."""
     text = call.text("ssh")
     try:
-        names = json.loads(text) if text else []
-    except ValueError:
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        names = untrusted.decode(text, list[str]) if text else []
+    except msgspec.MsgspecError:
+        names = [""]
+    if not all(names):
         raise InvalidArgument("error reading ssh: a JSON array of agents' names is expected")
     if not names:
         return {}

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from dockyard.edge.routing import Call
+from dockyard.model import untrusted
 from dockyard.model.build import BuildOptions, NamedContext, TypedSpec
 from dockyard.model.container import Ulimit
 from dockyard.model.errors import InvalidArgument
@@ -98,7 +99,7 @@ def secrets(call: Call) -> dict[str, bytes]:
     if not header:
         return {}
     try:
-        document = msgspec.json.decode(base64.b64decode(_standard(header), validate=True), type=dict[str, str])
+        document = untrusted.decode(base64.b64decode(_standard(header), validate=True), dict[str, str])
         values = {name: base64.b64decode(_standard(value), validate=True) for name, value in document.items()}
     except (binascii.Error, msgspec.MsgspecError, ValueError):
         raise InvalidArgument(f"{SECRETS}: base64 of a JSON object of base64 values is expected") from None
@@ -132,7 +133,7 @@ def _json(call: Call, name: str, kind: type[T], default: T) -> T:
     if not text or text == "null":
         return default
     try:
-        return msgspec.json.decode(text.encode("utf-8", "surrogateescape"), type=kind)
+        return untrusted.decode(text, kind)
     except msgspec.MsgspecError as error:
         raise InvalidArgument(f"error reading {_WORDS.get(name, name)}: {error}: {_cut(text)}") from None
 
@@ -177,7 +178,7 @@ def _ulimits(call: Call) -> list[Ulimit]:
     if not text or text == "null":
         return []
     try:
-        found = msgspec.json.decode(text.encode("utf-8", "surrogateescape"), type=list[_Ulimit])
+        found = untrusted.decode(text, list[_Ulimit])
     except msgspec.MsgspecError:
         raise InvalidArgument(f"error reading ulimit settings: {_cut(text)}") from None
     return [Ulimit(each.name, each.soft, each.hard) for each in found]

@@ -20,6 +20,7 @@ from dockyard.edge.routing import Call, Route
 from dockyard.engine.images import Deleted, HistoryEntry, Image, Listed, LoadedImage, Variant
 from dockyard.engine.transfers import Message
 from dockyard.engine.transfers.progress import Feed
+from dockyard.model import untrusted
 from dockyard.model.container import ContainerConfig
 from dockyard.model.errors import DockyardError, InvalidArgument
 from dockyard.model.oci import ImageConfig, Platform, run_config
@@ -92,8 +93,8 @@ def _wanted_platform(call: Call, since: tuple[int, int]) -> Platform | None:
     if not text or call.version < since:
         return None
     try:
-        wanted = msgspec.json.decode(text.encode(), type=Platform)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+        wanted = untrusted.decode(text, Platform)
+    except msgspec.MsgspecError as error:
         raise InvalidArgument(f"failed to parse platform: {error}") from None
     if not wanted.os or not wanted.architecture:
         raise InvalidArgument("both OS and Architecture must be provided")

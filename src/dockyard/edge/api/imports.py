@@ -79,6 +79,6 @@ async def _from_web(call: Call, source: str, out: JsonStream, options: dict[str,
 def _moment(call: Call, name: str) -> int | None:
     """Seconds as ns. An extension of ours: other daemons take no notice and date the image themselves."""
     text = call.text(name)
-    if text and not (text.isdigit() and len(text) < 12):
+    if text and not (text.isdecimal() and len(text) < 12):
         raise InvalidArgument(f"invalid {name} {text[:40]!r}: seconds since 1970 are expected")
     return int(text) * _SECOND if text else None

@@ -2,7 +2,8 @@
 
 Owns: the table of names (`docker_name`), wire structs derived from the snake_case structs of `model` (and of this
 package), reading a body as Go's encoding/json would (field names without regard to case, unknown fields ignored, null
-leaves a field alone, the last of duplicate keys wins), writing a value. Does not own: what a body means.
+leaves a field alone, the last of duplicate keys wins, half a surrogate pair is a replacement character), writing a
+value. Does not own: what a body means.
 
 A struct that is renamed already (`class Body(Struct, rename=docker_name)`) is its own wire struct; a snake_case one
 gets a twin: `wire_type(HostConfig)` has the same attributes under Docker's names. `decode` gives back the snake_case
@@ -71,6 +72,8 @@ _OMIT_DEFAULTS = frozenset({container.EndpointIPAMConfig})
 # Fields that take one string for a list of one (Go's strslice).
 _ONE_OR_MANY = frozenset({"Cmd", "Entrypoint", "Shell"})
 _INT64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]  # what Go's fields hold
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_TOO_DEEP = "invalid JSON: exceeded max depth"
 _AT = re.compile(r"(?P<problem>.*?)(?: - at `(?P<path>(?:key in )?\$.*)`)?\Z", re.DOTALL)
 _JSON_KINDS = {"str": "string", "int": "integer", "bool": "boolean", "float": "number", "array": "array"}
 
@@ -155,28 +158,46 @@ def decode(data: bytes, target: type[T]) -> T:
     """
     try:
         value = _decoder(cast(Hashable, target), True).decode(data)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         value = _decode_leniently(data, target)
     if _is_plain_struct(target):
         return msgspec.convert(value, target, from_attributes=True)
     return cast(T, value)
 
 
-def _decode_leniently(data: bytes, target: Any) -> Any:
-    annotation = _wire_annotation(target, False)
+def fields(data: bytes) -> dict[str, Any]:
+    """What stands in a body of an object, as it was sent but for the case of the names, which are lower.
+
+    For who has to know which fields a client gave; `decode` has said before that the body is all right.
+    """
+    document = _parsed(data)
+    pairs = document if isinstance(document, _Pairs) else ()
+    return {key.lower(): dict(value) if isinstance(value, _Pairs) else value for key, value in pairs}
+
+
+def _parsed(data: bytes) -> Any:
     try:
         text = data.decode("utf-8", "replace")
-        document = json.loads(text, object_pairs_hook=_Pairs, parse_constant=_refuse_constant)
+        return json.loads(text, object_pairs_hook=_Pairs, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise InvalidArgument(_syntax_problem(error, data)) from None
-    except (ValueError, RecursionError):
+    except RecursionError:
+        raise InvalidArgument(_TOO_DEEP) from None
+    except ValueError:
         raise InvalidArgument("invalid JSON: the body is not JSON") from None
+
+
+def _decode_leniently(data: bytes, target: Any) -> Any:
+    annotation = _wire_annotation(target, False)
+    document = _parsed(data)
     if document is None and _is_plain_struct(target):
         document = _Pairs()
     try:
         return msgspec.convert(_straighten(document, annotation), annotation)
     except msgspec.ValidationError as error:
         raise InvalidArgument(_type_problem(str(error))) from None
+    except RecursionError:
+        raise InvalidArgument(_TOO_DEEP) from None
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -226,7 +247,12 @@ def _straighten(value: Any, annotation: Any) -> Any:
         sequence = _pick(annotation, lambda hint: typing.get_origin(hint) is list)
         item = typing.get_args(sequence)[0] if sequence is not None else Any
         return [_straighten(element, item) for element in value]
-    return value
+    return _whole(value) if isinstance(value, str) else value
+
+
+def _whole(text: str) -> str:
+    """Text that can be written again: JSON can name one half of a surrogate pair, UTF-8 cannot."""
+    return text if text.isascii() else _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def _pick(annotation: Any, wanted: typing.Callable[[Any], bool]) -> Any:
@@ -239,7 +265,7 @@ def _pick(annotation: Any, wanted: typing.Callable[[Any], bool]) -> Any:
 def _straighten_mapping(pairs: _Pairs, annotation: Any) -> dict[str, Any]:
     mapping = _pick(annotation, lambda hint: typing.get_origin(hint) is dict)
     item = typing.get_args(mapping)[1] if mapping is not None else Any
-    return {key: _straighten(element, item) for key, element in pairs}
+    return {_whole(key): _straighten(element, item) for key, element in pairs}
 
 
 def _straighten_struct(pairs: _Pairs, struct: type[Struct]) -> dict[str, Any]:

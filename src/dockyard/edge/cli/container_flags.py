@@ -95,7 +95,7 @@ def _network(text: str) -> dict[str, Any]:
             name, _, option = given.partition("=")
             out.setdefault(key, {})[name.lower()] = option
         elif key == "gw-priority":
-            if not given.lstrip("-").isdigit():
+            if not given.lstrip("-").isdecimal():
                 raise ValueError(f"invalid gw-priority: {given}")
             out[key] = int(given)
         else:
@@ -132,7 +132,7 @@ ULIMIT = Kind("ulimit", _ulimit)
 
 def _weight_device(text: str) -> dict[str, Any]:
     path, rate = _device_value(text)
-    if not rate.isdigit() or (rate != "0" and not 10 <= int(rate) <= 1000):
+    if not rate.isdecimal() or (rate != "0" and not 10 <= int(rate) <= 1000):
         raise ValueError(f"invalid weight for device: {text}")
     return {"Path": path, "Weight": int(rate)}
 
@@ -150,7 +150,7 @@ def _device_bytes(text: str) -> dict[str, Any]:
 
 def _device_operations(text: str) -> dict[str, Any]:
     path, rate = _device_value(text)
-    if not rate.isdigit():
+    if not rate.isdecimal():
         raise ValueError(f"invalid rate for device: {text}. The correct format is <device-path>:<number>")
     return {"Path": path, "Rate": int(rate)}
 

@@ -226,7 +226,7 @@ def _restart(call: Call) -> Object | None:
 def parse_restart(text: str) -> Object:
     """`on-failure:3` → a RestartPolicy."""
     name, colon, count = text.partition(":")
-    if colon and not count.isdigit():
+    if colon and not count.isdecimal():
         raise CliError("invalid restart policy format: maximum retry count must be an integer")
     if not name:
         raise CliError("invalid restart policy format: no policy provided before colon")
@@ -294,7 +294,7 @@ def _gpus(text: str) -> Object:
 
 
 def _gpu_count(text: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise CliError(f'invalid count ({text}): value must be either "all" or an integer')
     return int(text)
 

@@ -58,7 +58,7 @@ def _filter(text: str) -> tuple[str, str]:
 def _size(text: str) -> int:
     from dockyard.proto.units import parse_size
 
-    return int(text) if text.lstrip("-").isdigit() else parse_size(text)
+    return int(text) if text.lstrip("-").isdecimal() else parse_size(text)
 
 
 def _duration(text: str) -> int:

@@ -61,7 +61,7 @@ def _tcp(text: str, scheme: str, rest: str, tls: Tls | None) -> Host:
     name, colon, port = address.rpartition(":")
     if not colon or "]" in port:
         name, port = address, ""
-    if port and not (port.isdigit() and int(port) < 65536):
+    if port and not (port.isdecimal() and int(port) < 65536):
         raise CliError(f"{text}: the port is not a number below 65536")
     if scheme == "https" and tls is None:
         tls = Tls(True, "", "", "")

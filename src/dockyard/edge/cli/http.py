@@ -122,7 +122,7 @@ class Connection:
         while True:
             version, _, rest = self.line(_NO_ANSWER).decode("latin-1").partition(" ")
             status, _, reason = rest.partition(" ")
-            if not version.startswith("HTTP/1.") or not status.isdigit():
+            if not version.startswith("HTTP/1.") or not status.isdecimal():
                 raise CliError(f"{self.host.text} does not speak HTTP" + _tls_hint(self.host))
             headers: dict[str, str] = {}
             while line := self.line():

@@ -21,7 +21,7 @@ from msgspec import Struct, field
 from dockyard.engine.builds.ground import Session, Tree
 from dockyard.engine.transfers.contents import Made, Stored
 from dockyard.engine.transfers.downloads import BlobSource, Wanted
-from dockyard.model import oci
+from dockyard.model import oci, untrusted
 from dockyard.model.build import BuildOptions, Planned, TypedSpec, VertexDone, VertexInfo, VertexStarted, Warned
 from dockyard.model.errors import DockyardError, InvalidArgument, NotFound
 from dockyard.model.oci import Descriptor, Manifest
@@ -294,8 +294,8 @@ def parse_document(data: bytes, media_type: str) -> Document | None:
     """The document in a configuration; None: there is none. InvalidArgument if it is damaged."""
     try:
         if media_type == CACHE_CONFIG:
-            return msgspec.json.decode(data, type=Document)
-        raw = msgspec.json.decode(data)
+            return untrusted.decode(data, Document)
+        raw = untrusted.decode(data)
         found = raw.get(INLINE) if isinstance(raw, dict) else None
         return msgspec.convert(found, Document) if found is not None else None
     except msgspec.MsgspecError as error:

@@ -32,7 +32,7 @@ from dockyard.engine.builds.cachetransfer import (
     steps_within,
 )
 from dockyard.engine.builds.ground import Ground, Session, Tree
-from dockyard.model import oci
+from dockyard.model import oci, untrusted
 from dockyard.model.build import BuildOptions, TypedSpec, Warned
 from dockyard.model.errors import DockyardError, InvalidArgument, NotFound, SystemFailure
 from dockyard.model.oci import Descriptor, Manifest
@@ -231,7 +231,7 @@ def _chosen(index: Manifest, spec: TypedSpec) -> Descriptor:
 
 def _decode(data: bytes, what: str) -> Manifest:
     try:
-        return msgspec.json.decode(data, type=Manifest)
+        return untrusted.decode(data, Manifest)
     except msgspec.MsgspecError as error:
         raise InvalidArgument(f"its {what} is damaged: {error}") from None
 

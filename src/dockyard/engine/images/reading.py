@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from dockyard.engine.images.variants import host_platform
-from dockyard.model import oci
+from dockyard.model import oci, untrusted
 from dockyard.model.errors import InvalidArgument
 from dockyard.model.oci import Descriptor, Manifest, Platform
 from dockyard.proto import platforms, references
@@ -96,8 +96,8 @@ def _platform(config: bytes) -> Platform:
 def _docker_entries(spool: Spool) -> list[_DockerEntry]:
     data = spool.read("manifest.json", f"{WHAT}: manifest.json", oci.MAX_DOCUMENT)
     try:
-        entries = msgspec.json.decode(data, type=list[_DockerEntry])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        entries = untrusted.decode(data, list[_DockerEntry])
+    except msgspec.MsgspecError as error:
         raise InvalidArgument(f"{WHAT}: manifest.json: {error}") from None
     if len(entries) > _MAX_IMAGES:
         raise InvalidArgument(f"{WHAT}: more than {_MAX_IMAGES} images")
@@ -219,8 +219,8 @@ class _Layout:
 def _check_layout(spool: Spool) -> None:
     data = spool.read("oci-layout", f"{WHAT}: oci-layout", 4096)
     try:
-        version = msgspec.json.decode(data, type=dict[str, str]).get("imageLayoutVersion", "")
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        version = untrusted.decode(data, dict[str, str]).get("imageLayoutVersion", "")
+    except msgspec.MsgspecError as error:
         raise InvalidArgument(f"{WHAT}: oci-layout: {error}") from None
     if not version.startswith("1."):
         raise InvalidArgument(f"{WHAT}: oci-layout: unknown version {version[:20]!r}")

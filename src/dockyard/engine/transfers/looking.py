@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from dockyard.engine.transfers.pulling import resolve
-from dockyard.model import oci
+from dockyard.model import oci, untrusted
 from dockyard.model.errors import InvalidArgument, NotFound
 from dockyard.model.oci import Descriptor, Platform
 from dockyard.proto.filters import Filters
@@ -93,8 +93,8 @@ async def search(session: Session, domain: str, words: str, limit: int, filters:
     except NotFound:
         raise NotFound(f"registry {domain} offers no search") from None
     try:
-        answer = msgspec.json.decode(data, type=_Answer)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        answer = untrusted.decode(data, _Answer)
+    except msgspec.MsgspecError:
         raise InvalidArgument(f"{what}: the answer is no list of results") from None
     return [result for result in answer.results or [] if wanted.fits(result)][:limit]
 

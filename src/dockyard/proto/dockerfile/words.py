@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct, field
 
+from dockyard.model import untrusted
 from dockyard.proto.dockerfile import globs
 from dockyard.proto.dockerfile.errors import Problem
 
@@ -298,8 +299,8 @@ def json_words(text: str) -> tuple[str, ...] | None:
     if not text.lstrip().startswith("["):
         return None
     try:
-        values = msgspec.json.decode(text.encode("utf-8", "surrogatepass"))
-    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        values = untrusted.decode(text)
+    except msgspec.DecodeError:
         return None
     if not all(isinstance(value, str) for value in values):
         raise Problem("when using JSON array syntax, arrays must be comprised of strings only", at=text[:40])

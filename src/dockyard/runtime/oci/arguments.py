@@ -43,7 +43,7 @@ class Arguments:
 
     def number(self, name: str, default: int = 0) -> int:
         text = self.text(name)
-        if text and not text.isdigit():
+        if text and not text.isdecimal():
             raise OciError(f"--{name}: {text!r} is not a number")
         return int(text) if text else default
 

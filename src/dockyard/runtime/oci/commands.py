@@ -51,6 +51,7 @@ def _wanted(arguments: Arguments, *, foreground: bool = False) -> Wanted:
         arguments.flag("systemd-cgroup"),
         arguments.flag("limited"),
         arguments.flag("entered"),
+        tuple(arguments.many("cgroup")),
     )
 
 
@@ -58,7 +59,7 @@ def _making(arguments: Arguments, *, foreground: bool = False) -> Wanted:
     """With the sockets that systemd, or who else speaks its protocol, gave us for the container (sd_listen_fds(3))."""
     wanted = _wanted(arguments, foreground=foreground)
     text = os.environ.get("LISTEN_FDS", "")
-    if not text.isdigit() or text == "0" or os.environ.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()):
+    if not text.isdecimal() or text == "0" or os.environ.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()):
         return wanted
     told = [f"LISTEN_FDS={text}", "LISTEN_PID=1"]
     if names := os.environ.get("LISTEN_FDNAMES"):
@@ -78,10 +79,10 @@ def _run(root: str, arguments: Arguments) -> int:
     try:
         if not detach:
             foreground.hand_on_signals(spawned)  # the program may run, and say so, before `start` has returned
-        launching.start(container)
+        ready = launching.start(container, follower=0 if detach else os.getpid())
         if detach:
             return 0
-        code = foreground.follow(spawned)
+        code = foreground.follow(spawned, ready)
     except BaseException:
         launching.destroy(container)
         raise
@@ -110,11 +111,11 @@ def _kill(root: str, arguments: Arguments) -> int:
 
 def parse_signal(text: str) -> int:
     """ "15", "TERM", "SIGTERM", "RTMIN+1" as a number. Raises OciError."""
-    if text.isdigit() and int(text) <= 64:  # 0 only asks whether there is somebody
+    if text.isdecimal() and int(text) <= 64:  # 0 only asks whether there is somebody
         return int(text)
     name, plus, offset = text.upper().removeprefix("SIG").partition("+")
     found = signal.Signals.__members__.get(f"SIG{name}")
-    if found is None or (plus and not offset.isdigit()):
+    if found is None or (plus and not offset.isdecimal()):
         raise OciError(f"unknown signal {text!r}")
     return int(found) + (int(offset) if plus else 0)
 
@@ -189,7 +190,7 @@ def _change_user(spec: dict[str, Any], arguments: Arguments) -> None:
     user: dict[str, Any] = spec.setdefault("user", {})
     if text:
         uid, _, gid = text.partition(":")
-        if not uid.isdigit() or (gid and not gid.isdigit()):
+        if not uid.isdecimal() or (gid and not gid.isdecimal()):
             raise OciError(f"exec: --user: {text!r} is not UID[:GID]")
         for extension in ("username", "groupAdd"):  # of bundles that our engine made
             user.pop(extension, None)
@@ -197,7 +198,7 @@ def _change_user(spec: dict[str, Any], arguments: Arguments) -> None:
         if gid:
             user["gid"] = int(gid)
     if groups:
-        if not all(group.isdigit() for group in groups):
+        if not all(group.isdecimal() for group in groups):
             raise OciError(f"exec: --additional-gids: {groups} are not numbers")
         user["additionalGids"] = [*(user.get("additionalGids") or []), *map(int, groups)]
 
@@ -250,7 +251,7 @@ def _ps(root: str, arguments: Arguments) -> int:
     column = lines[0].split().index("PID")
     print(lines[0])
     for line in lines[1:]:
-        if line.split()[column].isdigit() and int(line.split()[column]) in pids:
+        if line.split()[column].isdecimal() and int(line.split()[column]) in pids:
             print(line)
     return 0
 
@@ -330,6 +331,7 @@ _EXEC = (
     Option(("cap", "c"), many=True),
     Option(("apparmor",)),
     Option(("process-label",)),
+    Option(("cgroup",), many=True),
     Option(("ignore-paused",), value=False),
 )
 _FORMAT = Option(("format", "f"))

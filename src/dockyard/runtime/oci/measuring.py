@@ -134,7 +134,7 @@ def _seconds(text: str) -> float:
     """Go's way of writing a duration, as far as one looks at containers: "500ms", "5s", "1m"."""
     for suffix, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)):
         number = text.removesuffix(suffix)
-        if number != text and number.replace(".", "", 1).isdigit() and float(number) > 0:
+        if number != text and number.replace(".", "", 1).isdecimal() and float(number) > 0:
             return float(number) * factor
     raise OciError(f"events: --interval: {text!r} is not a duration above 0, as 5s")
 

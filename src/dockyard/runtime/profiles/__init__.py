@@ -11,8 +11,8 @@ Linux 4.3 use the separate calls.
 from __future__ import annotations
 
 import json
+import pkgutil
 from collections.abc import Collection, Mapping
-from importlib import resources
 from typing import Any, Final
 
 from dockyard.model.errors import InvalidArgument
@@ -27,8 +27,7 @@ ARCHITECTURES: Final = {
 
 def default_profile() -> dict[str, Any]:
     """The default profile, read from the package (10 KB; the caller keeps it)."""
-    text = resources.files(__name__).joinpath("seccomp-default.json").read_bytes()
-    document: dict[str, Any] = json.loads(text)
+    document: dict[str, Any] = json.loads(pkgutil.get_data(__name__, "seccomp-default.json") or b"")
     return document
 
 
@@ -108,6 +107,6 @@ def _selected(rule: Mapping[str, Any], capabilities: frozenset[str], goarch: str
 
 def _version(text: str) -> tuple[int, int]:
     major, _, minor = text.partition(".")
-    if not (major.isdigit() and minor.isdigit()):
+    if not (major.isdecimal() and minor.isdecimal()):
         raise InvalidArgument(f"Decoding seccomp profile failed: minKernel {text!r} is not MAJOR.MINOR")
     return int(major), int(minor)

@@ -104,7 +104,7 @@ def _owner(chown: str, trees: Sequence[str]) -> tuple[int, int]:
             )
         except LookupFailed as error:
             raise InvalidArgument(f"chown {chown}: {error}") from error
-    number = user.isdigit() and not group
+    number = user.isdecimal() and not group
     return found.uid, found.uid if number and not _has_entry(found.uid, trees) else found.gid
 
 

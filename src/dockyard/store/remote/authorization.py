@@ -12,14 +12,16 @@ import base64
 import time
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 from msgspec import Struct
 
+from dockyard.model import untrusted
 from dockyard.model.errors import Forbidden, InvalidArgument, Unauthorized
 from dockyard.proto.dockerconfig import Credentials
 from dockyard.proto.wwwauth import Challenge
+from dockyard.store.remote.addresses import absolute
 from dockyard.store.remote.errors import explain
 from dockyard.store.remote.transport import Transport
 
@@ -118,9 +120,8 @@ class Authorizer:
 
     def _realm(self, text: str) -> str:
         """Where tokens come from, checked: not downgraded, and not a stranger if it gets credentials."""
-        realm = urljoin(self._base + "/v2/", text)
-        parts = urlsplit(realm)
-        if not text or parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        realm = absolute(text, self._base + "/v2/") if text else None
+        if realm is None or (parts := urlsplit(realm)).username:
             raise InvalidArgument(f"registry {self._host}: invalid token realm {text[:200]!r}")
         rules = self._transport.rules
         if parts.scheme == "http" and self._base.startswith("https:") and not rules.is_insecure(parts.netloc):
@@ -162,8 +163,8 @@ class Authorizer:
             if response.status != 200:
                 raise explain(response.status, data, what, response.headers.get("Retry-After", ""))
         try:
-            return msgspec.json.decode(data, type=_Token)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return untrusted.decode(data, _Token)
+        except msgspec.MsgspecError:
             raise InvalidArgument(f"{what}: its answer is no token document") from None
 
 

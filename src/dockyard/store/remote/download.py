@@ -12,11 +12,13 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
-from dockyard.model.errors import Forbidden, InvalidArgument, NotFound, SystemFailure
+from dockyard.model.errors import NO_SPACE, Forbidden, InvalidArgument, NotFound, SystemFailure
+from dockyard.proto.buildcontext import public
 from dockyard.proto.registries import address_of, is_local
 from dockyard.store.bytestream import write_all
+from dockyard.store.remote.addresses import absolute
 from dockyard.store.remote.transport import Transport
 
 _REDIRECTS: Final = 10
@@ -45,6 +47,8 @@ async def download(
 ) -> Download:
     """Write what is at `url` to `fd`. `limit`: bytes. NotFound, InvalidArgument, Forbidden, or SystemFailure naming the
     URL (without what it has of passwords)."""
+    if absolute(url) is None:
+        raise InvalidArgument(f"invalid address {public(url)[:200]!r}")
     shown, at = _shown(url), url
     may_be_local = _is_local_host(url)
     for _ in range(_REDIRECTS + 1):
@@ -63,12 +67,12 @@ async def download(
                 raise InvalidArgument(f"{shown}: invalid response status {status}")
             total = response.content_length or 0
             if total > limit:
-                raise InvalidArgument(f"{shown}: {total} bytes are more than there is room for ({limit})")
+                raise SystemFailure(f"{shown}: {NO_SPACE}: {total} bytes are more than there is room for ({limit})")
             hasher, size, write = hashlib.sha256(), 0, write_all(fd)
             async for chunk in response.content.iter_chunked(_CHUNK):
                 size += len(chunk)
                 if size > limit:
-                    raise InvalidArgument(f"{shown}: more than {limit} bytes, for which there is no room")
+                    raise SystemFailure(f"{shown}: {NO_SPACE}: more than {limit} bytes")
                 hasher.update(chunk)
                 try:
                     write(memoryview(chunk))
@@ -89,11 +93,10 @@ def free_bytes(path: str, reserve: int = 64 << 20) -> int:
 
 
 def _next(at: str, location: str, shown: str) -> str:
-    target = urljoin(at, location)
-    parts = urlsplit(target)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    target = absolute(location, at)
+    if target is None:
         raise InvalidArgument(f"{shown}: redirected to {location[:200]!r}, which is no web address")
-    if at.startswith("https:") and parts.scheme != "https":
+    if at.startswith("https:") and not target.startswith("https:"):
         raise Forbidden(f"{shown}: refused: redirected from https to http")
     return target
 

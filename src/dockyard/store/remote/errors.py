@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
+from dockyard.model import untrusted
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
 
 _MAX_TEXT = 1000  # characters of a registry's own words
@@ -43,7 +44,7 @@ def explain(status: int, body: bytes, what: str, retry_after: str = "") -> Docky
     code, text = _told(body)
     told = f"{code}: {text}" if code and text else code or text
     if status == 429 or code == "toomanyrequests":
-        after = float(retry_after) if retry_after.isdigit() and len(retry_after) < 10 else None
+        after = float(retry_after) if retry_after.isdecimal() and len(retry_after) < 10 else None
         text = told or f"toomanyrequests: {what}: the registry's rate limit is reached"
         wait = f" (it asks to wait for {after:.0f} seconds)" if after else ""
         return TooManyRequests(text + wait, after)
@@ -61,8 +62,8 @@ def explain(status: int, body: bytes, what: str, retry_after: str = "") -> Docky
 def _told(body: bytes) -> tuple[str, str]:
     """(code as Docker's Go prints it, message) of the first error of an answer's body."""
     try:
-        document = msgspec.json.decode(body, type=_Errors)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        document = untrusted.decode(body, _Errors)
+    except msgspec.MsgspecError:
         return "", ""
     if document.errors:
         first = document.errors[0]

@@ -17,9 +17,10 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from dockyard.model import oci
+from dockyard.model import oci, untrusted
 from dockyard.model.errors import DockyardError, InvalidArgument, NotFound
 from dockyard.model.oci import Descriptor, Manifest
+from dockyard.store.remote.addresses import absolute
 from dockyard.store.remote.authorization import read_limited
 from dockyard.store.remote.errors import Temporary
 from dockyard.store.remote.session import Body, Session, pause
@@ -94,8 +95,8 @@ class Repository:
                 data = await read_limited(response, oci.MAX_DOCUMENT, what)
                 link = response.headers.get("Link", "")
             try:
-                page = msgspec.json.decode(data, type=dict[str, Any]).get("tags") or []
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+                page = untrusted.decode(data, dict[str, Any]).get("tags") or []
+            except msgspec.MsgspecError:
                 raise InvalidArgument(f"{what}: not a list of tags") from None
             found += [tag for tag in page if isinstance(tag, str)]
             following = re.match(r'\s*<([^>]+)>\s*;\s*rel="?next"?', link)
@@ -103,7 +104,10 @@ class Repository:
         return found
 
     def _page(self, link: str) -> str:
-        parts = urlsplit(link)  # of this registry, whatever host it names
+        address = absolute(link, "http://registry/")
+        if address is None:
+            raise InvalidArgument(f"its list of tags goes on at an invalid address {link[:200]!r}")
+        parts = urlsplit(address)  # of this registry, whatever host it names
         return parts.path + (f"?{parts.query}" if parts.query else "")
 
     # --- blobs out -------------------------------------------------------------------------------------------------
@@ -220,7 +224,7 @@ class Repository:
             if response.status == 201:
                 return None
             least = response.headers.get("OCI-Chunk-Min-Length", "")
-            return Begun(self._location(response, what), min(int(least), _MAX_PIECE) if least.isdigit() else 0)
+            return Begun(self._location(response, what), min(int(least), _MAX_PIECE) if least.isdecimal() else 0)
 
     async def position(self, location: str, what: str) -> tuple[str, int] | None:
         """(address to go on at, bytes that the registry has) of an upload. None: it does not say, or has none.

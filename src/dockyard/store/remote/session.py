@@ -15,13 +15,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument
 from dockyard.proto import wwwauth
 from dockyard.proto.dockerconfig import Credentials
 from dockyard.proto.registries import NO_FILES, Place, address_of, hostname, is_local
 from dockyard.proto.wwwauth import Challenge
+from dockyard.store.remote.addresses import absolute
 from dockyard.store.remote.authorization import Authorizer, TokenCache, read_limited
 from dockyard.store.remote.errors import Temporary, TooManyRequests, explain
 from dockyard.store.remote.transport import Limits, Transport
@@ -154,7 +155,9 @@ class Session:
         `url`: a path of this registry, or an address that it named. Not retried: `again` does that.
         """
         await self.find()
-        target = urljoin(self._base + "/", url)
+        target = absolute(url, self._base + "/")
+        if target is None:
+            raise InvalidArgument(f"{what}: led to an invalid address {url[:200]!r}")
         refused = ""
         hops = 0
         while True:
@@ -206,12 +209,12 @@ class Session:
 
     def _next(self, target: str, response: aiohttp.ClientResponse, hops: int, what: str) -> str:
         location = response.headers.get("Location", "")
-        following = urljoin(target, location)
-        parts = urlsplit(following)
+        following = absolute(location, target) if location else None
         if hops > _REDIRECTS:
             raise InvalidArgument(f"{what}: stopped after {_REDIRECTS} redirects")
-        if not location or parts.scheme not in ("http", "https") or not parts.hostname:
+        if following is None:
             raise InvalidArgument(f"{what}: redirected to an invalid address {location[:200]!r}")
+        parts = urlsplit(following)
         downgrade = parts.scheme == "http" and target.startswith("https:")
         if downgrade and not self._transport.rules.is_insecure(parts.netloc):
             raise Forbidden(f"{what}: refused a redirect from https to http ({parts.netloc})")

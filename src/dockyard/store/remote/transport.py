@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dockyard import __version__
-from dockyard.model.errors import DockyardError, Forbidden
+from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument
 from dockyard.proto.registries import NO_FILES, IPAddress, RegistryRules, TLSFiles, address_of, hostname, is_local
 from dockyard.store.remote import tls
+from dockyard.store.remote.addresses import absolute
 from dockyard.store.remote.errors import Temporary
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class Transport:
         import aiohttp
         import yarl
 
+        if absolute(url) is None:
+            raise InvalidArgument(f"invalid address {url[:200]!r}")
         target = yarl.URL(url, encoded=True)
         host = target.raw_authority.rpartition("@")[2]
         guarded = guarded and not self.rules.may_be_local(host)

@@ -129,7 +129,7 @@ def _epoch(mirror: str, suite: str) -> int:
     """Seconds: SOURCE_DATE_EPOCH, or when the mirror's packages were last published. CliError if it is out of reach."""
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     if given:
-        if not given.isdigit():
+        if not given.isdecimal():
             raise CliError(f"SOURCE_DATE_EPOCH={given!r} is no number of seconds")
         return int(given)
     import urllib.request
