@@ -32,6 +32,7 @@ from dockyard.runtime import apparmor, relabelling, remap
 from dockyard.runtime.bundle import Bundler, Host
 from dockyard.runtime.bundle.cdi import Devices
 from dockyard.runtime.client import Runtime
+from dockyard.runtime.sealed import Code
 from dockyard.store.builds.cache import BuildCache
 from dockyard.store.containers import ContainerStore
 from dockyard.store.db import Database
@@ -46,15 +47,16 @@ log = logging.getLogger(__name__)
 _DRIVERS = {"overlay2": "overlay"}  # Docker's names for drivers of ours
 
 
-async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
-    """Build and start everything below `edge`; `stack` ends it in reverse. DockyardError if something cannot start."""
+async def assemble(settings: Configuration, stack: AsyncExitStack, code: Code) -> Engine:
+    """Build and start everything below `edge`; `stack` ends it in reverse. DockyardError if something cannot start.
+    `code`: what this process, the zygote and its children import from."""
     layout = Layout(settings.data_root, settings.exec_root)
     layout.open()
     stack.callback(layout.close)
     database = Database(layout.database)
     database.open()
     stack.callback(database.close)
-    runtime = await _start_runtime(layout, stack)
+    runtime = await _start_runtime(layout, stack, code)
     events = Events(time.time_ns)
     stack.callback(events.close)
     driver = _DRIVERS.get(settings.storage_driver, settings.storage_driver)
@@ -118,8 +120,8 @@ async def assemble(settings: Configuration, stack: AsyncExitStack) -> Engine:
     return engine
 
 
-async def _start_runtime(layout: Layout, stack: AsyncExitStack) -> Runtime:
-    runtime = Runtime(str(layout.exec_root / "runtime.log"))
+async def _start_runtime(layout: Layout, stack: AsyncExitStack, code: Code) -> Runtime:
+    runtime = Runtime(str(layout.exec_root / "runtime.log"), code)
     try:
         await runtime.start()
     except OSError as error:

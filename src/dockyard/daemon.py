@@ -1,219 +1,28 @@
-"""dockyardd: builds every service once, wires them, runs, stops in reverse order.
+"""The command dockyardd: a private copy of the package first, then the daemon out of it.
 
-Owns: the order of start and end, the log's form, signals, the pid file, telling systemd. Does not own: flags and file
-(`configuration`), any service.
-
-Start: kernel, data root (lock), database, zygote, stores, networks, containers found again, sockets, READY.
-End (SIGTERM, SIGINT): sockets, requests in progress, services in reverse; containers run on.
+Owns: that order. Does not own: the copy (`runtime.sealed`), the daemon (`service`).
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import gc
-import logging
-import os
-import resource
-import signal
-import socket
-import ssl
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
-import uvloop
-
-from dockyard import __version__, configuration
-from dockyard.assembly import assemble
-from dockyard.configuration import Configuration, Invocation
-from dockyard.edge.api.routes import all_routes
-from dockyard.edge.listeners import Address, Listener, listen, parse_address, refuse_open_tcp
-from dockyard.edge.server import ApiServer
-from dockyard.edge.tls import TlsFiles, server_context
-from dockyard.engine import Engine, kernel
-from dockyard.model.container import Ulimit
-from dockyard.model.errors import DockyardError
-from dockyard.proto.times import format_rfc3339
-
-DEFAULT_SOCKET = "/run/dockyard.sock"
-_LEVELS = {"debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR", "fatal": "CRITICAL"}
-
-log = logging.getLogger("dockyard")
-
-
-class _LogFormat(logging.Formatter):
-    """One line a record: time="…" level=… msg="…"; a traceback follows on lines of its own."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        moment = format_rfc3339(int(record.created * 1000) * 1_000_000)
-        message = record.getMessage().replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        line = f'time="{moment}" level={record.levelname.lower()} msg="{message}"'
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        return line
-
-
-def set_up_log(settings: Configuration) -> None:
-    """Log to stderr at the level asked for; called again at SIGHUP."""
-    root = logging.getLogger()
-    if not root.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(_LogFormat())
-        root.addHandler(handler)
-    root.setLevel("DEBUG" if settings.debug else _LEVELS[settings.log_level])
-    logging.getLogger("asyncio").setLevel("WARNING")
-
-
-class Daemon:
-    """One run of dockyardd."""
-
-    def __init__(self, settings: Configuration, invocation: Invocation) -> None:
-        self._settings = settings
-        self._invocation = invocation
-        self._stop = asyncio.Event()
-        self._server: ApiServer | None = None
-
-    async def run(self) -> None:
-        """Serve until a signal ends it. DockyardError if it cannot start."""
-        async with contextlib.AsyncExitStack() as stack:
-            self._watch_signals()
-            addresses = self._addresses()
-            for key in configuration.without_effect(self._settings):
-                log.warning("the option %s has no effect in this version", key)
-            engine = await assemble(self._settings, stack)
-            stack.enter_context(_pid_file(self._settings.pidfile))
-            server = await self._serve(engine, addresses)
-            stack.push_async_callback(server.close, float(self._settings.shutdown_timeout))
-            gc.collect()
-            gc.freeze()
-            notify("READY=1")
-            log.info("Dockyard %s serves on %s", __version__, ", ".join(self._hosts()))
-            await self._stop.wait()
-            notify("STOPPING=1")
-            log.info("stopping; containers run on")
-
-    def _hosts(self) -> list[str]:
-        return self._settings.hosts or [f"unix://{DEFAULT_SOCKET}"]
-
-    def _addresses(self) -> list[Address]:
-        settings = self._settings
-        tls = bool(settings.tls or settings.tlsverify)
-        addresses = [parse_address(host, DEFAULT_SOCKET, tls=tls) for host in self._hosts()]
-        refuse_open_tcp(addresses, client_verified=bool(settings.tlsverify), forced=settings.open_tcp_forced)
-        return addresses
-
-    async def _serve(self, engine: Engine, addresses: Sequence[Address]) -> ApiServer:
-        listeners: list[Listener] = []
-        tls = _tls_context(self._settings)
-        try:
-            for address in addresses:
-                listeners += listen(address, self._settings.group, os.environ)
-        except BaseException:
-            for listener in listeners:
-                listener.close()
-            raise
-        for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
-            os.environ.pop(name, None)
-        for address in addresses:
-            if address.kind == "tcp" and not self._settings.tlsverify:
-                log.warning("tcp://%s:%d is open: who reaches it is root on this host", address.host, address.port)
-        server = ApiServer(engine, all_routes(), logging.getLogger("dockyard.api"))
-        await server.start(listeners, [address.host for address in addresses if address.kind == "tcp"], tls)
-        self._server = server
-        return server
-
-    def _watch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
-
-    def _reload(self) -> None:
-        """SIGHUP: the log level and `debug` of the file, and what is in the certificates' files, hold from now on; the
-        rest needs a restart."""
-        try:
-            set_up_log(configuration.load(self._invocation))
-            tls = _tls_context(self._settings)
-            if self._server is not None and tls is not None:
-                self._server.use_certificates(tls)
-            log.info("configuration read again")
-        except DockyardError as error:
-            log.error("configuration not read again: %s", error.message)
-
-
-def _tls_context(settings: Configuration) -> ssl.SSLContext | None:
-    """None without TLS. Files that nobody names are where dockerd looks for them. InvalidArgument naming bad ones."""
-    if not (settings.tls or settings.tlsverify):
-        return None
-    usual = os.environ.get("DOCKER_CERT_PATH") or os.path.expanduser("~/.docker")
-    cert, key = settings.tlscert or f"{usual}/cert.pem", settings.tlskey or f"{usual}/key.pem"
-    return server_context(TlsFiles(cert, key, (settings.tlscacert or f"{usual}/ca.pem") if settings.tlsverify else ""))
-
-
-@contextlib.contextmanager
-def _pid_file(path: str) -> Iterator[None]:
-    """Our process id in a file while we run; an old file is replaced (the data root's lock is what excludes)."""
-    if not path:
-        yield
-        return
-    temporary = f"{path}.{os.getpid()}"
-    os.makedirs(os.path.dirname(path) or ".", mode=0o755, exist_ok=True)
-    with open(temporary, "w", encoding="ascii") as file:
-        file.write(f"{os.getpid()}\n")
-    os.rename(temporary, path)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-
-
-def notify(state: str) -> None:
-    """Tell systemd (sd_notify(3)); nothing happens where nobody listens."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock, contextlib.suppress(OSError):
-        sock.connect("\0" + address[1:] if address.startswith("@") else address)
-        sock.send(state.encode())
-
-
-def _with_descriptors(settings: Configuration) -> Configuration:
-    """Take as many descriptors as the hard limit allows: a thousand clients need more than the 1,024 that are usual.
-    Containers get what we were started with, unless they are told otherwise."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == hard:
-        return settings
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if any(limit.name.lower() in ("nofile", "rlimit_nofile") for limit in settings.default_ulimits):
-        return settings
-    return replace(settings, default_ulimits=[*settings.default_ulimits, Ulimit("nofile", soft, hard)])
+from dockyard.runtime import sealed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The `dockyardd` command. Exit code 1 with one line on stderr when it cannot start."""
-    invocation = configuration.parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    """Exit code 1 with one line on stderr when it cannot start. For a process of its own: what it has imported of the
+    package already is imported again, out of the copy."""
     try:
-        settings = configuration.load(invocation)
-        if invocation.validate:
-            print("configuration OK")
-            return 0
-        set_up_log(settings)
-        kernel.check(kernel.probe(), bridge=settings.bridge != "none")
-        settings = _with_descriptors(settings)
-        started = time.monotonic()
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(Daemon(settings, invocation).run())
-        log.info("ended after %.1f s", time.monotonic() - started)
-    except DockyardError as error:
-        print(f"dockyardd: {error.message}", file=sys.stderr)
+        code = sealed.seal_package()
+    except (OSError, SyntaxError) as error:
+        print(f"dockyardd: its own files cannot be read: {error}", file=sys.stderr)
         return 1
-    except Exception:
-        log.exception("dockyardd failed")
-        return 1
-    return 0
+    sealed.import_from(code)
+    from dockyard import service  # not sooner: it comes out of the copy
+
+    return service.main(arguments, code)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ class Shipping:
     def __init__(self, context: Context) -> None:
         layout = context.layout
         self._context = context
-        self._client = ShipperClient(context.runtime.call, str(layout.exec_root), str(layout.spools))
+        self._client = ShipperClient(
+            context.runtime.call, str(layout.exec_root), str(layout.spools), context.runtime.build
+        )
         context.started.append(self._started)
         context.removed.append(self._removed)
 

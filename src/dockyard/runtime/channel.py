@@ -7,15 +7,19 @@ Does not own: what the messages say. Standard library only.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from typing import Any
 
 _SIZE = 200 * 1024
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_PAUSE = 0.05  # seconds
 _MAX_FDS = 64
 _ANCILLARY = socket.CMSG_SPACE(_MAX_FDS * 4)
 
@@ -130,7 +134,9 @@ def accept(listener: socket.socket) -> socket.socket | None:
     """The next connection of a peer that we serve (S47; a stranger's is closed). None if there is none now."""
     try:
         connection, _ = listener.accept()
-    except OSError:
+    except OSError as error:
+        if error.errno in _EXHAUSTED:
+            time.sleep(_PAUSE)  # it waits still: an event loop would ask again at once, for ever
         return None
     if peer_is_root(connection):
         return connection

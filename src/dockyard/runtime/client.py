@@ -21,8 +21,9 @@ import msgspec
 
 from dockyard.linux import process
 from dockyard.model.errors import DockyardError, ErrorKind, SystemFailure
-from dockyard.runtime import channel, launcher, leftovers
+from dockyard.runtime import channel, launcher, leftovers, sealed
 from dockyard.runtime.launch import ExecSpec, ExitRecord, Launch, StartedRecord
+from dockyard.runtime.sealed import Code
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,15 @@ class StartFailed(DockyardError):
     def __init__(self, message: str, exit_code: int = 128) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class MonitorGone(SystemFailure):
+    """The monitor has ended, and the container with it, while it was to be asked something."""
+
+    kind = ErrorKind.CONFLICT
+
+    def __init__(self) -> None:
+        super().__init__("the container is not running: its monitor is gone")
 
 
 class Link:
@@ -76,9 +86,9 @@ class Link:
         return await self._events.get()
 
     async def request(self, op: str, fds: Sequence[int] = (), **arguments: Any) -> dict[str, Any]:
-        """Ask and await the answer. SystemFailure when the monitor is gone or refuses; StartFailed with its code."""
+        """Ask and await the answer. MonitorGone; SystemFailure when it refuses, StartFailed with its code."""
         if self.closed:
-            raise SystemFailure("the container's monitor is gone")
+            raise MonitorGone
         self._sequence += 1
         future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._waiting[self._sequence] = future
@@ -86,8 +96,10 @@ class Link:
             await send(self._sock, msgspec.json.encode({"op": op, "seq": self._sequence, **arguments}), fds)
         except OSError as error:
             self._waiting.pop(self._sequence, None)
-            raise SystemFailure(f"the container's monitor is gone: {error.strerror}") from error
+            raise MonitorGone from error
         answer = await future
+        if "gone" in answer:
+            raise MonitorGone
         if "error" in answer:
             if "code" in answer:
                 raise StartFailed(answer["error"], answer["code"])
@@ -102,7 +114,7 @@ class Link:
         self._sock.close()
         for future in self._waiting.values():
             if not future.done():
-                future.set_result({"error": "the container's monitor is gone"})
+                future.set_result({"gone": True})
         self._waiting.clear()
         self._events.put_nowait(None)
 
@@ -288,9 +300,12 @@ def exit_record(event: dict[str, Any]) -> ExitRecord:
 class Runtime:
     """Starts containers. One per daemon."""
 
-    def __init__(self, errors: str = "/dev/null") -> None:
-        """`errors`: a file to which the zygote, monitors and workers write what should not happen."""
+    def __init__(self, errors: str = "/dev/null", code: Code | None = None) -> None:
+        """`errors`: a file to which the zygote, monitors and workers write what should not happen. `code`: what they
+        import from, if this process does so too; else a copy is made at the start, and kept for the next zygote."""
         self._errors = errors
+        self._code = code
+        self._own_code = code is None
         self._zygote: socket.socket | None = None
         self._zygote_pid = -1
         self._starting = asyncio.Lock()
@@ -300,14 +315,23 @@ class Runtime:
     async def start(self) -> None:
         """Start the zygote. OSError when this host cannot."""
         await asyncio.to_thread(leftovers.sweep_spares)
+        if self._code is None:
+            self._code = await asyncio.to_thread(sealed.seal_package)
         await self._connect()
+
+    @property
+    def build(self) -> str:
+        """Tells one state of the package's files from another; "" before the start."""
+        return self._code.build if self._code is not None else ""
 
     async def _connect(self) -> socket.socket:
         async with self._starting:
             if self._zygote is None:
+                if self._code is None:
+                    raise SystemFailure("the runtime has not been started")
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 try:
-                    self._zygote_pid = launcher.start_zygote(theirs, self._errors)
+                    self._zygote_pid = launcher.start_zygote(theirs, self._errors, self._code.fd)
                 finally:
                     theirs.close()
                 ours.setblocking(False)
@@ -341,6 +365,9 @@ class Runtime:
         for fd in self._programs.values():
             os.close(fd)
         self._programs.clear()
+        if self._own_code and self._code is not None:
+            os.close(self._code.fd)
+            self._code = None
 
     async def _ask_zygote(self, request: bytes, fds: Sequence[int]) -> None:
         for attempt in (1, 2):

@@ -1,7 +1,7 @@
 """Starting the zygote so that nothing in a container can ever write to the interpreter it runs on.
 
-Owns: the detached read-only clones of the interpreter's prefix, of this package and of site-packages, and the one
-process the daemon executes. Does not own: what is said to the zygote (`runtime.client`).
+Owns: the detached read-only clones of the interpreter's prefix and of site-packages, and the one process the daemon
+executes. Does not own: what is said to the zygote (`runtime.client`), the copy of our own package (`runtime.sealed`).
 
 open_tree(OPEN_TREE_CLONE), mount_setattr(read-only), then exec of the path beneath the descriptor with argv[0] the same
 path: Python finds its library relative to it, so that everything it maps lies on a mount that answers writes with EROFS
@@ -14,13 +14,12 @@ import fcntl
 import os
 import socket
 import sys
-from pathlib import Path
 from typing import Any
 
-import dockyard
 from dockyard.linux import abi, mounts
+from dockyard.runtime import importer
 
-_CONTROL, _PREFIX, _PACKAGE, _SITE = 3, 4, 5, 6  # descriptors in the zygote
+_CONTROL, _PREFIX, _CODE, _SITE = 3, 4, 5, 6  # descriptors in the zygote
 
 
 def clone_read_only(path: str) -> int:
@@ -34,26 +33,24 @@ def clone_read_only(path: str) -> int:
     return tree
 
 
-def start_zygote(control: socket.socket, errors: str) -> int:
-    """Execute the zygote with `control` as its socket, `errors` as the file for what goes wrong in it and its children;
-    its pid (a child of this process). OSError."""
+def start_zygote(control: socket.socket, errors: str, package: int) -> int:
+    """Execute the zygote with `control` as its socket, `errors` as the file for what goes wrong in it and its children,
+    `package` (a descriptor) as the copy of our modules; its pid (a child of this process). OSError."""
     prefix = os.path.realpath(sys.base_prefix)
     executable = os.path.realpath(f"/proc/{os.getpid()}/exe")
-    package = str(Path(dockyard.__file__).resolve().parent.parent)
     sites = [p for p in sys.path if p.endswith(("site-packages", "dist-packages")) and os.path.isdir(p)]
-    trees = [clone_read_only(prefix), clone_read_only(package), *(clone_read_only(site) for site in sites)]
+    trees = [clone_read_only(path) for path in (prefix, *sites)]
     high: list[int] = []
     try:
         # first out of the way of the numbers they shall have, and open across the exec
-        high = [_duplicate_high(fd) for fd in (control.fileno(), *trees)]
+        high = [_duplicate_high(fd) for fd in (control.fileno(), trees[0], package, *trees[1:])]
         places = range(_CONTROL, _CONTROL + len(high))
         actions: list[Any] = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
         actions += [(os.POSIX_SPAWN_DUP2, fd, place) for fd, place in zip(high, places, strict=True)]
         python = f"/proc/self/fd/{_PREFIX}/{os.path.relpath(executable, prefix)}"
-        code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from dockyard.runtime.zygote import main; main()"
+        code = importer.BEGIN % (_CODE, _CODE) + "from dockyard.runtime.zygote import main; main()"
         site_paths = [f"/proc/self/fd/{_SITE + i}" for i in range(len(sites))]
-        arguments = [python, "-I", "-S", "-c", code, f"/proc/self/fd/{_PACKAGE}", str(_CONTROL), errors]
-        arguments += site_paths
+        arguments = [python, "-I", "-S", "-c", code, str(_CONTROL), errors, *site_paths]
         environment = {"LD_LIBRARY_PATH": f"/proc/self/fd/{_PREFIX}/lib"}  # libpython, where it is a shared object
         return os.posix_spawn(python, arguments, environment, file_actions=actions, setsigmask=[])
     finally:

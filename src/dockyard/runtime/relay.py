@@ -179,7 +179,11 @@ class _TcpPort:
                 time.sleep(0.01)  # all of us wait until something is closed
             return
         client.setblocking(False)
-        server = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            server = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError:
+            client.close()  # it had the last descriptor
+            return
         for one in (client, server):
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if server.connect_ex(self._target) not in (0, errno.EINPROGRESS):

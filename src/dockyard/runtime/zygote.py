@@ -3,8 +3,9 @@
 Owns: one thread, no asyncio, a heap that is frozen before the first fork so that children share its pages.
 Does not own: what its children do. It ends when the daemon's socket does; its children live on.
 
-Executed fresh by the daemon as `python -I -S` out of detached read-only clones of the interpreter's and the packages'
-directories (`runtime.client`), so that nothing of it can be overwritten from a container (S1). Standard library only.
+Executed fresh by the daemon as `python -I -S` out of a detached read-only clone of the interpreter's directory, our own
+modules out of sealed memory (`runtime.launcher`), so that nothing of it can be overwritten from a container (S1) and an
+upgrade beneath a running daemon changes nothing in it and its children. Standard library only.
 
 Requests, one message each, neither read nor answered by the zygote itself: `CALL` with the descriptors of
 `worker.main`, anything else is for `becoming.main`.

@@ -1,7 +1,7 @@
 """The daemon's side of the shipper.
 
-Owns: that a shipper of this version runs while it is needed, the connection to it, what it has to say into the daemon's
-log. Does not own: what is written into spools and when (`engine.shipping`).
+Owns: that a shipper of this version and build runs while it is needed, the connection to it, what it has to say into
+the daemon's log. Does not own: what is written into spools and when (`engine.shipping`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ _AGAIN: Final = 1.0  # seconds before a lost one is replaced
 class ShipperClient:
     """One a daemon, for one event loop."""
 
-    def __init__(self, call: Callable[..., Awaitable[Any]], directory: str, root: str) -> None:
-        """`call`: `Runtime.call`; `directory`: the exec root; `root`: where spools lie."""
+    def __init__(self, call: Callable[..., Awaitable[Any]], directory: str, root: str, build: str = "") -> None:
+        """`call`, `build`: of `Runtime`; `directory`: the exec root; `root`: where spools lie."""
         self._call, self._directory, self._spools = call, directory, root
+        self._version = f"{__version__} {build}"
         self._sock: socket.socket | None = None
         self._starting = asyncio.Lock()
         self._replacing: asyncio.Task[None] | None = None
@@ -61,9 +62,8 @@ class ShipperClient:
             for _ in range(_TRIES):
                 if self._closed or self._sock is not None:
                     break
-                await self._call(
-                    "dockyard.runtime.shipper.process:start", {"directory": self._directory, "spools": self._spools}
-                )
+                arguments = {"directory": self._directory, "spools": self._spools, "version": self._version}
+                await self._call("dockyard.runtime.shipper.process:start", arguments)
                 await self._connect()
                 if self._sock is None:
                     await asyncio.sleep(_PAUSE)
@@ -80,7 +80,7 @@ class ShipperClient:
             os.close(home)
         sock.setblocking(False)
         greeting = await _receive(sock)
-        other = greeting is not None and greeting.get("version") != __version__ and not self._replaced
+        other = greeting is not None and greeting.get("version") != self._version and not self._replaced
         if greeting is None or other or self._closed:
             if other and not self._closed:
                 self._replaced = True

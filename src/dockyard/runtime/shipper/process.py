@@ -4,8 +4,8 @@ Owns: being started, which containers it follows, its end. Does not own: one con
 
 Started by a worker, as the relay of ports is. Requests on `<exec-root>/shipper.sock`, one JSON object each: {"op":
 "look", "id"} (a container has started or is gone; without an id: look at all), {"op": "end"}. Who connects is told
-{"version"} first, then {"text"} of troubles. It ends by itself when there is no spool. Killed, it is started again
-by the daemon, and goes on where it was.
+{"version"} (and build) first, then {"text"} of troubles. It ends by itself when there is no spool. Killed, it is
+started again by the daemon, and goes on where it was.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ import socket
 import sys
 from typing import NoReturn
 
-from dockyard import __version__
 from dockyard.linux import abi, calls, process
-from dockyard.runtime import channel
+from dockyard.runtime import channel, importer
 from dockyard.runtime.shipper import sinks, spool
 from dockyard.runtime.shipper.shipping import Connect, Shipment
 from dockyard.runtime.shipper.spool import Spool
@@ -33,9 +32,9 @@ _PATIENCE = 1.0  # seconds without work before it ends
 _SWEEP = 600.0  # seconds between sweeps of what waits for nothing
 
 
-def start(*, directory: str, spools: str, fds: object = ()) -> bool:
+def start(*, directory: str, spools: str, version: str, fds: object = ()) -> bool:
     """In a worker: make sure that a shipper serves `directory` (the exec root) and follows `spools`; True if it had to
-    be started. OSError."""
+    be started. `version`: what it says of itself to who connects. OSError."""
     home = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         channel.connect(home, SOCKET).close()
@@ -52,11 +51,11 @@ def start(*, directory: str, spools: str, fds: object = ()) -> bool:
         os.unlink(SOCKET, dir_fd=home)
     listener = channel.listen(home, SOCKET)
     if os.fork() == 0:
-        _become_shipper(listener, home, lock, spools)
+        _become_shipper(listener, home, lock, spools, version)
     return True
 
 
-def _become_shipper(listener: socket.socket, home: int, lock: int, spools: str) -> NoReturn:
+def _become_shipper(listener: socket.socket, home: int, lock: int, spools: str, version: str) -> NoReturn:
     """The child: a session of its own, nothing of the worker's kept open but its errors and where modules lie."""
     code = 1
     try:
@@ -65,9 +64,8 @@ def _become_shipper(listener: socket.socket, home: int, lock: int, spools: str) 
         listener.listen(16)  # again: who connects sees this process's credentials, not the worker's
         os.chdir("/")
         calls.prctl(abi.PR_SET_NAME, b"dockyard-ship")
-        modules = [int(part[3]) for path in sys.path if (part := path.split("/")[1:5])[:3] == ["proc", "self", "fd"]]
-        process.close_others(0, 2, listener.fileno(), home, lock, *modules)
-        asyncio.run(Shipper(listener, home, spools).run())
+        process.close_others(0, 2, listener.fileno(), home, lock, *importer.descriptors())
+        asyncio.run(Shipper(listener, home, spools, version).run())
         code = 0
     finally:
         os._exit(code)
@@ -76,8 +74,11 @@ def _become_shipper(listener: socket.socket, home: int, lock: int, spools: str) 
 class Shipper:
     """The containers it follows and who is connected."""
 
-    def __init__(self, listener: socket.socket, home: int, spools: str, connect: Connect = sinks.connect) -> None:
+    def __init__(
+        self, listener: socket.socket, home: int, spools: str, version: str, connect: Connect = sinks.connect
+    ) -> None:
         self._listener, self._home, self._spools, self._connect = listener, home, spools, connect
+        self._version = version
         self._watcher = Watcher()
         self._shipments: dict[str, tuple[Shipment, asyncio.Task[None]]] = {}
         self._company: set[socket.socket] = set()
@@ -167,15 +168,35 @@ class Shipper:
             self._drop(connection)
 
     def _accept(self) -> None:
-        connection = channel.accept(self._listener)
-        if connection is None:
-            return
+        """Whatever fails here would fail at once again: the connection is still waiting."""
+        try:
+            connection = channel.accept(self._listener)
+            if connection is not None:
+                self._welcome(connection)
+        except Exception as error:
+            self._tell(f"the shipper of logs cannot take a connection: {error!r}")
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._listener)
+            loop.call_later(_PATIENCE, self._accept_again)
+
+    def _accept_again(self) -> None:
+        if not self._end.is_set():
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def _welcome(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self._company.add(connection)
         asyncio.get_running_loop().add_reader(connection, self._hear, connection)
-        self._send(connection, {"version": __version__})
+        self._send(connection, {"version": self._version})
 
     def _hear(self, connection: socket.socket) -> None:
+        try:
+            self._answer(connection)
+        except Exception as error:
+            self._drop(connection)  # else it is heard again at once
+            self._tell(f"the shipper of logs does not understand a message: {error!r}")
+
+    def _answer(self, connection: socket.socket) -> None:
         try:
             received = channel.hear(connection)
         except BlockingIOError:
