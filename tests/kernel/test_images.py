@@ -799,10 +799,10 @@ def memory_disk(place: Path, megabytes: int) -> Iterator[Path]:
 def test_a_full_disk_is_named_and_leaves_nothing(small_disk: Path) -> None:
     async def work(store: Store) -> None:
         big = busybox.layer_tar({"zeros": os.urandom(1 << 20) * 100})
-        with pytest.raises(DockyardError, match=r"No space left|more than \d+ bytes") as caught:
+        with pytest.raises(DockyardError, match=r"no space left on device") as caught:
             await store.images.import_(chunks(big), repository="big")
         assert "archive to import" in str(caught.value)
-        with pytest.raises(DockyardError, match=r"No space left|more than \d+ bytes"):
+        with pytest.raises(DockyardError, match=r"no space left on device"):
             await store.images.load(chunks(archive("big:1", [big])))
         store.layout.drain()
         assert store.left() == EMPTY

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from dockyard.edge.api import wire
 from dockyard.edge.bodies import BodyLender
-from dockyard.model.errors import DockyardError, InvalidArgument
+from dockyard.model.errors import DockyardError, InvalidArgument, of_host
 from dockyard.proto.filters import Filters
 from dockyard.store.connection import Connection
 
@@ -299,6 +299,8 @@ class JsonStream:
         if error is None:
             await self.open()
             return False
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+            error = of_host(error) or error
         if self._response is None or not isinstance(error, DockyardError):
             return False
         await self.send({"errorDetail": {"message": error.message}, "error": error.message})

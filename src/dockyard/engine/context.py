@@ -20,7 +20,7 @@ from dockyard.engine.networks import Networks
 from dockyard.engine.runtimes import OciRuntime, known
 from dockyard.engine.volumes import Volumes
 from dockyard.model.container import ContainerConfig
-from dockyard.model.errors import DockyardError
+from dockyard.model.errors import DockyardError, SystemFailure
 from dockyard.model.oci import Platform
 from dockyard.runtime.bundle import Bundler
 from dockyard.runtime.cgroups.facts import CgroupFacts, read_facts
@@ -31,7 +31,24 @@ from dockyard.store.layout import Layout
 from dockyard.store.snapshots import Snapshots
 
 T = TypeVar("T")
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # s
 log = logging.getLogger(__name__)
+
+
+async def again(work: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
+    """Do `work`, which the host has refused, after a pause, until it does not (a disk that was full has room again).
+    `what`: what is the matter meanwhile, for the log."""
+    pause = _FIRST_PAUSE
+    while True:
+        await asyncio.sleep(pause)
+        try:
+            await work()
+        except SystemFailure as error:
+            if pause == _FIRST_PAUSE:
+                log.warning("%s: %s; trying again", what, error)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        else:
+            return
 
 
 class Origin(Protocol):
@@ -83,6 +100,7 @@ class Context:
     ended: list[Callable[[Container], None]] = field(default_factory=list)  # its program has ended
     changed: list[Callable[[Container], None]] = field(default_factory=list)  # its settings were changed in place
     removed: list[Callable[[Container], None]] = field(default_factory=list)  # called when a container is gone
+    unsaved: dict[str, Container] = field(default_factory=dict)  # whose status the disk has refused, by id
     closing: bool = False
 
     def spawn(self, work: Coroutine[Any, Any, T], what: str) -> asyncio.Task[T]:
@@ -129,8 +147,32 @@ class Context:
         return container.written
 
     async def save(self, container: Container) -> None:
-        """Write them now; returns when they are on disk. SystemFailure if the disk refuses."""
-        await self.store.save_status(container.id, container.status, container.desired)
+        """Write them now; returns when they are on disk. SystemFailure if the disk refuses: then they are written as
+        soon as it does not."""
+        try:
+            await self.store.save_status(container.id, container.status, container.desired)
+        except SystemFailure:
+            if not self.unsaved:
+                self.spawn(again(self._save_rest, "statuses of containers are not written"), "saving statuses")
+            self.unsaved[container.id] = container
+            raise
+
+    async def promise(self, container: Container) -> None:
+        """As `save`, of what has happened already: a disk that refuses does not undo it."""
+        try:
+            await self.save(container)
+        except SystemFailure as error:
+            log.warning("container %s: saving its status: %s", container.id, error)
+
+    async def _save_rest(self) -> None:
+        while self.unsaved:
+            _, container = self.unsaved.popitem()
+            if not container.removed:
+                try:
+                    await self.store.save_status(container.id, container.status, container.desired)
+                except SystemFailure:
+                    self.unsaved[container.id] = container
+                    raise
 
     async def _save(self, container: Container, before: asyncio.Task[None] | None, delay: float) -> None:
         if before is not None and not before.done():
@@ -139,4 +181,4 @@ class Context:
             await asyncio.sleep(delay)
         container.dirty = False
         if not container.removed:
-            await self.store.save_status(container.id, container.status, container.desired)
+            await self.save(container)

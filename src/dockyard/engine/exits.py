@@ -7,18 +7,23 @@ Does not own: deciding to end it (`stopping`), carrying out a removal (`removal`
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 from typing import TYPE_CHECKING
 
 from dockyard.engine import container_volumes
 from dockyard.engine.container import Container
+from dockyard.engine.context import again
+from dockyard.model.errors import SystemFailure
 from dockyard.model.lifecycle import SECOND, State, restart_pause, should_restart
 from dockyard.runtime.client import ContainerHandle
 from dockyard.runtime.launch import ExitRecord
 
 if TYPE_CHECKING:
     from dockyard.engine.context import Context
+
+log = logging.getLogger(__name__)
 
 
 def watch(context: Context, container: Container, handle: ContainerHandle, *, adopted: bool = False) -> None:
@@ -121,10 +126,18 @@ async def settled(container: Container) -> None:
 
 
 def remove_soon(context: Context, container: Container) -> None:
-    """Remove it behind (`--rm`)."""
+    """Remove it behind (`--rm`), if need be when there is room for that again."""
+    context.spawn(_remove_behind(context, container), f"container {container.id}: removing it")
+
+
+async def _remove_behind(context: Context, container: Container) -> None:
     from dockyard.engine.removal import remove_ended
 
-    context.spawn(remove_ended(context, container), f"container {container.id}: removing it")
+    try:
+        await remove_ended(context, container)
+    except SystemFailure as error:
+        log.warning("container %s: removing it: %s; trying again", container.id, error)
+        await again(lambda: remove_ended(context, container), f"container {container.id} is not removed")
 
 
 def remove_state_dir(container: Container) -> None:

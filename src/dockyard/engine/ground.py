@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from dockyard.engine.container import Container
 from dockyard.engine.context import Context
 from dockyard.engine.logspec import log_spec
 from dockyard.model.container import EndpointSettings, PortBinding
-from dockyard.model.errors import Conflict, InvalidArgument, NotFound, SystemFailure
+from dockyard.model.errors import Conflict, InvalidArgument, NotFound, SystemFailure, reason
 from dockyard.model.lifecycle import State
 from dockyard.model.mounts import MountPoint
 from dockyard.runtime.bundle import BundleInput, BundleMount, from_mount_point
@@ -177,7 +178,7 @@ def write_files(context: Context, container: Container) -> None:
     """The run-time directory and the three files of /etc. SystemFailure naming the file."""
     host = container.host
     try:
-        os.makedirs(container.run_directory, 0o700, exist_ok=True)
+        _make_run_directory(container.run_directory)
         shipping.prepare(container)
         kept = Connections(container.status.endpoints, container.status.ports)
         _write(f"{container.run_directory}/{_CONNECTIONS}", msgspec.json.encode(kept))
@@ -190,7 +191,16 @@ def write_files(context: Context, container: Container) -> None:
         text = etcfiles.resolv_text(_read("/etc/resolv.conf"), *given, keep_local=host.network_mode == "host")
         _write(container.resolv_path, text.encode())
     except OSError as error:
-        raise SystemFailure(f"container {container.id}: {error.strerror}: {error.filename}") from error
+        raise SystemFailure(f"container {container.id}: {reason(error)}") from error
+
+
+def _make_run_directory(path: str) -> None:
+    """Empty: what an earlier run has left there, because the disk would not take its end, is not this one's."""
+    try:
+        os.makedirs(path, 0o700)
+    except FileExistsError:
+        shutil.rmtree(path)
+        os.mkdir(path, 0o700)
 
 
 def write_hosts(context: Context, container: Container) -> None:
@@ -208,7 +218,11 @@ def tell_linking(context: Context, container: Container) -> None:
 def _write(path: str, data: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
-        os.write(fd, data)
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError as error:
+        error.filename = path
+        raise
     finally:
         os.close(fd)
 

@@ -34,7 +34,7 @@ async def start(context: Context, container: Container, ref: str) -> None:
         container.pause_before_restart = 0
         await run(context, container)
     if container.host.restart_policy.name != "no":
-        await context.save(container)  # a promise to start it again must survive what ends the daemon
+        await context.promise(container)  # to start it again must survive what ends the daemon
 
 
 async def run(context: Context, container: Container) -> None:

@@ -61,7 +61,7 @@ def _end_restarting(context: Context, container: Container) -> None:
 async def _remember(context: Context, container: Container) -> None:
     """That a client stopped it has to be known after a restart of the daemon, if its policy asks."""
     if container.host.restart_policy.name != "no" and not container.removed:
-        await context.save(container)
+        await context.promise(container)
 
 
 async def _await_end(

@@ -138,6 +138,17 @@ def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "")
         raise failure("mount", source, target, fstype, hex(flags), data)
 
 
+def mount_overlay(target: str, lower: list[str], upper: str, work: str, more: str = "") -> None:
+    """A writable overlay; paths may be relative. OSError also where the kernel, for lack of room in `work`, would have
+    made it read-only without a word to its caller (ovl_make_workdir)."""
+    places = f"lowerdir={':'.join(lower)},upperdir={upper},workdir={work}"
+    mount("overlay", target, "overlay", 0, f"{places},index=off,metacopy=off,redirect_dir=off{more}")
+    if os.statvfs(target).f_flag & os.ST_RDONLY:
+        probe = f"{work}/probe"
+        os.mkdir(probe, 0o700)
+        os.rmdir(probe)
+
+
 def umount(target: str, flags: int = 0) -> None:
     """umount2(2)."""
     if libc.umount2(os.fsencode(target), flags) < 0:

@@ -9,7 +9,17 @@ match on them; tests/unit/test_texts.py holds the goldens).
 
 from __future__ import annotations
 
+import errno
+import os
 from enum import Enum
+from typing import Final
+
+# As Go says it, and so Docker: programs look for these words in an error to tell a full disk from other failures.
+NO_SPACE: Final = "no space left on device"
+_AS_GO_SAYS: Final = {os.strerror(errno.ENOSPC): NO_SPACE, os.strerror(errno.EDQUOT): "disk quota exceeded"}
+_HOSTS: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+)
 
 
 class ErrorKind(Enum):
@@ -30,6 +40,8 @@ class DockyardError(Exception):
     kind = ErrorKind.SYSTEM
 
     def __init__(self, message: str) -> None:
+        for said, wanted in _AS_GO_SAYS.items():
+            message = message.replace(said, wanted)
         super().__init__(message)
         self.message = message
 
@@ -68,3 +80,15 @@ class NotServed(DockyardError):
 
 class SystemFailure(DockyardError):
     kind = ErrorKind.SYSTEM
+
+
+def reason(error: OSError) -> str:
+    """What the system said, and of which file if it knows: "No space left on device: /var/lib/…"."""
+    said = error.strerror or str(error) or type(error).__name__
+    return f"{said}: {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else said
+
+
+def of_host(error: OSError) -> SystemFailure | None:
+    """What a failure is that nobody has put into words nearer to it: the host lacks something (room, descriptors,
+    memory), or its disk has failed. None: it is a bug of ours."""
+    return SystemFailure(reason(error)) if error.errno in _HOSTS else None

@@ -26,13 +26,25 @@ _NO_LABEL = ("proc", "sysfs", "mqueue", "cgroup", "cgroup2")  # the policy says 
 
 
 def mount_root(
-    rootfs: dict[str, Any], target: str, propagation: str, label: str = "", users: Users | None = None
+    rootfs: dict[str, Any],
+    target: str,
+    propagation: str,
+    label: str = "",
+    users: Users | None = None,
+    *,
+    among_hosts: bool = False,
 ) -> int:
     """Mount the container's root over the directory `target` and return its descriptor.
 
-    First cuts this namespace's mounts off from the host's, so that nothing mounted here is seen there. `users`: whose
-    files these are; on disk they have the numbers that are seen inside.
+    First cuts this namespace's mounts off from the host's, so that nothing mounted here is seen there. `among_hosts`:
+    it is the host's namespace; then nothing that is mounted upon the root is seen in others. `users`: whose files these
+    are; on disk they have the numbers that are seen inside.
     """
+    if among_hosts:
+        lay_root(rootfs, target, label, users)
+        root = os.open(target, PATH | os.O_DIRECTORY)
+        mounts.set_attributes(root, 0, propagation=abi.MS_PRIVATE, recursive=True)  # a shared parent has shared it
+        return root
     up = mounts.PROPAGATION.get(propagation or "rprivate", abi.MS_PRIVATE | abi.MS_REC)
     mounts.mount("", "/", "", up if up & abi.MS_SLAVE else abi.MS_SLAVE | abi.MS_REC)
     lay_root(rootfs, target, label, users, abi.MS_SLAVE if up & abi.MS_SLAVE else abi.MS_PRIVATE)
@@ -50,9 +62,7 @@ def lay_root(
         if users is not None:
             _map_owners(rootfs["base"], users)
         os.chdir(rootfs["base"])  # short relative names: mount(2) cuts its options at a page
-        options = f"lowerdir={':'.join(rootfs['lower'])},upperdir={rootfs['upper']},workdir={rootfs['work']}"
-        options += ",index=off,metacopy=off,redirect_dir=off" + _labelled(label)
-        mounts.mount("overlay", target, "overlay", 0, options)
+        mounts.mount_overlay(target, rootfs["lower"], rootfs["upper"], rootfs["work"], _labelled(label))
     else:
         tree = rootfs["tree"] if "tree" in rootfs else mounts.open_tree(abi.AT_FDCWD, rootfs["path"])
         mounts.set_attributes(tree, 0, propagation=propagation, recursive=True)
@@ -353,6 +363,13 @@ def move(root: int) -> None:
     mounted before stays beneath, out of reach by any path."""
     os.fchdir(root)
     mounts.mount(".", "/", "", abi.MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
+
+
+def enter(root: int) -> None:
+    """As `pivot`, in a mount namespace that is not the container's: no wall, only where its paths begin."""
+    os.fchdir(root)
     os.chroot(".")
     os.chdir("/")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from dockyard.linux import abi, mounts, process
 from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import channel, hooks, namespaces, network, sysctls
 from dockyard.runtime.cgroups import Cgroup, is_notation, open_cgroup
-from dockyard.runtime.init import Job, run_exec, run_init
+from dockyard.runtime.init import Job, Place, run_exec, run_init
 from dockyard.runtime.places import open_part
 
 _BUFFER = 8192
@@ -326,7 +327,11 @@ def _clone_container(
         if job.cgroup is not None and job.cgroup.adopt(pid, _resources(job.config)):
             _tell(ours, b"G")
         if plan is not None:
-            network.attach_host(plan, job.held.pid if job.held is not None and job.new_network else pid, rules)
+            try:
+                network.attach_host(plan, job.held.pid if job.held is not None and job.new_network else pid, rules)
+            except OSError:
+                _raise_report(spawned)
+                raise
             attached = True
         if on_created is not None:
             if hooks.has_early(job.config):
@@ -377,20 +382,18 @@ def spawn_exec(
     stdio: tuple[int, int, int] | None,
     seccomp: bytes | None,
     preserved: int = 0,
-    namespaces: int = 0,
-    shared: int = 0,
+    place: Place | None = None,
     on_listener: Callable[[int, int], None] | None = None,
 ) -> Spawned:
     """Run a further process in the container whose first process is `init_pidfd`. Raises SpawnFailed.
 
-    `namespaces`: CLONE_NEW* to join beyond those that every container has; `shared`: those that need no joining.
-    `on_listener`: as of `spawn_container`.
+    `place`: where it goes, if not as in every container. `on_listener`: as of `spawn_container`.
     Children of the calling process must be born in the container's pid namespace already.
     """
 
     def job(sync: socket.socket) -> Job:
         made = _exec_job(spec, init_pidfd, cgroup, stdio, seccomp, preserved, sync)
-        made.namespaces, made.shared = namespaces, shared
+        made.place = place
         return made
 
     return _clone_exec(job, cgroup, on_listener)
@@ -493,6 +496,14 @@ def await_program(spawned: Spawned) -> None:
         elif message[:1] == b"E":
             code, _, text = message[1:].partition(b"\0")
             raise SpawnFailed(text.decode("utf-8", "replace"), int(code))
+
+
+def _raise_report(spawned: Spawned) -> None:
+    """What the child has said if it is gone: that is why the others fail that do something to it."""
+    poll = select.poll()
+    poll.register(spawned.pidfd, select.POLLIN)
+    if poll.poll(0):
+        await_program(spawned)
 
 
 def _lend_listener(spawned: Spawned, number: int) -> None:

@@ -38,7 +38,7 @@ def main(fds: list[int], site_paths: list[str]) -> NoReturn:
         reply: dict[str, Any] = {"result": _run(request["function"], request["arguments"], fds[2:])}
     except BaseException as error:
         kind = getattr(error, "kind", None)
-        reply = {"error": str(error) or type(error).__name__, "kind": kind.value if kind is not None else None}
+        reply = {"error": _told(error), "kind": kind.value if kind is not None else None}
         if kind is None and not isinstance(error, OSError):
             traceback.print_exc()
     signal.signal(signal.SIGIO, signal.SIG_IGN)
@@ -47,6 +47,12 @@ def main(fds: list[int], site_paths: list[str]) -> NoReturn:
     except OSError:
         os._exit(1)
     os._exit(0)
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {os.fsdecode(error.filename)}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
 
 
 def _run(function: str, arguments: dict[str, Any], fds: list[int]) -> Any:

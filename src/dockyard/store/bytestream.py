@@ -10,6 +10,7 @@ the consumer that parses and writes.
 from __future__ import annotations
 
 import bz2
+import errno
 import fcntl
 import hashlib
 import io
@@ -25,6 +26,7 @@ from typing import IO, Any, Self, cast
 import zstandard
 from isal import igzip_lib
 
+from dockyard.model.errors import NO_SPACE
 from dockyard.proto.tarread import StreamError
 from dockyard.proto.zstdframes import Frames
 
@@ -126,7 +128,7 @@ class Source:
             for chunk in chunks:
                 self.size += len(chunk)
                 if self._limit is not None and self.size > self._limit:
-                    raise StreamError(f"more than {self._limit} bytes when unpacked")
+                    raise OSError(errno.ENOSPC, f"{NO_SPACE}: more than {self._limit} bytes when unpacked")
                 if self._hashing:
                     self._to_hash.put(chunk)
                 self._out.put(chunk)

@@ -16,6 +16,9 @@ Does not own: SQL about single things (`store.containers`, `store.images`, `stor
     meta         key · value                                snapshot driver, …
 
 Documents are JSON; what is looked up by is a column. WAL with synchronous=FULL: a commit that returned is on disk.
+
+Room for some hundred commits is set aside in the journal, so that on a full disk things can still be removed, and what
+ends is still written down. The journal stays when the database is closed, for the next start may find the disk full.
 """
 
 from __future__ import annotations
@@ -27,10 +30,14 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import quote
 
-from dockyard.model.errors import SystemFailure
+from dockyard.linux.space import keep_room
+from dockyard.model.errors import NO_SPACE, SystemFailure
 
 T = TypeVar("T")
+
+_ROOM = 4 << 20  # bytes of the journal: after as many SQLite goes back to its beginning
 
 # Statements of each schema version; never edited after a release, only added to.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -84,21 +91,21 @@ class Database:
             connection = _connect(self._path)
             try:
                 _migrate(connection, self._path)
+                _set_room_aside(f"{self._path}-wal")
             except BaseException:
                 connection.close()
                 raise
-            reading = _connect(self._path)
-            reading.execute("PRAGMA query_only = ON")
+            reading = _connect(f"file:{quote(self._path)}?mode=ro", uri=True)
         except OSError as error:
             raise SystemFailure(f"database {self._path}: {error.strerror}") from error
         except sqlite3.Error as error:
-            raise SystemFailure(f"database {self._path}: {error}") from error
+            raise SystemFailure(f"database {self._path}: {_reason(error)}") from error
         self._writer = _Thread("database-writer", connection, _write_batch, self._path)
         self._reader = _Thread("database-reader", reading, _read_batch, self._path)
 
     def close(self) -> None:
         """Finish what was asked, then close. Twice is fine."""
-        for thread in (self._writer, self._reader):
+        for thread in (self._writer, self._reader):  # who only reads comes last, and cannot take the journal away
             if thread is not None:
                 thread.close()
         self._writer = self._reader = None
@@ -154,6 +161,10 @@ class _Thread:
     def close(self) -> None:
         self.jobs.put(None)
         self._thread.join()
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint")
+        except sqlite3.Error:
+            pass  # only read, or no room: the journal has it
         self._connection.close()
 
     def _loop(self) -> None:
@@ -171,7 +182,7 @@ class _Thread:
     def _answer(self, jobs: list[_Job]) -> None:
         for job in jobs:
             if isinstance(job.error, sqlite3.Error) and not isinstance(job.error, sqlite3.IntegrityError):
-                failure = SystemFailure(f"database {self._path}: {job.error}")
+                failure = SystemFailure(f"database {self._path}: {_reason(job.error)}")
                 failure.__cause__ = job.error
                 job.error = failure
         for loop in {job.loop for job in jobs}:
@@ -225,8 +236,14 @@ def _read_batch(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
             job.error = error
 
 
-def _connect(path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+def _reason(error: BaseException) -> str:
+    """Also of one that a job has met, after which there was no transaction left."""
+    code = getattr(error, "sqlite_errorcode", None) or getattr(error.__cause__, "sqlite_errorcode", None)
+    return NO_SPACE if code == sqlite3.SQLITE_FULL else str(error)
+
+
+def _connect(path: str, *, uri: bool = False) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256, uri=uri)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
@@ -247,3 +264,16 @@ def _migrate(connection: sqlite3.Connection, path: str) -> None:
             connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
     connection.execute("COMMIT")
+
+
+def _set_room_aside(journal: str) -> None:
+    try:
+        fd = os.open(journal, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        keep_room(fd, _ROOM)
+    except OSError:
+        pass  # no room now, or never on this file system
+    finally:
+        os.close(fd)

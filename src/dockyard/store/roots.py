@@ -145,8 +145,7 @@ def _mount_root(rootfs: dict[str, Any], *, writable: bool) -> int:
         os.chown(upper, found.st_uid, found.st_gid)  # it lends its attributes to the root
         os.chmod(upper, stat.S_IMODE(found.st_mode))
         os.utime(upper, ns=(found.st_atime_ns, found.st_mtime_ns))
-    options = f"lowerdir={':'.join(lower)},upperdir={upper},workdir={work},index=off,metacopy=off,redirect_dir=off"
-    mounts.mount("overlay", base, "overlay", 0, options)
+    mounts.mount_overlay(base, lower, upper, work)
     os.chdir("/")
     return os.open(base, _DIRECTORY)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from dockyard.model.errors import DockyardError, InvalidArgument, SystemFailure
+from dockyard.model.errors import NO_SPACE, DockyardError, InvalidArgument, SystemFailure
 from dockyard.proto import tarformat as fmt
 from dockyard.proto.tarformat import Entry, Sparse, TarError
 from dockyard.proto.tarread import ByteStream, StreamError, TarReader, show
@@ -136,7 +136,7 @@ class _Unpacker:
             except (TarError, StreamError, OSError) as error:
                 raise _EntryError(entry, error) from error
             if self._inodes is not None and reader.count > self._inodes:
-                raise TarError(f"more than {self._inodes} entries: the file system has no room for them")
+                raise OSError(errno.ENOSPC, f"{NO_SPACE}: there are more than {self._inodes} entries")
         if need_end and not reader.ended:
             raise StreamError("unexpected end: the archive is truncated")
         reader.finish()

@@ -316,7 +316,7 @@ def test_a_full_disk_leaves_the_volume_empty(
     async def steps() -> None:
         volumes = await ground.volumes()
         made, _ = await volumes.make("mine")
-        with pytest.raises(DockyardError, match="No space left") as caught:
+        with pytest.raises(DockyardError, match="no space left") as caught:
             await volumes.fill(made, layers, "/data", seen=False)
         assert isinstance(caught.value, SystemFailure)
         assert os.listdir(made.path) == [] and os.listdir(os.path.dirname(made.path)) == ["_data"]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from dockyard.model.errors import NotFound, SystemFailure
-from dockyard.store import quotas, workdir
+from dockyard.store import measuring, quotas, workdir
 from dockyard.store.db import Database
 from dockyard.store.inline import Call
 from dockyard.store.layout import Layout
@@ -192,16 +192,16 @@ class Snapshots(LayerStore):
         tree = str(driver.directories.container(container_id) / "fs")
         return {"tree": tree, "lower": lower if driver.overlay else lower[:1], "overlay": driver.overlay}
 
-    async def usage(self, container_id: str) -> int:
-        """Bytes of the files that a container has written: of its writable layer (vfs, btrfs: not its image's)."""
-        arguments = {"path": str(self._ready.directories.container(container_id) / "fs")}
+    async def usages(self, container_ids: Iterable[str]) -> list[int]:
+        """Bytes of the files that each container has written: of its writable layer (vfs, btrfs: not its image's); 0
+        for one whose writable layer has gone."""
+        trees = [self._written_tree(container_id) for container_id in container_ids]
+        return [max(size, 0) for size in await measuring.sizes(self._call, trees)]
+
+    def _written_tree(self, container_id: str) -> measuring.Tree:
+        path = str(self._ready.directories.container(container_id) / "fs")
         chain = self._containers.get(container_id[:26])
-        if self._ready.overlay or chain is None:
-            result = await self._call("dockyard.store.copytree:usage", arguments)
-        else:
-            arguments["base"] = self.tree_of(self.layer(chain))
-            result = await self._call("dockyard.store.ownsize:own_size", arguments)
-        return int(result["size"])
+        return measuring.Tree(path, "" if self._ready.overlay or chain is None else self.tree_of(self.layer(chain)))
 
     def view(self, chain: str | None) -> dict[str, Any]:
         """Layers as they are, to be mounted read-only: a `runtime.launch.Rootfs` without its writable part."""
