@@ -16,7 +16,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dockyard.model.errors import InvalidArgument
+from dockyard.model.errors import InvalidArgument, SystemFailure
 from dockyard.proto import tarformat as fmt
 from tests.unit.store.tars import CHR, DIR, FIFO, HARD, SYM, Member, Unpacked, member, tar
 
