@@ -62,6 +62,16 @@ def test_half_close_is_the_end_of_input(engine: Engine, api: Connection) -> None
         assert demultiplex(stream.read_all())[0] == b"5\n"
 
 
+def test_input_typed_while_the_log_is_sent_arrives(engine: Engine, api: Connection) -> None:
+    identifier = steps.started(api, "sh", "-c", "seq 20000; cat", OpenStdin=True, StdinOnce=True)
+    steps.eventually(lambda: "20000\n" in steps.logs(api, identifier, tail=1)[0])
+    query = {"logs": 1, "stream": 1, "stdin": 1, "stdout": 1}
+    with engine.api() as own, own.hijack(f"/containers/{identifier}/attach", None, query) as stream:
+        stream.send(b"typed")
+        stream.close_write()
+        assert demultiplex(stream.read_all())[0].endswith(b"19999\n20000\ntyped")
+
+
 def test_attach_with_logs_replays(engine: Engine, api: Connection) -> None:
     identifier = steps.started(api, "sh", "-c", "echo before; sleep 100")
     steps.eventually(lambda: steps.logs(api, identifier)[0])

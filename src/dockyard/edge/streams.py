@@ -126,11 +126,12 @@ class Relay:
         """
         client = self.client.transport
         try:
+            if sock is not None:
+                client.pause_reading()  # what the client types while `before` is sent is the program's
             client.set_protocol(self.client)
             if before is not None:
                 await self._send_before(before)
             if sock is not None and not self._done.done():
-                client.pause_reading()
                 await self._loop.create_unix_connection(lambda: self.engine, sock=sock)
                 if already_read:
                     self.client.data_received(already_read)
