@@ -271,6 +271,8 @@ class ApiServer:
             if isinstance(error, OSError) and (refused := of_host(error)) is not None and not call.started:
                 self._log.error("%s %s failed", call.route.method, call.route.path, exc_info=error)
                 return self._error(refused)
+            if isinstance(error, ValueError) and str(error).startswith("embedded null") and not call.started:
+                return self._error(InvalidArgument("invalid value: a NUL character in a path"))  # Python names no more
             if call.started:
                 self._log.exception("%s %s failed while answering", call.route.method, call.route.path)
                 raise ConnectionResetError from error

@@ -225,7 +225,7 @@ def _with_defaults(host: HostConfig, cgroups: int) -> HostConfig:
     if host.pids_limit is not None and host.pids_limit <= 0:
         host.pids_limit = None  # clients' words for no limit
     if host.memory and not host.memory_swap:
-        host.memory_swap = host.memory * 2  # Docker's default: as much swap as memory
+        host.memory_swap = min(host.memory * 2, (1 << 63) - 1)  # Docker's default: as much swap as memory
     return host
 
 

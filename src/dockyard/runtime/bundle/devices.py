@@ -74,6 +74,8 @@ def device_number(path: str, option: str) -> tuple[int, int]:
         status = os.stat(path)
     except OSError as error:
         raise InvalidArgument(f"{option}: {path}: {os.strerror(error.errno or 0).lower()}") from None
+    except ValueError:
+        raise InvalidArgument(f"{option}: {path!r}: not a path") from None
     if not stat.S_ISBLK(status.st_mode):
         raise InvalidArgument(f"{option}: {path} is not a block device")
     return os.major(status.st_rdev), os.minor(status.st_rdev)
