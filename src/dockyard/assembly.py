@@ -32,7 +32,7 @@ from dockyard.runtime import apparmor, relabelling, remap
 from dockyard.runtime.bundle import Bundler, Host
 from dockyard.runtime.bundle.cdi import Devices
 from dockyard.runtime.client import Runtime
-from dockyard.runtime.sealed import Code
+from dockyard.runtime.sealed import Code, seal_package
 from dockyard.store.builds.cache import BuildCache
 from dockyard.store.containers import ContainerStore
 from dockyard.store.db import Database
@@ -47,16 +47,16 @@ log = logging.getLogger(__name__)
 _DRIVERS = {"overlay2": "overlay"}  # Docker's names for drivers of ours
 
 
-async def assemble(settings: Configuration, stack: AsyncExitStack, code: Code) -> Engine:
+async def assemble(settings: Configuration, stack: AsyncExitStack, code: Code | None = None) -> Engine:
     """Build and start everything below `edge`; `stack` ends it in reverse. DockyardError if something cannot start.
-    `code`: what this process, the zygote and its children import from."""
+    `code`: what the zygote and its children import from; by default a copy of the package as it is on disk now."""
     layout = Layout(settings.data_root, settings.exec_root)
     layout.open()
     stack.callback(layout.close)
     database = Database(layout.database)
     database.open()
     stack.callback(database.close)
-    runtime = await _start_runtime(layout, stack, code)
+    runtime = await _start_runtime(layout, stack, code or seal_package())
     events = Events(time.time_ns)
     stack.callback(events.close)
     driver = _DRIVERS.get(settings.storage_driver, settings.storage_driver)

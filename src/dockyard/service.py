@@ -168,8 +168,9 @@ def _pid_file(path: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+        with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
+            if file.read() == f"{os.getpid()}\n":  # another daemon may have been given the same path since
+                os.unlink(path)
 
 
 def notify(state: str) -> None:

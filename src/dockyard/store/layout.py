@@ -1,6 +1,6 @@
 """Where everything under the data root and the exec root lies.
 
-Owns: every path (as properties of `Layout`), the format version, the lock that keeps a second daemon away, and the
+Owns: every path (as properties of `Layout`), the format version, the locks that keep a second daemon away, and the
 trash. Does not own: what the files contain. No other module joins a path onto the data root.
 """
 
@@ -29,7 +29,7 @@ class Layout:
     def __init__(self, data_root: str | os.PathLike[str], exec_root: str | os.PathLike[str]) -> None:
         self.data_root = Path(os.path.abspath(data_root))
         self.exec_root = Path(os.path.abspath(exec_root))
-        self._lock: int | None = None
+        self._locks: list[int] = []
         self._deleter: _Deleter | None = None
 
     # --- the data root -------------------------------------------------------------------------------------------
@@ -128,17 +128,20 @@ class Layout:
     def open(self) -> None:
         """Make the tree, take the lock, check the format, empty ingest/ now and trash/ behind.
 
-        Raises Conflict if another daemon holds the data root (named by pid), SystemFailure for a format newer than this
-        program (nothing is touched then) or a root that cannot be made.
+        Raises Conflict if another daemon holds the data root or the exec root (named by pid), SystemFailure for a
+        format newer than this program (nothing is touched then) or a root that cannot be made.
         """
         try:
-            _directory(self.data_root, 0o711)
-            self._take_lock()
             try:
+                _directory(self.data_root, 0o711)
+                self._take_lock(self.lock, f"data root {self.data_root}")
                 self._check_format()
+                # what runs below an exec root and is in no database is killed: that of another daemon must not be
+                _directory(self.exec_root, 0o711)
+                self._take_lock(self.exec_root / "lock", f"exec root {self.exec_root}")
                 self._make_tree()
             except BaseException:
-                self._drop_lock()
+                self._drop_locks()
                 raise
         except OSError as error:
             raise SystemFailure(f"data root {self.data_root}: {error.strerror}: {error.filename}") from error
@@ -149,11 +152,11 @@ class Layout:
         self.sweep_partials()
 
     def close(self) -> None:
-        """Let go of the lock. What is still in the trash stays there for the next start. Twice is fine."""
+        """Let go of the locks. What is still in the trash stays there for the next start. Twice is fine."""
         if self._deleter is not None:
             self._deleter.close()
             self._deleter = None
-        self._drop_lock()
+        self._drop_locks()
 
     def discard(self, path: Path) -> None:
         """Take `path` away: gone from its place when this returns, deleted behind. Missing is fine.
@@ -181,7 +184,6 @@ class Layout:
         for path in (self.containers, self.volumes):
             _directory(path, 0o711)
         self._spread_volumes()
-        _directory(self.exec_root, 0o711)
         _directory(self.run_containers, 0o711)
 
     def _spread_volumes(self) -> None:
@@ -192,22 +194,21 @@ class Layout:
         finally:
             os.close(fd)
 
-    def _take_lock(self) -> None:
-        fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    def _take_lock(self, path: Path, root: str) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(fd)
-            raise Conflict(f"data root {self.data_root} is in use by another dockyardd (pid {holder})") from None
+            raise Conflict(f"{root} is in use by another dockyardd (pid {holder})") from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        self._lock = fd
+        self._locks.append(fd)
 
-    def _drop_lock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+    def _drop_locks(self) -> None:
+        while self._locks:
+            os.close(self._locks.pop())
 
     def _check_format(self) -> None:
         try:

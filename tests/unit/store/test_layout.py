@@ -26,6 +26,22 @@ def test_a_second_daemon_is_refused_naming_the_first(tmp_path: Path) -> None:
     second.close()
 
 
+def test_a_daemon_with_another_data_root_is_refused_too_where_containers_of_the_first_run(tmp_path: Path) -> None:
+    """It would kill them: what runs there is in no database of its own."""
+    first, second = layout_in(tmp_path), Layout(tmp_path / "other", tmp_path / "run")
+    first.open()
+    with pytest.raises(
+        Conflict, match=rf"exec root {tmp_path}/run is in use by another dockyardd \(pid {os.getpid()}\)"
+    ):
+        second.open()
+    first.close()
+    second.open()
+    Layout(tmp_path / "other", tmp_path / "run2").close()  # never opened: nothing is let go of
+    with pytest.raises(Conflict, match="data root"):
+        Layout(tmp_path / "other", tmp_path / "run2").open()
+    second.close()
+
+
 def test_a_newer_format_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "format").write_text("2\n")
