@@ -1,10 +1,11 @@
 """runc's integration tests (bats), as they come with Debian's source of it, against `dockyard-runtime` or another.
 
-    .venv/bin/python tools/runc_suite.py [--runtime COMMAND] [--debian TAR] [FILE.bats …]
+    .venv/bin/python tools/runc_suite.py [--runtime COMMAND] [--debian TAR] [--agent PROGRAM] [FILE.bats …]
 
 Needs root and bats, jq and gawk. The images are made here: busybox; a Debian tree (for hooks.bats) where one is given,
-as `mmdebstrap --variant=minbase bookworm debian.tar` makes it. checkpoint.bats is left out. Prints what fails, and
-a line of figures for each file; docs/runtime.md says which are known and why. Takes five to ten minutes.
+as `mmdebstrap --variant=minbase bookworm debian.tar` makes it. seccomp-notify.bats wants the compiled program of runc's
+contrib/cmd/seccompagent. checkpoint.bats is left out. Prints what fails, and a line of figures for each file;
+docs/runtime.md says which are known and why. Takes five to ten minutes.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def busybox_tar(target: Path) -> None:
 def lay_out(directory: Path, runtime: list[str], debian: str) -> Path:
     """The tests and what they need below `directory`; where they are run. Raises NotToBeHad."""
     with tarfile.open(source("runc", SOURCE, SHA256)) as tar:
-        tar.extractall(directory, [m for m in tar.getmembers() if "/tests/integration/" in m.name], filter="data")
+        parts = ("/tests/integration/", "/contrib/cmd/seccompagent/")
+        wanted = [member for member in tar.getmembers() if any(part in member.name for part in parts)]
+        tar.extractall(directory, wanted, filter="data")
     tests = next(directory.glob("runc-*/tests/integration"))
     busybox_tar(directory / "busybox.tar")
     helper = tests.parents[1] / "contrib/cmd/recvtty/recvtty"
@@ -114,6 +117,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runtime", default=shlex.join(OURS))
     parser.add_argument("--debian", default="")
+    parser.add_argument("--agent", default="")
     parser.add_argument("files", nargs="*")
     given = parser.parse_args()
     missing = [name for name in ("bats", "jq", "gawk", "script", "unshare") if shutil.which(name) is None]
@@ -130,6 +134,8 @@ def main() -> int:
         except NotToBeHad as error:
             print(error, file=sys.stderr)
             return 2
+        if given.agent:
+            shutil.copy(given.agent, tests.parents[1] / "contrib/cmd/seccompagent/seccompagent")
         left_out = {"checkpoint.bats"} | (set() if given.debian else {"hooks.bats"})
         failed = False
         for file in given.files or sorted({path.name for path in tests.glob("*.bats")} - left_out):

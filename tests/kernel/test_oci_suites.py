@@ -1,9 +1,9 @@
 """crun's own tests, as they come with its sources, against `dockyard-runtime`.
 
 The source is Debian's, fetched by apt into `.cache/`; docs/runtime.md lists what is left out and why, out of
-`support.oci_suites`. What the tests lack is put beside them: the static program of their containers, compiled here; a
-stand-in for python3-libmount; a command that takes crun's options for runc's. `DOCKYARD_TEST_OCI_RUNTIME=/usr/bin/crun`
-asks another runtime the same, by hand: to see what fails there, too.
+`support.oci_suites`. What the tests lack is put beside them: the static program of their containers, compiled here, and
+a stand-in for python3-libmount. `DOCKYARD_TEST_OCI_RUNTIME=/usr/bin/crun` asks another runtime the same, by hand: to
+see what fails there, too.
 """
 
 from __future__ import annotations
@@ -26,17 +26,6 @@ from tests.support.oci_suites import CRUN, CRUN_LEFT_OUT, CRUN_PASSING, CRUN_SHA
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 AT_ONCE = 4
 
-RUNTIME = """#!/bin/sh
-# crun's options are not all runc's: the control groups' manager, and a configuration beside the bundle
-for word; do
-    shift
-    case $word in --cgroup-manager) skip=1; continue ;; --config) config=1; continue ;; esac
-    if [ "$skip" ]; then skip=; continue; fi
-    if [ "$config" ]; then config=; [ -e config.json ] || cp "$word" config.json; continue; fi
-    set -- "$@" "$word"
-done
-exec {} "$@"
-"""
 LIBMOUNT = '''"""As much of libmount as is asked for: options of a mount out of a file like mountinfo."""
 
 
@@ -72,9 +61,9 @@ def suite(tmp_path: Path) -> Path:
                 tar.extract(member, tmp_path, filter="data")
     (tmp_path / "config.h").touch()
     (tmp_path / "tests/libmount.py").write_text(LIBMOUNT)
-    other = os.environ.get("DOCKYARD_TEST_OCI_RUNTIME")
     runtime = tmp_path / "runtime"
-    runtime.write_text(f'#!/bin/sh\nexec {other} "$@"\n' if other else RUNTIME.format(shlex.join(OURS)))
+    asked = os.environ.get("DOCKYARD_TEST_OCI_RUNTIME") or shlex.join(OURS)
+    runtime.write_text(f'#!/bin/sh\nexec {asked} "$@"\n')
     runtime.chmod(0o755)
     subprocess.run(["gcc", "-static", "-I.", "-o", "tests/init", "tests/init.c"], cwd=tmp_path, check=True, timeout=60)
     return tmp_path

@@ -21,7 +21,6 @@ CRUN_LEFT_OUT: Final = {
     "test_delete.py test_simple_delete": (
         "freezes the process in a control group of its own and deletes the container: crun cannot either, and leaves it"
     ),
-    "test_delete.py test_multiple_containers_delete": "`delete --regex` is an option of crun's only",
     "test_exec.py exec-root-netns-with-userns": (
         "joins the network namespace of process 1, which machines that are containers themselves do not allow"
     ),

@@ -12,6 +12,7 @@ means that execve has happened. Standard library only.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -24,12 +25,32 @@ from typing import Any, NoReturn
 from dockyard.linux import abi, calls, process, pty, scheduling, userns
 from dockyard.runtime import devices, hooks, network, owners, program, rootfs, sysctls, users
 from dockyard.runtime.cgroups import Cgroup, is_notation
+from dockyard.runtime.cgroups.files import write
+
+
+class Place:
+    """Where an exec'd process goes in a container that is not as every other.
+
+    `namespaces`: CLONE_NEW* to join beyond the usual ones; `shared`: those that the parent is in already; `root`: a
+    descriptor of the directory that is the root, -1: that of the mount namespace; `groups`: the directories of control
+    groups to be in instead of the container's; `beside`: that of its first process, for a group that takes none.
+    """
+
+    __slots__ = ("beside", "groups", "namespaces", "root", "shared")
+
+    def __init__(self, namespaces: int = 0, shared: int = 0, root: int = -1) -> None:
+        self.namespaces = namespaces
+        self.shared = shared
+        self.root = root
+        self.groups: list[str] = []
+        self.beside = ""
 
 
 class Job:
     """What a child needs; filled by the parent before the fork."""
 
     __slots__ = (
+        "among_hosts",
         "cgroup",
         "config",
         "console_size",
@@ -42,7 +63,6 @@ class Job:
         "joins",
         "limited",
         "mounts",
-        "namespaces",
         "network",
         "new_keyring",
         "new_network",
@@ -50,11 +70,11 @@ class Job:
         "part",
         "pidfd",
         "pivot",
+        "place",
         "preserved",
         "process",
         "rootfs",
         "seccomp",
-        "shared",
         "sources",
         "state",
         "stdio",
@@ -80,10 +100,10 @@ class Job:
         self.unshare_cgroup = True
         self.joins: list[tuple[int, int]] = []  # (descriptor, CLONE_NEW* flag)
         self.mounts = -1  # a mount namespace to be in
+        self.among_hosts = False  # there is none: its mounts are the host's
         self.held: userns.Held | None = None  # keeps the user namespace and what belongs to it until the child has them
         self.users: users.Users | None = None  # a user namespace of the container's own
-        self.namespaces = 0  # exec: CLONE_NEW* beyond those that every container has
-        self.shared = 0  # exec: CLONE_NEW* of the container that the parent is in already
+        self.place: Place | None = None  # exec: where it goes, if not as in every container
         self.network: network.NetworkPlan | None = None
         self.new_network = False
         self.seccomp: bytes | None = None
@@ -173,7 +193,9 @@ def _init(job: Job) -> None:
     if job.users is not None:
         job.users.act()
     label = linux.get("mountLabel") or ""
-    root = rootfs.mount_root(job.rootfs, job.target, linux.get("rootfsPropagation") or "", label, job.users)
+    root = rootfs.mount_root(
+        job.rootfs, job.target, linux.get("rootfsPropagation") or "", label, job.users, among_hosts=job.among_hosts
+    )
     own_group = job.cgroup.path if job.cgroup is not None and not job.unshare_cgroup else ""
     rootfs.mount_all(root, config, job.sources, job.hierarchies, own_group, job.users, job.limited)
     own_dev = _has_own_dev(config.get("mounts") or [], root)
@@ -190,7 +212,7 @@ def _init(job: Job) -> None:
     os.fchdir(root)  # where those of other runtimes are run, too
     _run_hooks(job, "createContainer", "creating")
     job.step = "changing the root"
-    rootfs.pivot(root) if job.pivot else rootfs.move(root)
+    (rootfs.enter if job.among_hosts else rootfs.pivot if job.pivot else rootfs.move)(root)
     os.close(root)
     if config.get("hostname"):
         calls.sethostname(config["hostname"].encode())
@@ -227,7 +249,7 @@ def _has_own_dev(entries: list[dict[str, Any]], root: int) -> bool:
 
 
 def _exec(job: Job) -> None:
-    spec = job.process
+    spec, place = job.process, job.place or Place()
     calls.prctl(abi.PR_SET_DUMPABLE, 0)
     program.seal()
     os.setsid()
@@ -236,18 +258,32 @@ def _exec(job: Job) -> None:
     if affinity.get("initial"):
         scheduling.set_affinity(affinity["initial"])
     if job.cgroup is not None:
-        job.cgroup.join(job.part)
+        _join_group(job.cgroup, job.part, place)
     if affinity.get("final"):
         scheduling.set_affinity(affinity["final"])
     job.step = "joining namespaces"
     job.users = users.Users.of_process(job.pidfd)
-    process.setns(job.pidfd, (_EXEC_NAMESPACES | job.namespaces) & ~job.shared)
+    process.setns(job.pidfd, (_EXEC_NAMESPACES | place.namespaces) & ~place.shared)
+    if place.root >= 0:
+        rootfs.enter(place.root)
     if job.part and job.unshare_cgroup:
         process.unshare(abi.CLONE_NEWCGROUP)  # it sees its part as the root, where the container's limits are mounted
     slave = _open_terminal(job) if job.terminal else -1
     uid, gid, groups, home = program.resolve_user(spec)
     program.enter_directory(spec.get("cwd") or "/", uid, gid, create=False)
     _become(job, slave, uid, gid, groups, home)
+
+
+def _join_group(cgroup: Cgroup, part: str, place: Place) -> None:
+    for directory in place.groups:
+        write(f"{directory}/cgroup.procs", "0")
+    try:
+        if not place.groups:
+            cgroup.join(part)
+    except OSError as error:
+        if error.errno != errno.EBUSY or not place.beside:
+            raise
+        write(f"{place.beside}/cgroup.procs", "0")
 
 
 _EXEC_NAMESPACES = abi.CLONE_NEWNS | abi.CLONE_NEWNET | abi.CLONE_NEWIPC | abi.CLONE_NEWUTS | abi.CLONE_NEWCGROUP
@@ -265,7 +301,7 @@ def _become(job: Job, slave: int, uid: int, gid: int, groups: list[int], home: b
         job.step = "entering the user namespace"
         for group in (gid, *groups):
             job.users.gid(group)
-        job.users.enter(own_mounts=job.pidfd < 0 and job.mounts < 0)
+        job.users.enter(own_mounts=job.pidfd < 0 and job.mounts < 0 and not job.among_hosts)
     _make_keyring(job)
     program.drop_privileges(spec, job.seccomp, uid, gid, groups, lambda fd: _tell_listener(job.sync, fd))
     os.umask((spec.get("user") or {}).get("umask", 0o022))

@@ -32,6 +32,7 @@ class DirectoryRootfs(TypedDict):
     type: Literal["directory"]
     path: str
     owned: NotRequired[bool]  # by the ids of the container's user namespace: not to be mapped
+    tree: NotRequired[int]  # a detached copy of it, in this process's descriptors
 
 
 Rootfs = OverlayRootfs | DirectoryRootfs

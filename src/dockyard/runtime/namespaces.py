@@ -21,6 +21,7 @@ def prepare(config: dict[str, Any], job: Job, opened: list[int]) -> int:
     """
     flags = 0
     job.unshare_cgroup = False
+    job.among_hosts = all(entry["type"] != "mount" for entry in config["linux"].get("namespaces") or [])
     # First: a child that is forked for it must not be born in a new pid namespace.
     _make_users(config["linux"], job, opened)
     for entry in config["linux"].get("namespaces") or []:

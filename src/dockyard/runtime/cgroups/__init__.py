@@ -38,6 +38,9 @@ class Cgroup(Protocol):
     def join(self, part: str = "") -> None:
         """Move the calling process in; `part`: into a part of it of that name, made now, where that is had (`part`)."""
 
+    def directories(self) -> dict[str, str]:
+        """Where it lies, by controller; on v2 it is one directory, named ""."""
+
     def part(self, name: str) -> str:
         """The directory of a part of the group, for processes that are to be ended together. It has no limits of its
         own: on v1 it is in the freezer's hierarchy alone. "" where there can be none."""

@@ -168,6 +168,9 @@ class CgroupV1:
                 directory = own
             write(f"{directory}/cgroup.procs", "0")
 
+    def directories(self) -> dict[str, str]:
+        return dict(self._directories)
+
     def part(self, name: str) -> str:
         freezer = self._directories.get("freezer")
         return f"{freezer}/{name}" if freezer else ""

@@ -82,6 +82,9 @@ class CgroupV2:
             os.mkdir(directory, 0o755)
         write(f"{directory}/cgroup.procs", "0")
 
+    def directories(self) -> dict[str, str]:
+        return {"": self._directory}
+
     def part(self, name: str) -> str:
         return f"{self._directory}/{name}"
 

@@ -30,6 +30,7 @@ _GLOBAL: Final = (
     Option(("log-format",)),
     Option(("debug",), value=False),
     Option(("systemd-cgroup",), value=False),
+    Option(("cgroup-manager",)),
     Option(("rootless",)),
     Option(("criu",)),
     Option(("version", "v"), value=False),
@@ -69,6 +70,8 @@ def _dispatch(arguments: Arguments) -> int:
         raise OciError("--criu is not supported: there is neither checkpoint nor restore")
     if arguments.text("log-format", "text") not in ("text", "json"):
         raise OciError(f"--log-format: {arguments.text('log-format')!r} is neither text nor json")
+    if arguments.text("cgroup-manager", "cgroupfs") not in ("cgroupfs", "systemd"):
+        raise OciError(f"--cgroup-manager: {arguments.text('cgroup-manager')!r} is neither cgroupfs nor systemd")
     if arguments.text("rootless", "auto") not in ("auto", "true", "false"):
         raise OciError(f"--rootless: {arguments.text('rootless')!r} is neither auto, true nor false")
     name, *words = arguments.rest
@@ -86,7 +89,7 @@ def _dispatch(arguments: Arguments) -> int:
     if command is None:
         raise OciError(f"unknown command {name!r}")
     given = parse(words, command.options, name, scattered=name not in _WRAPPING)
-    if arguments.flag("systemd-cgroup"):
+    if arguments.flag("systemd-cgroup") or arguments.text("cgroup-manager") == "systemd":
         given.switch_on("systemd-cgroup")
     if name in _ENTERING:
         _look_for_limits(arguments, given)
@@ -106,13 +109,13 @@ def _root(arguments: Arguments) -> str:
 def _become_root(arguments: Arguments, name: str, words: list[str]) -> None:
     """An ordinary user: what touches containers is done as root of their user namespace."""
     from dockyard.runtime.oci import rootless
-    from dockyard.runtime.oci.commands import COMMANDS
+    from dockyard.runtime.oci.commands import COMMANDS, config_file
     from dockyard.runtime.oci.configuration import read_json
     from dockyard.runtime.oci.containers import Container
 
     if name in ("create", "run"):
         given = parse(words, COMMANDS[name].options, name, scattered=name not in _WRAPPING)
-        rootless.enter_new(read_json(os.path.join(given.text("bundle", "."), "config.json")))
+        rootless.enter_new(read_json(os.path.join(given.text("bundle", "."), config_file(given))))
     elif name in ("exec", "kill", "delete"):
         given = parse(words, COMMANDS[name].options, name, scattered=name not in _WRAPPING)
         if given.rest and os.path.isdir(Container(_root(arguments), given.rest[0]).directory):

@@ -67,15 +67,23 @@ def _making(arguments: Arguments, *, foreground: bool = False) -> Wanted:
     return wanted._replace(preserved=wanted.preserved + int(text), listening=tuple(told))
 
 
+def config_file(arguments: Arguments) -> str:
+    """The configuration: relative to the bundle, or absolute."""
+    return os.path.abspath(arguments.text("config")) if arguments.text("config") else "config.json"
+
+
 def _create(root: str, arguments: Arguments) -> int:
-    launching.create(root, _one_id(arguments), arguments.text("bundle", "."), _making(arguments))
+    launching.create(
+        root, _one_id(arguments), arguments.text("bundle", "."), _making(arguments), config_file(arguments)
+    )
     return 0
 
 
 def _run(root: str, arguments: Arguments) -> int:
     detach = arguments.flag("detach")
     wanted = _making(arguments, foreground=not detach)
-    container, spawned = launching.create(root, _one_id(arguments), arguments.text("bundle", "."), wanted)
+    bundle, file = arguments.text("bundle", "."), config_file(arguments)
+    container, spawned = launching.create(root, _one_id(arguments), bundle, wanted, file)
     try:
         if not detach:
             foreground.hand_on_signals(spawned)  # the program may run, and say so, before `start` has returned
@@ -105,7 +113,27 @@ def _kill(root: str, arguments: Arguments) -> int:
     if not 1 <= len(arguments.rest) <= 2:
         raise OciError("kill: a container ID and at most one signal are needed")
     number = parse_signal(arguments.rest[1] if len(arguments.rest) == 2 else "SIGTERM")
-    launching.kill(Container.load(root, arguments.rest[0]), number, arguments.flag("all"))
+    everyone = arguments.flag("all")
+    if arguments.flag("regex"):
+        return _each(root, arguments.rest[0], lambda container: launching.kill(container, number, everyone))
+    launching.kill(Container.load(root, arguments.rest[0]), number, everyone)
+    return 0
+
+
+def _each(root: str, pattern: str, act: Callable[[Container], None]) -> int:
+    """What crun calls --regex: all with an ID that has the pattern in it. One that fails is told of."""
+    import re
+
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise OciError(f"--regex: {pattern!r} is no regular expression: {error}") from None
+    for container in Container.all(root):
+        if expression.search(container.id):
+            try:
+                act(container)
+            except OciError as error:
+                print(f"dockyard-runtime: warning: {container.id}: {error.message}", file=sys.stderr)
     return 0
 
 
@@ -123,6 +151,8 @@ def parse_signal(text: str) -> int:
 def _delete(root: str, arguments: Arguments) -> int:
     force = arguments.flag("force")
     identity = _one_id(arguments)
+    if arguments.flag("regex"):
+        return _each(root, identity, lambda container: launching.delete(container, force))
     try:
         container = Container.load(root, identity)
     except OciError:
@@ -310,11 +340,13 @@ def _features(_root: str, _arguments: Arguments) -> int:
 _BUNDLE = Option(("bundle", "b"))
 _MAKING = (
     _BUNDLE,
+    Option(("config", "f")),
     Option(("console-socket",)),
     Option(("pid-file",)),
     Option(("preserve-fds",)),
     Option(("no-pivot",), value=False),
     Option(("no-new-keyring",), value=False),
+    Option(("no-subreaper",), value=False),  # nor is it ever one
 )
 _EXEC = (
     Option(("console-socket",)),
@@ -334,15 +366,16 @@ _EXEC = (
     Option(("cgroup",), many=True),
     Option(("ignore-paused",), value=False),
 )
+_REGEX = Option(("regex", "r"), value=False)
 _FORMAT = Option(("format", "f"))
 
 COMMANDS: dict[str, Command] = {
     "create": Command(_create, _MAKING, "make a container that waits for start"),
-    "delete": Command(_delete, (Option(("force", "f"), value=False),), "take a stopped container away"),
+    "delete": Command(_delete, (Option(("force", "f"), value=False), _REGEX), "take a stopped container away"),
     "events": Command(_events, measuring.EVENTS_OPTIONS, "print what a container uses, again and again"),
     "exec": Command(_exec, _EXEC, "run a further process in a container"),
     "features": Command(_features, (), "print what is supported, as JSON"),
-    "kill": Command(_kill, (Option(("all", "a"), value=False),), "send a signal (default SIGTERM)"),
+    "kill": Command(_kill, (Option(("all", "a"), value=False), _REGEX), "send a signal (default SIGTERM)"),
     "list": Command(_list, (_FORMAT, Option(("quiet", "q"), value=False)), "list the containers of --root"),
     "pause": Command(_pause, (), "freeze all processes of a container"),
     "ps": Command(_ps, (_FORMAT,), "list the processes of a container"),

@@ -34,9 +34,9 @@ _LIMITS: Final = (  # part, limit, the versions of control groups that have it, 
 _PROPAGATIONS: Final = ("", "shared", "slave", "private", "rshared", "rslave", "rprivate", "unbindable", "runbindable")
 
 
-def load_bundle(bundle: str) -> dict[str, Any]:
-    """The checked config.json of the directory `bundle`; root.path is made absolute. Raises OciError."""
-    config = read_json(os.path.join(bundle, "config.json"))
+def load_bundle(bundle: str, file: str = "config.json") -> dict[str, Any]:
+    """The checked configuration of the directory `bundle`; root.path is made absolute. Raises OciError."""
+    config = read_json(os.path.join(bundle, file))
     check_config(config)
     _drop_zero_limits(config["linux"].get("resources") or {})
     root = config["root"]["path"]

@@ -137,6 +137,8 @@ class Container:
         return document
 
     def forget(self) -> None:
+        if not os.path.isdir(self.directory):
+            return
         for name in os.listdir(self.directory):
             path = self.file(name)
             if os.path.isdir(path) and not os.path.islink(path):

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from dockyard.linux import process, pty
+from dockyard.runtime.oci.readiness import Readiness
 from dockyard.runtime.spawn import Spawned
 
 _KEPT = {signal.SIGCHLD, signal.SIGURG, signal.SIGKILL, signal.SIGSTOP, signal.SIGWINCH, signal.SIGPIPE}
@@ -30,18 +31,33 @@ def hand_on_signals(spawned: Spawned) -> None:
         signal.signal(number, hand_on)
 
 
-def follow(spawned: Spawned) -> int:
-    """Wait for the process; its exit code, 128+N for signal N. Signals are handed on to it."""
+def follow(spawned: Spawned, ready: Readiness | None = None) -> int:
+    """Wait for the process; its exit code, 128+N for signal N. Signals are handed on to it, and, from `ready`, what it
+    says of itself."""
     hand_on_signals(spawned)
     if spawned.master >= 0:
         os.close(spawned.slave)
-        _relay(spawned)
+        _relay(spawned, ready)
+    if ready is not None:
+        _hand_on(spawned.pidfd, ready)
     _, status = os.waitpid(spawned.pid, 0)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 
 
-def _relay(spawned: Spawned) -> None:
+def _hand_on(pidfd: int, ready: Readiness) -> None:
+    """Until the process has ended."""
+    import select
+
+    ended = False
+    while not ended:
+        found, _, _ = select.select([pidfd, ready.fileno()], [], [])
+        ended = pidfd in found
+        ready.hand_on()
+    ready.close()
+
+
+def _relay(spawned: Spawned, ready: Readiness | None) -> None:
     """Between stdin/stdout and the terminal, until the other side is closed."""
     import select
     import termios
@@ -50,13 +66,15 @@ def _relay(spawned: Spawned) -> None:
     master = spawned.master
     signal.signal(signal.SIGWINCH, lambda _number, _frame: _copy_size(master))
     _copy_size(master)
-    inputs = [0, master]
+    inputs = [0, master, *([ready.fileno()] if ready is not None else [])]
     try:
         while True:
-            ready, _, _ = select.select(inputs, [], [])
-            if master in ready and not _pass(master, 1):
+            found, _, _ = select.select(inputs, [], [])
+            if ready is not None and ready.fileno() in found:
+                ready.hand_on()
+            if master in found and not _pass(master, 1):
                 return
-            if 0 in ready and not _pass(0, master):
+            if 0 in found and not _pass(0, master):
                 inputs.remove(0)
     finally:
         if before is not None:

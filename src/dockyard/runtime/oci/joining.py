@@ -32,8 +32,6 @@ def check(linux: dict[str, Any]) -> set[str]:
         paths[kind] = get(entry, "path", str, f"{field}.path", optional=True)
         if paths[kind]:
             _check_path(kind, paths[kind], f"{field}.path")
-    if "mount" not in paths:
-        raise OciError("linux.namespaces: a container without a mount namespace of its own is not supported")
     _check_users(linux, paths.get("user"))
     return set(paths)
 

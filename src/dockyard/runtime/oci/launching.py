@@ -19,11 +19,13 @@ from typing import Any, NamedTuple
 from dockyard.linux import abi, process, seccomp
 from dockyard.runtime import hooks, spawn
 from dockyard.runtime.cgroups import is_notation
-from dockyard.runtime.launch import Launch
-from dockyard.runtime.oci import netdevices, notifying, resctrl
+from dockyard.runtime.init import Place
+from dockyard.runtime.launch import DirectoryRootfs, Launch
+from dockyard.runtime.oci import hostmounts, netdevices, notifying, readiness, resctrl, subgroups
 from dockyard.runtime.oci.configuration import load_bundle
 from dockyard.runtime.oci.containers import CREATED, RUNNING, STOPPED, Container, is_fifo, write_whole
 from dockyard.runtime.oci.errors import OciError
+from dockyard.runtime.oci.readiness import Readiness
 
 _STDIO = (0, 1, 2)
 _ENTERED = (("pid", abi.CLONE_NEWPID), ("time", abi.CLONE_NEWTIME))  # of the command's children, while it makes one
@@ -41,20 +43,24 @@ class Wanted(NamedTuple):
     systemd: bool = False  # makes the control group
     limited: bool = False  # this process is root of a user namespace only (`rootless`)
     entered: bool = False  # which is the container's already
+    groups: tuple[str, ...] = ()  # of exec: parts of the container's control group to be in
     listening: tuple[str, ...] = ()  # variables that tell it which of those are sockets to listen at
 
 
-def create(root: str, identity: str, bundle: str, wanted: Wanted) -> tuple[Container, spawn.Spawned]:
-    """Make a container that waits for `start`. Raises OciError; then nothing of it is left."""
+def create(
+    root: str, identity: str, bundle: str, wanted: Wanted, file: str = "config.json"
+) -> tuple[Container, spawn.Spawned]:
+    """Make a container that waits for `start`. Raises OciError; then nothing of it is left. `file`: its configuration,
+    relative to the bundle."""
     bundle = os.path.abspath(bundle)
-    config = load_bundle(bundle)
+    config = load_bundle(bundle, file)
     _check_terminal(config["process"], wanted)
     container = Container(root, identity)
     container.make_directory()
     try:
         return container, _create(container, config, bundle, wanted)
     except BaseException:
-        container.forget()
+        _forget(container)
         raise
 
 
@@ -71,8 +77,9 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
     config["process"]["memoryPolicy"] = linux.get("memoryPolicy")
     program = _compile(container, config)
     write_whole(container.file("config.json"), json.dumps(config).encode())
-    if wanted.listening:  # of this process alone: no exec inherits it
-        config["process"]["env"] = [*(config["process"].get("env") or []), *wanted.listening]
+    told_of = (*wanted.listening, *readiness.make_place(container, config))
+    if told_of:  # of this process alone: no exec inherits it
+        config["process"]["env"] = [*(config["process"].get("env") or []), *told_of]
     os.mkfifo(container.file("exec.fifo"), 0o600)
     gate = os.open(container.file("exec.fifo"), os.O_RDWR | os.O_CLOEXEC)
     os.mkfifo(container.file("error.fifo"), 0o600)
@@ -80,15 +87,19 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
     path = config["root"]["path"]
     if path == "/":
         os.mkdir(container.file("root"), 0o700)
+    # The root is mounted over itself: hooks look for it there, and mount into it.
+    target = path if path != "/" else container.file("root")
+    rootfs: DirectoryRootfs = {"type": "directory", "path": path, "owned": True}
+    if hostmounts.needed(linux):
+        rootfs["tree"] = hostmounts.detach(container, path, target)
     launch: Launch = {
         "id": container.id,
         "config": config,
-        "rootfs": {"type": "directory", "path": path, "owned": True},
+        "rootfs": rootfs,
         "stdio": {"tty": False, "open_stdin": True, "stdin_once": False, "console_size": None},
         "log": None,
         "network": None,
-        # The root is mounted over itself: hooks look for it there, and mount into it.
-        "state_dir": path if path != "/" else container.file("root"),
+        "state_dir": target,
         "bundle": bundle,
         "options": {
             "pivot": not wanted.no_pivot,
@@ -132,6 +143,8 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
     finally:
         os.close(gate)
         os.close(told)
+        if "tree" in rootfs:
+            os.close(rootfs["tree"])
         for fd, _ in ours:
             os.close(fd)
     try:
@@ -201,8 +214,11 @@ def _save(container: Container, config: dict[str, Any], bundle: str, pid: int, r
     )
 
 
-def start(container: Container) -> None:
-    """Let a created container execute its program. Raises OciError."""
+def start(container: Container, follower: int = 0) -> Readiness | None:
+    """Let a created container execute its program, and wait until that is ready where somebody wants to be told of it.
+    Raises OciError. `follower`: the process that stays with it, if there is one; then that has to hand on what the
+    container says of itself.
+    """
     status = container.status()
     if status == STOPPED:
         raise OciError(f"cannot start a container that has stopped: {container.id}")
@@ -215,6 +231,9 @@ def start(container: Container) -> None:
         fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         raise OciError(f"cannot start a container that has stopped: {container.id}") from None
+    pid = container.state["pid"]
+    ready = readiness.listen(container, follower or pid)
+    pidfd = container.open_process() if ready and not follower else -1
     errors = os.open(container.file("error.fifo"), os.O_RDONLY | os.O_CLOEXEC)
     os.unlink(fifo)
     os.write(fd, b"s")
@@ -224,11 +243,16 @@ def start(container: Container) -> None:
     if failure:
         raise OciError(failure)
     # A short program may be over by now: what has been started was running, with that pid.
-    state = {**container.document(), "status": RUNNING, "pid": container.state["pid"]}
+    state = {**container.document(), "status": RUNNING, "pid": pid}
     try:
         hooks.run(container.config, "poststart", state, container.state["bundle"])
     except hooks.HookFailed as failed:
         raise OciError(str(failed)) from None
+    if ready is None or follower:
+        return ready
+    ready.wait(pidfd)
+    os.close(pidfd)
+    return None
 
 
 def execute(container: Container, spec: dict[str, Any], wanted: Wanted) -> spawn.Spawned:
@@ -241,16 +265,16 @@ def execute(container: Container, spec: dict[str, Any], wanted: Wanted) -> spawn
         spec[name] = config["process"].get(name)
     pidfd = container.open_process()
     try:
-        shared = _shared_namespaces(container.state["pid"]) if wanted.limited else 0
-        if not shared & abi.CLONE_NEWPID:
+        place = _place(container, config, wanted)
+        if not place.shared & abi.CLONE_NEWPID:
             process.setns(pidfd, abi.CLONE_NEWPID)  # the child is born in it
         if container.state.get("resctrl"):
             resctrl.join(container.state["resctrl"])
         stdio = None if spec.get("terminal") else _STDIO
         program = container.seccomp()
         spawned = spawn.spawn_exec(
-            spec, pidfd, container.cgroup(), stdio, program, wanted.preserved, _extra_namespaces(config),
-            shared, on_listener=lambda pid, fd: notifying.send(config, container.document(), pid, fd),
+            spec, pidfd, container.cgroup(), stdio, program, wanted.preserved, place,
+            on_listener=lambda pid, fd: notifying.send(config, container.document(), pid, fd),
         )  # fmt: skip
     except spawn.SpawnFailed as failed:
         raise OciError(failed.message, failed.code if failed.code in (126, 127) else 255) from None
@@ -258,13 +282,26 @@ def execute(container: Container, spec: dict[str, Any], wanted: Wanted) -> spawn
         raise OciError(f"cannot exec in container {container.id}: {spawn.describe(error)}") from None
     finally:
         os.close(pidfd)
-    _hand_over(spawned, wanted)
+    try:
+        _hand_over(spawned, wanted)
+    except BaseException:
+        spawn.abandon(spawned)
+        raise
     return spawned
 
 
-def _extra_namespaces(config: dict[str, Any]) -> int:
+def _place(container: Container, config: dict[str, Any], wanted: Wanted) -> Place:
+    pid = container.state["pid"]
     kinds = {entry["type"] for entry in config["linux"].get("namespaces") or []}
-    return abi.CLONE_NEWTIME if "time" in kinds else 0
+    place = Place(abi.CLONE_NEWTIME if "time" in kinds else 0, _shared_namespaces(pid) if wanted.limited else 0)
+    cgroup = container.cgroup()
+    if cgroup is not None:
+        place.groups, place.beside = subgroups.find(cgroup, pid, wanted.groups)
+    elif wanted.groups:
+        container.needed_cgroup()
+    if hostmounts.needed(config["linux"]):
+        place.root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return place
 
 
 def _shared_namespaces(pid: int) -> int:
@@ -313,13 +350,19 @@ def destroy(container: Container) -> None:
     _end(container)
     if container.state.get("resctrl"):
         resctrl.remove(container.state["resctrl"])
-    container.forget()
+    _forget(container)
     for index in range(len((config.get("hooks") or {}).get("poststop") or ())):  # one that fails stops no other
         one = {"hooks": {"poststop": [config["hooks"]["poststop"][index]]}}
         try:
             hooks.run(one, "poststop", state, state["bundle"] or "/")
         except (hooks.HookFailed, OSError) as failed:
             print(f"dockyard-runtime: warning: {failed}", file=sys.stderr)
+
+
+def _forget(container: Container) -> None:
+    hostmounts.take_away(container)
+    readiness.forget(container)
+    container.forget()
 
 
 def _end(container: Container) -> None:
