@@ -182,7 +182,7 @@ def test_a_container_sees_its_layers(tmp_path: Path) -> None:
             (target / "new").write_bytes(b"x" * 1000)
         finally:
             mounts.umount(str(target))
-        assert await store.snapshots.usage(CONTAINER) == 1000
+        assert await store.snapshots.usages([CONTAINER]) == [1000]
         store.snapshots.remove(CONTAINER)
         assert os.listdir(store.base / "c") == []
 
@@ -200,11 +200,11 @@ def test_a_container_sees_its_layers_without_overlay(place: Path, driver: str) -
         tree = Path(rootfs["path"])
         assert sorted(os.listdir(tree / "d")) == ["three", "two"]
         assert os.listdir(tree / "e") == []
-        assert await store.snapshots.usage(CONTAINER) == 0  # what its image has is not its own
+        assert await store.snapshots.usages([CONTAINER]) == [0]  # what its image has is not its own
         (tree / "new").write_bytes(b"mine")
         (tree / "d/two").write_bytes(b"22")
         os.link(tree / "new", tree / "again")
-        assert await store.snapshots.usage(CONTAINER) == 6
+        assert await store.snapshots.usages([CONTAINER]) == [6]
         assert await whole(store.images.save(["app:1"]))  # and every layer's tar can still be rebuilt
         store.snapshots.remove(CONTAINER)
         await store.images.remove("app:1")

@@ -10,12 +10,14 @@ engine pass through it untouched.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import msgspec
 from aiohttp import web
 
 from dockyard.edge.api import wire
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 JSON_TYPE = "application/json"
+_AT_A_TIME = 100  # values of a list that are encoded before anybody else gets a turn
 BODY_LIMIT = 16 << 20  # bytes of a JSON body; archives are streamed and have none
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 
@@ -236,6 +239,16 @@ class Call:
     def json(self, value: Any, status: int = 200) -> web.Response:
         """An answer of JSON: wire structs, dicts, lists, plain values (see `wire.outgoing` for model structs)."""
         return web.Response(body=wire.encode(value) + b"\n", status=status, content_type=JSON_TYPE)
+
+    async def encoded(self, values: Iterable[Any]) -> list[msgspec.Raw]:
+        """A long list for `json`: other requests are served while it is made, and `values` may be a generator. What is
+        told of ten thousand containers takes a fifth of a second."""
+        done: list[msgspec.Raw] = []
+        for value in values:
+            done.append(msgspec.Raw(wire.encode(value)))
+            if not len(done) % _AT_A_TIME:
+                await asyncio.sleep(0)
+        return done
 
     def empty(self, status: int = 204) -> web.Response:
         return web.Response(status=status)

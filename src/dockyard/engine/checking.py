@@ -19,7 +19,6 @@ from dockyard.model.errors import DockyardError
 if TYPE_CHECKING:
     from dockyard.engine.context import Context
     from dockyard.engine.images import Image, Images
-    from dockyard.model.mounts import MountPoint
     from dockyard.store.builds.cache import BuildCache
     from dockyard.store.snapshots import Layer
 
@@ -99,7 +98,7 @@ class Check:
     def _volumes_without(self) -> Iterator[Damage]:
         for volume in self._context.volumes.list():
             if not self._context.volumes.is_there(volume):
-                users = [each.name for each in self._context.registry if volume.name in _volumes_of(each.mounts)]
+                users = [each.name for each in self._context.registry.of_volume(volume.name)]
                 yield Damage("volume", volume.name, "missing: its directory", containers=users)
 
     # --- what has changed --------------------------------------------------------------------------------------------
@@ -184,7 +183,3 @@ class Check:
 
 def _shown(image: Image) -> str:
     return image.names[0] if image.names else image.id
-
-
-def _volumes_of(mounts: list[MountPoint]) -> set[str]:
-    return {point.name for point in mounts if point.type == "volume"}

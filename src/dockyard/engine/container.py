@@ -1,7 +1,7 @@
 """One container as the engine knows it, in memory: its rows, its live connection, who waits for it.
 
-Owns: `Container` and `Registry` (look up by id, name or the beginning of an id). Does not own: what happens to a
-container (`starting`, `stopping`, `removing`, …) nor its rows (`store.containers`).
+Owns: `Container` and `Registry` (look up by id, name or the beginning of an id, by image and by volume). Does not own:
+what happens to a container (`starting`, `stopping`, `removing`, …) nor its rows (`store.containers`).
 
 Reads take no lock: `status` is changed by the event loop only, in one step each time.
 """
@@ -111,6 +111,11 @@ class Container:
         return self.spec.mounts
 
     @property
+    def volumes(self) -> set[str]:
+        """The names of its volumes."""
+        return {point.name for point in self.spec.mounts if point.type == "volume"}
+
+    @property
     def labels(self) -> dict[str, str]:
         return self.spec.config.labels or {}
 
@@ -197,13 +202,20 @@ class Container:
 
 
 class Registry:
-    """Every container of this engine, by id, name and beginning of id."""
+    """Every container of this engine, by id, name and beginning of id.
+
+    Also by what never changes about one (its image, its volumes) and whether it was made with links: of ten thousand
+    that have ended, few matter to a start or a removal.
+    """
 
     def __init__(self) -> None:
         self._by_id: dict[str, Container] = {}
         self._by_name: dict[str, Container] = {}
         self._sorted: list[str] = []
         self._reserved: dict[str, str] = {}  # name -> id of a container being created or renamed
+        self._by_image = _Groups()
+        self._by_volume = _Groups()
+        self._with_links: dict[str, Container] = {}
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -244,11 +256,28 @@ class Registry:
     def release(self, name: str) -> None:
         self._reserved.pop(name, None)
 
+    def of_image(self, image_id: str) -> list[Container]:
+        """Those made of an image, in order of creation."""
+        return self._by_image.get(image_id)
+
+    def of_volume(self, name: str) -> list[Container]:
+        """Those that have a volume, in order of creation."""
+        return self._by_volume.get(name)
+
+    def made_with_links(self) -> list[Container]:
+        """In order of creation; their links may have been taken away since."""
+        return list(self._with_links.values())
+
     def add(self, container: Container) -> None:
         self._by_id[container.id] = container
         self._by_name[container.name] = container
         insort(self._sorted, container.id)
         self.release(container.name)
+        self._by_image.add(container.image_id, container)
+        for name in container.volumes:
+            self._by_volume.add(name, container)
+        if container.host.links:
+            self._with_links[container.id] = container
 
     def rename(self, container: Container, name: str) -> None:
         self._by_name.pop(container.name, None)
@@ -262,3 +291,26 @@ class Registry:
         if self._by_name.get(container.name) is container:
             del self._by_name[container.name]
         del self._sorted[bisect_left(self._sorted, container.id)]
+        self._by_image.discard(container.image_id, container)
+        for name in container.volumes:
+            self._by_volume.discard(name, container)
+        self._with_links.pop(container.id, None)
+
+
+class _Groups:
+    """Containers by something that they have."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, dict[str, Container]] = {}  # key -> by id
+
+    def get(self, key: str) -> list[Container]:
+        return list(self._groups.get(key, {}).values())
+
+    def add(self, key: str, container: Container) -> None:
+        self._groups.setdefault(key, {})[container.id] = container
+
+    def discard(self, key: str, container: Container) -> None:
+        group = self._groups.get(key, {})
+        group.pop(container.id, None)
+        if not group:
+            self._groups.pop(key, None)

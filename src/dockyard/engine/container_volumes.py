@@ -8,7 +8,7 @@ Does not own: volumes themselves (`engine.volumes`), which mounts a container ha
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -104,12 +104,7 @@ def image_layers(context: Context, chain_id: str | None) -> list[str]:
 
 
 def _seen(context: Context, name: str) -> bool:
-    return any(other.running and name in names(other.mounts) for other in context.registry)
-
-
-def names(points: Iterable[MountPoint]) -> set[str]:
-    """Of the volumes among mount points."""
-    return {point.name for point in points if point.type == "volume"}
+    return any(other.running for other in context.registry.of_volume(name))
 
 
 async def begin(context: Context, container: Container) -> None:
@@ -137,7 +132,7 @@ async def begin(context: Context, container: Container) -> None:
 
 async def end(context: Context, container: Container) -> None:
     """It has ended, or could not start. What cannot be unmounted is tried again at the daemon's next start."""
-    for name in sorted(names(container.mounts)):
+    for name in sorted(container.volumes):
         context.events.publish("volume", "unmount", name, {"container": container.id, "driver": "local"})
         try:
             await context.volumes.detach(name, container.id)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import socket
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dockyard.engine import (
@@ -34,7 +35,7 @@ from dockyard.engine.context import Context
 from dockyard.engine.details import Ground
 from dockyard.engine.updating import Update
 from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig
-from dockyard.model.errors import Conflict, DockyardError, InvalidArgument
+from dockyard.model.errors import Conflict, InvalidArgument
 from dockyard.model.lifecycle import Event
 from dockyard.proto.filters import Filters
 
@@ -98,16 +99,13 @@ class Containers:
         """
         return listing.choose(self._context, filters or Filters(), all=all, limit=limit)
 
-    async def sizes(self, container: Container) -> Sizes:
-        """For `ps -s` and `inspect -s`; reads the writable layer."""
-        try:
-            rw = await self._context.snapshots.usage(container.id)
-        except (DockyardError, OSError):
-            if not container.removed:
-                raise
-            rw = 0  # it went away while it was being measured
-        below = sum(layer.document.size for layer in self._context.snapshots.chain(container.spec.chain_id))
-        return Sizes(rw, rw + below)
+    async def sizes(self, containers: Sequence[Container]) -> builtins.list[Sizes]:
+        """For `ps -s`, `inspect -s` and `system df`; reads the writable layers. One that goes away meanwhile has 0."""
+        written = await self._context.snapshots.usages([container.id for container in containers])
+        return [Sizes(rw, rw + self._below(each)) for each, rw in zip(containers, written, strict=True)]
+
+    def _below(self, container: Container) -> int:
+        return sum(layer.document.size for layer in self._context.snapshots.chain(container.spec.chain_id))
 
     def names_of_links(self) -> dict[str, builtins.list[str]]:
         """By container id: the names that links of others give it, `OTHER/alias`."""
@@ -219,4 +217,4 @@ class Containers:
 
     def users_of_image(self, image_id: str) -> builtins.list[Container]:
         """The containers made of an image."""
-        return [container for container in self._context.registry if container.image_id == image_id]
+        return self._context.registry.of_image(image_id)

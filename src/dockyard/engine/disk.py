@@ -6,11 +6,9 @@ worker does), Docker's JSON (`edge.api.system`).
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from dockyard.engine.container import Container
@@ -18,9 +16,6 @@ if TYPE_CHECKING:
     from dockyard.engine.context import Context
     from dockyard.engine.images import Images, Listed
     from dockyard.engine.volumes import Volume
-
-T = TypeVar("T")
-_AT_ONCE: Final = 4  # workers that measure directories
 
 
 class ImageUsage(NamedTuple):
@@ -62,7 +57,7 @@ class Disk:
         self._images = images
 
     async def usage(self, kinds: Iterable[str] = ()) -> DiskUsage:
-        """`kinds`: some of `KINDS`; none is all. Directories are measured by workers, a few at a time."""
+        """`kinds`: some of `KINDS`; none is all. Directories are measured by workers."""
         wanted = frozenset(kinds) or KINDS
         found = DiskUsage(kinds=wanted)
         if "image" in wanted:
@@ -70,15 +65,15 @@ class Disk:
             found.layers_size = self._layers_size()
         if "container" in wanted:
             containers = self._containers.list(all=True)
-            sizes = await _few_at_once([self._containers.sizes(container) for container in containers])
+            sizes = await self._containers.sizes(containers)
             found.containers = [ContainerUsage(*pair) for pair in zip(containers, sizes, strict=True)]
         if "volume" in wanted:
             found.volumes = await self._volume_usage()
         return found
 
     def _image_usage(self) -> list[ImageUsage]:
-        users = Counter(container.image_id for container in self._context.registry)
-        return [ImageUsage(listed, users[listed.image.id]) for listed in self._images.list(shared_size=True)]
+        made_of = self._context.registry.of_image
+        return [ImageUsage(listed, len(made_of(listed.image.id))) for listed in self._images.list(shared_size=True)]
 
     def _layers_size(self) -> int:
         snapshots = self._context.snapshots
@@ -90,21 +85,7 @@ class Disk:
         return sum(layers.values())
 
     async def _volume_usage(self) -> list[VolumeUsage]:
-        users = Counter(
-            name
-            for container in self._context.registry
-            for name in {point.name for point in container.mounts if point.type == "volume"}
-        )
         volumes = [volume for volume in self._context.volumes.list() if not volume.is_mount]  # as Docker
-        sizes = await _few_at_once([self._context.volumes.usage(volume) for volume in volumes])
-        return [VolumeUsage(volume, size, users[volume.name]) for volume, size in zip(volumes, sizes, strict=True)]
-
-
-async def _few_at_once(work: Iterable[Awaitable[T]]) -> list[T]:
-    limit = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(awaitable: Awaitable[T]) -> T:
-        async with limit:
-            return await awaitable
-
-    return list(await asyncio.gather(*(one(awaitable) for awaitable in work)))
+        sizes = await self._context.volumes.usages(volumes)
+        users = self._context.registry.of_volume
+        return [VolumeUsage(volume, sizes[volume.name], len(users(volume.name))) for volume in volumes]

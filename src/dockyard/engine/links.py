@@ -85,7 +85,7 @@ def shown(context: Context, container: Container) -> list[tuple[str, str]]:
 def names_given(context: Context) -> dict[str, list[str]]:
     """By container id: the names that others have given it, `OTHER/alias`."""
     given: dict[str, list[str]] = {}
-    for container in context.registry:
+    for container in context.registry.made_with_links():
         for ref, alias in map(_parts, container.host.links or ()):
             other = context.registry.find(ref)
             if other is not None:
@@ -95,7 +95,7 @@ def names_given(context: Context) -> dict[str, list[str]]:
 
 def linking(context: Context, container: Container) -> Iterator[Container]:
     """The running containers that have a link to this one."""
-    for other in context.registry:
+    for other in context.registry.made_with_links():
         others = [_parts(text)[0] for text in other.host.links or () if other.running]
         if any(context.registry.find(ref) is container for ref in others):
             yield other

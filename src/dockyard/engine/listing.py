@@ -7,7 +7,7 @@ Reads only what is in memory and takes no lock.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from dockyard.engine.container import Container
@@ -32,15 +32,11 @@ def choose(context: Context, filters: Filters, *, all: bool, limit: int) -> list
     tests = list(_tests(context, filters))
     if not all and limit <= 0 and "status" not in filters:
         tests.insert(0, _is_active)
-    newest_first = reversed(list(context.registry))
-    found: Iterable[Container] = (c for c in newest_first if not c.removed and _passes(c, tests))
-    if limit <= 0:
-        return list(found)
-    return [container for container, _ in zip(found, range(limit), strict=False)]
-
-
-def _passes(container: Container, tests: list[Test]) -> bool:
-    return all(test(container) for test in tests)
+    found = [container for container in context.registry if not container.removed]
+    for test in tests:
+        found = [container for container in found if test(container)]
+    found.reverse()  # newest first
+    return found[:limit] if limit > 0 else found
 
 
 def _is_active(container: Container) -> bool:

@@ -6,11 +6,12 @@ Owns: who uses a volume, that a used one stays, filters and events. Does not own
 
 from __future__ import annotations
 
+import builtins
 import logging
 from collections.abc import Sequence
 from typing import Final
 
-from dockyard.engine.container_volumes import names, publish_created
+from dockyard.engine.container_volumes import publish_created
 from dockyard.engine.context import Context
 from dockyard.engine.volumes import Volume
 from dockyard.model.errors import Conflict, DockyardError, NotFound
@@ -30,10 +31,7 @@ class NamedVolumes:
 
     def _users(self, name: str) -> list[str]:
         """Ids of the containers that have it, running or not."""
-        return [container.id for container in self._context.registry if name in names(container.mounts)]
-
-    def _used(self) -> set[str]:
-        return {name for container in self._context.registry for name in names(container.mounts)}
+        return [container.id for container in self._context.registry.of_volume(name)]
 
     def get(self, name: str) -> Volume:
         """NotFound "get NAME: no such volume"."""
@@ -42,14 +40,13 @@ class NamedVolumes:
     def list(self, filters: Filters) -> list[Volume]:
         """`filters`: name (a part of it, or a pattern), driver, label, dangling."""
         dangling = filters.boolean("dangling")
-        used = self._used() if dangling is not None else set()
         return [
             volume
             for volume in self._context.volumes.list()
             if filters.regex("name", volume.name)
             and filters.exact("driver", "local")
             and filters.labels(volume.labels)
-            and (dangling is None or dangling == (volume.name not in used))
+            and (dangling is None or dangling == (not self._users(volume.name)))
         ]
 
     async def create(
@@ -87,20 +84,22 @@ class NamedVolumes:
         Volumes with driver options stay, as with Docker: they are mounts of something else.
         """
         every = bool(filters.boolean("all", False))
-        used = self._used()
-        removed: list[str] = []
+        unused = [
+            volume
+            for volume in self._context.volumes.list()
+            if (every or volume.row.anonymous) and not volume.options and not self._users(volume.name)
+            if filters.labels(volume.labels) and filters.not_labels(volume.labels)
+        ]
+        sizes = await self._context.volumes.usages(unused)
+        removed: builtins.list[str] = []
         freed = 0
-        for volume in self._context.volumes.list():
-            wanted = filters.labels(volume.labels) and filters.not_labels(volume.labels)
-            if volume.name in used or volume.options or not wanted or not (every or volume.row.anonymous):
-                continue
+        for volume in unused:
             try:
-                size = await self._context.volumes.usage(volume)
                 await self.remove(volume.name, force=True)
             except DockyardError as error:
                 log.warning("prune: volume %s stays: %s", volume.name, error)
                 continue
             removed.append(volume.name)
-            freed += size
+            freed += sizes[volume.name]
         self._context.events.publish("volume", "prune", "", {"reclaimed": str(freed)})
         return removed, freed

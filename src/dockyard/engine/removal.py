@@ -6,6 +6,7 @@ Owns: the order of a removal (the row first, then what it named), pruning. Does 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from dockyard.engine import exits, stopping
@@ -19,6 +20,7 @@ from dockyard.store.volumes import delete
 
 log = logging.getLogger(__name__)
 
+_AT_ONCE = 32  # of those that are pruned: their rows go together
 PRUNE_FILTERS = frozenset({"until", "label", "label!"})
 
 
@@ -90,10 +92,7 @@ def _clean(context: Context, container: Container, volumes: set[str]) -> None:
 def _own_volumes(context: Context, container: Container) -> set[str]:
     """Its anonymous volumes that no other container uses."""
     mine = {point.name for point in container.mounts if point.type == "volume" and point.anonymous}
-    if not mine:
-        return mine
-    others = (other for other in context.registry if other is not container)
-    mine -= {point.name for other in others for point in other.mounts if point.type == "volume"}
+    mine = {name for name in mine if context.registry.of_volume(name) == [container]}
     return {name for name in mine if not context.volumes.claimed(name)}
 
 
@@ -101,23 +100,31 @@ async def prune(context: Context, filters: Filters) -> tuple[list[str], int]:
     """Remove all that do not run; their ids and the bytes that this gave back."""
     filters.check(PRUNE_FILTERS)
     until = _until(context, filters)
-    removed, space = [], 0
-    for container in context.registry:
-        if container.state not in (State.CREATED, State.EXITED, State.DEAD) or container.lock.locked():
-            continue
-        if container.created_at >= until or not _labels_match(container, filters):
-            continue
-        try:
-            size = await context.snapshots.usage(container.id)
-            await remove(context, container, container.id, force=False, volumes=False)
-        except DockyardError as error:
-            log.warning("prune: container %s stays: %s", container.id, error)
-            continue
-        removed.append(container.id)
-        space += size
+    unused = [c for c in context.registry if _prunable(c) and c.created_at < until and _labels_match(c, filters)]
+    sizes = await context.snapshots.usages([container.id for container in unused])
+    limit = asyncio.Semaphore(_AT_ONCE)
+
+    async def gone(container: Container) -> bool:
+        async with limit:
+            if container.removed or not _prunable(container):
+                return False
+            try:
+                await remove(context, container, container.id, force=False, volumes=False)
+            except DockyardError as error:
+                log.warning("prune: container %s stays: %s", container.id, error)
+                return False
+            return True
+
+    done = await asyncio.gather(*(gone(container) for container in unused))
+    removed = [container.id for container, went in zip(unused, done, strict=True) if went]
+    space = sum(size for size, went in zip(sizes, done, strict=True) if went)
     if removed or filters:
         context.events.publish("container", "prune", "", {"reclaimed": str(space)})
     return removed, space
+
+
+def _prunable(container: Container) -> bool:
+    return container.state in (State.CREATED, State.EXITED, State.DEAD) and not container.lock.locked()
 
 
 def _until(context: Context, filters: Filters) -> int:

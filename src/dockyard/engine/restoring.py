@@ -26,7 +26,7 @@ import signal
 from collections.abc import Iterator
 from typing import Final
 
-from dockyard.engine import container_volumes, exits, ground, starting
+from dockyard.engine import exits, ground, starting
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
 from dockyard.model.errors import DockyardError
@@ -140,7 +140,7 @@ def _sweep(context: Context) -> None:
 async def _open_volumes(context: Context) -> None:
     used: dict[str, set[str]] = {}  # volume → running containers
     for container in context.registry:
-        for name in container_volumes.names(container.mounts):
+        for name in container.volumes:
             used.setdefault(name, set()).update([container.id] if container.handle is not None else ())
     await context.volumes.open(used.keys(), used)
 

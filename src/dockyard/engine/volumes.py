@@ -19,18 +19,19 @@ transaction. Filling: `store.copyup`.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from dockyard.model.errors import DockyardError, InvalidArgument, NotFound, SystemFailure
+from dockyard.model.errors import InvalidArgument, NotFound, SystemFailure
 from dockyard.model.mounts import check_volume_name
 from dockyard.proto import volumeopts
 from dockyard.runtime.volume_mounts import mounted_below
-from dockyard.store import copyup, quotas
+from dockyard.store import copyup, measuring, quotas
 from dockyard.store.inline import Call
 from dockyard.store.layout import Layout
 from dockyard.store.volumes import VolumeRow, VolumeStore
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 ANONYMOUS: Final = "com.docker.volume.anonymous"  # the label by which Docker tells them
 KEPT: Final = 0o701
 DOUBTFUL: Final = 0o700
-_USAGE: Final = "dockyard.store.copytree:usage"
 _FILL: Final = "dockyard.store.copyup:fill"
 _MOUNT: Final = "dockyard.runtime.volume_mounts:mount"
 _UNMOUNT: Final = "dockyard.runtime.volume_mounts:unmount"
@@ -388,17 +388,14 @@ class Volumes:
         quotas.release(directory)
         self._layout.discard(directory)
 
-    async def usage(self, volume: Volume) -> int:
-        """Bytes of the files in a volume; 0 for one that is gone, -1 for one that is a mount of something else."""
-        if volume.is_mount:
-            return -1
-        try:
-            result: dict[str, Any] = await self._call(_USAGE, {"path": volume.path})
-        except (DockyardError, OSError):
-            if os.path.exists(volume.path):
-                raise
-            return 0
-        return int(result["size"])
+    async def usages(self, volumes: Iterable[Volume]) -> Mapping[str, int]:
+        """By name: bytes of the files in each volume; 0 for one that is gone, -1 for one that is a mount of something
+        else."""
+        wanted = builtins.list(volumes)
+        measured = [volume for volume in wanted if not volume.is_mount]
+        sizes = await measuring.sizes(self._call, [measuring.Tree(volume.path) for volume in measured])
+        known = {volume.name: max(size, 0) for volume, size in zip(measured, sizes, strict=True)}
+        return {volume.name: known.get(volume.name, -1) for volume in wanted}
 
 
 async def _address(host: str, where: str) -> str:

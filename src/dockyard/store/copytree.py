@@ -17,6 +17,7 @@ from typing import Any
 from dockyard.linux import abi
 from dockyard.linux.calls import openat2
 from dockyard.model.errors import SystemFailure
+from dockyard.store.walking import walk
 
 _LINKS = 4096  # hard-linked files that are kept so; descriptors are not for free
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -50,10 +51,10 @@ def usage(*, fds: Sequence[int], path: str) -> dict[str, Any]:
     """Worker: {"size": bytes of the regular files beneath `path`, each counted once, "entries": their number}."""
     total = entries = 0
     seen: set[tuple[int, int]] = set()
-    for _, _, names, at in os.fwalk(path, follow_symlinks=False):
-        for name in names:
+    for directory in walk(path):
+        for name in directory.names:
             try:
-                found = os.stat(name, dir_fd=at, follow_symlinks=False)
+                found = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
             except FileNotFoundError:
                 continue  # a running container goes on changing it
             entries += 1

@@ -1,7 +1,7 @@
 """How much many trees take, asked of a few workers.
 
-Owns: `sizes`, which gives each worker a portion of the trees, and `measure`, which is such a portion. Does not own: what
-the size of a tree is (`store.copytree.usage`, `store.ownsize.own_size`), which trees there are.
+Owns: `sizes`, which gives each worker a portion of the trees, and `measure`, which is such a portion. Does not own:
+what the size of a tree is (`store.copytree.usage`, `store.ownsize.own_size`), which trees there are.
 
 To begin a worker takes as long as to measure a hundred empty trees, and there may be ten thousand.
 """

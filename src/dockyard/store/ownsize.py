@@ -16,6 +16,7 @@ from typing import Any
 
 from dockyard.linux import abi
 from dockyard.linux.calls import openat2
+from dockyard.store.walking import walk
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESOLVE = abi.RESOLVE_BENEATH | abi.RESOLVE_NO_SYMLINKS | abi.RESOLVE_NO_MAGICLINKS
@@ -27,11 +28,11 @@ def own_size(*, fds: Sequence[int], path: str, base: str) -> dict[str, Any]:
     seen: set[int] = set()
     top = os.open(base, _DIRECTORY)
     try:
-        for directory, _, names, at in os.fwalk(os.fsencode(path), follow_symlinks=False):
-            below = _beneath(top, directory[len(os.fsencode(path)) :].lstrip(b"/"))
+        for directory in walk(path):
+            below = _beneath(top, directory.path)
             try:
-                for name in names:
-                    found = _attributes(name, at)
+                for name in directory.names:
+                    found = _attributes(name, directory.fd)
                     if found is None or not stat.S_ISREG(found.st_mode) or found.st_ino in seen:
                         continue
                     before = _attributes(name, below) if below >= 0 else None

@@ -44,8 +44,8 @@ class Registry:
     def __init__(self, get: Any, find: Any, containers: Any) -> None:
         self.get, self.find, self.containers = get, find, containers
 
-    def __iter__(self) -> Any:
-        return iter(self.containers)
+    def made_with_links(self) -> Any:
+        return [container for container in self.containers if container.host.links]
 
 
 def test_variables() -> None:

@@ -194,9 +194,9 @@ def test_one_that_goes_while_it_is_measured_has_no_size(ground: Ground) -> None:
         volumes = await ground.volumes()
         made, _ = await volumes.make("mine")
         Path(made.path, "x").write_bytes(b"12345")
-        assert await volumes.usage(made) == 5
+        assert await volumes.usages([made]) == {"mine": 5}
         await volumes.remove("mine", nobody)
-        assert await volumes.usage(made) == 0
+        assert await volumes.usages([made]) == {"mine": 0}
 
     ground.run(steps())
 

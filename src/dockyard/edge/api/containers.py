@@ -76,16 +76,17 @@ async def list_(call: Call) -> web.StreamResponse:
     found = containers.list(
         call.filters(LIST_FILTERS), all=call.flag("all"), limit=max(call.integer("limit", 0) or 0, 0)
     )
+    sizes = await containers.sizes(found) if call.flag("size") else [None] * len(found)
     now = time.time_ns()
-    sized = call.flag("size")
     holders: dict[str, str] = {}
     names = containers.names_of_links()
-    bodies = []
-    for container in found:
-        sizes = await containers.sizes(container) if sized else None
-        image, linked = _image_name(call, container, holders), names.get(container.id, ())
-        bodies.append(summary_body(container, call.version, now, sizes, image, linked))
-    return call.json(bodies)
+    return call.json(
+        await call.encoded(
+            summary_body(each, call.version, now, size, _image_name(call, each, holders), names.get(each.id, ()))
+            for each, size in zip(found, sizes, strict=True)
+            if not each.removed
+        )
+    )
 
 
 def _image_name(call: Call, container: Container, holders: dict[str, str]) -> str:
@@ -105,7 +106,7 @@ def _image_name(call: Call, container: Container, holders: dict[str, str]) -> st
 async def inspect(call: Call) -> web.StreamResponse:
     containers = call.engine.containers
     container = containers.get(call.path("id"))
-    sizes = await containers.sizes(container) if call.flag("size") else None
+    sizes = (await containers.sizes([container]))[0] if call.flag("size") else None
     return call.json(inspect_body(container, call.version, containers.ground(container), sizes))
 
 

@@ -45,7 +45,7 @@ async def list_(call: Call) -> web.StreamResponse:
     filters = call.filters(LIST_FILTERS)
     listed = call.engine.images.list(filters, shared_size=call.flag("shared-size"))
     if not (call.flag("manifests") and call.version >= (1, 47)):
-        return call.json([summary_body(entry, call.version) for entry in listed])
+        return call.json(await call.encoded(summary_body(entry, call.version) for entry in listed))
     variants = call.engine.images.variants
     return call.json(
         [summary_body(e, call.version) | {"Manifests": [_variant(v) for v in variants(e.image)]} for e in listed]
@@ -335,7 +335,7 @@ def _gone(entry: Deleted) -> dict[str, str]:
 
 async def prune(call: Call) -> web.StreamResponse:
     gone, freed = await call.engine.images.prune(call.filters(PRUNE_FILTERS))
-    return call.json({"ImagesDeleted": [_gone(entry) for entry in gone], "SpaceReclaimed": freed})
+    return call.json({"ImagesDeleted": [_gone(entry) for entry in gone] or None, "SpaceReclaimed": freed})
 
 
 ROUTES = [

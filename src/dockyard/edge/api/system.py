@@ -255,12 +255,12 @@ async def disk_usage(call: Call) -> web.StreamResponse:
     body: dict[str, Any] = {"LayersSize": usage.layers_size}
     if "image" in usage.kinds:
         body["BlobsSize"] = await call.engine.images.blobs_size()  # ours: what --discard-blobs could spare is in it
-    body["Images"] = usage.images and [
+    body["Images"] = usage.images and await call.encoded(
         images.summary_body(entry.image, call.version) | {"Containers": entry.containers} for entry in usage.images
-    ]
-    body["Containers"] = usage.containers and [
+    )
+    body["Containers"] = usage.containers and await call.encoded(
         summary_body(entry.container, call.version, now, entry.sizes) for entry in usage.containers
-    ]
+    )
     body["Volumes"] = usage.volumes and [_volume(entry) for entry in usage.volumes]
     body["BuildCache"] = await cache_records(call) if "build-cache" in usage.kinds else None
     return call.json(body)

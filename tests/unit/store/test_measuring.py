@@ -1,0 +1,92 @@
+"""Sizes of many trees: few workers, trees that change or are deep."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dockyard.store import copytree, inline, measuring
+from dockyard.store.trees import remove_tree
+from dockyard.store.walking import walk
+
+
+def test_a_worker_measures_many(tmp_path: Path) -> None:
+    calls = []
+
+    async def call(function: str, arguments: dict[str, Any], fds: Sequence[int] = ()) -> Any:
+        calls.append(len(arguments["trees"]))
+        return await inline.call(function, arguments, fds)
+
+    trees = []
+    for number in range(1050):
+        tree = tmp_path / str(number)
+        tree.mkdir()
+        (tree / "file").write_bytes(b"x" * number)
+        trees.append(measuring.Tree(str(tree)))
+    (tmp_path / "7" / "file").unlink()
+    (tmp_path / "7").rmdir()
+    found = asyncio.run(measuring.sizes(call, trees))
+    assert found == [*range(7), measuring.GONE, *range(8, 1050)]
+    assert len(calls) <= 11 and sum(calls) == 1050
+
+
+def test_what_another_tree_has_does_not_count(tmp_path: Path) -> None:
+    for name in ("below", "own"):
+        (tmp_path / name / "d").mkdir(parents=True)
+        (tmp_path / name / "d" / "same").write_bytes(b"12345")
+        os.utime(tmp_path / name / "d" / "same", (1, 1))
+    (tmp_path / "own" / "d" / "more").write_bytes(b"1")
+    trees = [measuring.Tree(str(tmp_path / "own"), str(tmp_path / "below")), measuring.Tree(str(tmp_path / "own"))]
+    assert asyncio.run(measuring.sizes(inline.call, trees)) == [1, 6]
+
+
+def test_nothing_asks_nobody() -> None:
+    async def call(function: str, arguments: dict[str, Any], fds: Sequence[int] = ()) -> Any:
+        raise AssertionError("a worker was asked")
+
+    assert asyncio.run(measuring.sizes(call, [])) == []
+
+
+def test_deeper_than_any_limit(tmp_path: Path) -> None:
+    at = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("directory", dir_fd=at)
+        inner = os.open("directory", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    Path(f"/proc/self/fd/{at}/file").write_bytes(b"12345")
+    os.close(at)
+    before = len(os.listdir("/proc/self/fd"))
+    assert copytree.usage(fds=(), path=str(tmp_path)) == {"size": 5, "entries": 1}
+    assert len(os.listdir("/proc/self/fd")) == before
+    top = os.open(tmp_path, os.O_RDONLY)
+    remove_tree(top, "directory")  # pytest could not
+    os.close(top)
+
+
+def test_every_directory_once_and_no_link_followed(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "a" / "file").touch()
+    (tmp_path / "link").symlink_to("a")
+    found = {each.path: sorted(each.names) for each in walk(str(tmp_path))}
+    assert found == {b"": [b"link"], b"a": [b"file"], b"a/b": [], b"c": []}
+    with pytest.raises(NotADirectoryError):
+        list(walk(str(tmp_path / "a" / "file")))
+
+
+def test_it_does_not_climb_out_of_a_directory_that_is_moved(tmp_path: Path) -> None:
+    top, elsewhere = tmp_path / "top", tmp_path / "elsewhere"
+    (top / "a" / "b").mkdir(parents=True)
+    (elsewhere / "secret").mkdir(parents=True)
+    seen = []
+    for directory in walk(str(top)):
+        seen.append(directory.path)
+        if directory.path == b"a/b":
+            os.rename(top / "a" / "b", elsewhere / "b")
+    assert seen == [b"", b"a", b"a/b"]
