@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 BLOCK: Final = 512
 ZERO_BLOCK: Final = bytes(BLOCK)
-MAX_EXTENSION: Final = 1 << 20  # bytes of a PAX or long-name record; more is an attack on memory
+MAX_EXTENSION: Final = 1 << 20  # bytes of all extended headers of an entry; more is an attack on memory
 
 FILE, HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = (bytes([b]) for b in b"0123456")
 PAX, PAX_GLOBAL, GNU_NAME, GNU_LINK, GNU_SPARSE = (bytes([b]) for b in b"xgLKS")
@@ -125,6 +125,7 @@ def parse_pax(data: bytes) -> dict[bytes, bytes]:
     Of the sparse format 0.0, whose records come again and again, one is made: GNU.sparse.map, as 0.1 has it.
     """
     records: dict[bytes, bytes] = {}
+    sparse: list[bytes] = []
     position = 0
     while position < len(data):
         space = data.find(b" ", position, position + 21)
@@ -138,10 +139,12 @@ def parse_pax(data: bytes) -> dict[bytes, bytes]:
         if not equals or not key:
             raise TarError("malformed PAX record")
         if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
-            key = b"GNU.sparse.map"
-            value = records[key] + b"," + value if key in records else value
-        records[key] = value
+            sparse.append(value)
+        else:
+            records[key] = value
         position = end
+    if sparse:
+        records[b"GNU.sparse.map"] = b",".join(sparse)
     return records
 
 
@@ -150,7 +153,7 @@ def apply_pax(entry: Entry, records: dict[bytes, bytes]) -> None:
     for key, value in records.items():
         if key.startswith(_XATTR):
             entry.xattrs = entry.xattrs or {}
-            entry.xattrs[key[len(_XATTR) :]] = value
+            entry.xattrs[_without_nul(key[len(_XATTR) :])] = value
         elif not value:
             continue
         elif key in (b"path", b"GNU.sparse.name"):
@@ -178,7 +181,7 @@ def check(entry: Entry) -> Entry:
         raise TarError(f"a name has more than {_MAX_PATH} bytes")
     if entry.uid >= 0xFFFFFFFF or entry.gid >= 0xFFFFFFFF:
         raise TarError("owner out of range")
-    if entry.major >= 1 << 32 or entry.minor >= 1 << 32:
+    if entry.major >= 1 << 12 or entry.minor >= 1 << 20:  # what Linux has
         raise TarError("device number out of range")
     if not -(1 << 62) < entry.mtime_ns < 1 << 62:
         entry.mtime_ns = 0

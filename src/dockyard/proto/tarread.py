@@ -118,6 +118,7 @@ class TarReader:
         self._sparse = sparse
         self._payload = 0  # bytes of the current entry that were not consumed
         self._padding = 0
+        self._extended = 0  # bytes of the extended headers in front of the current entry
         self.ended = False  # the end marker was seen
         self.count = 0  # entries so far
 
@@ -126,6 +127,7 @@ class TarReader:
         self._leave()
         pax: dict[bytes, bytes] = {}
         name = link = b""
+        self._extended = 0
         while True:
             block = self._stream.take_or_end(BLOCK)
             if not block:
@@ -246,8 +248,9 @@ class TarReader:
         self.ended = True
 
     def _extension(self, entry: Entry) -> bytes:
-        if entry.size > fmt.MAX_EXTENSION:
-            raise TarError(f"an extended header of {entry.size} bytes")
+        self._extended += entry.size
+        if self._extended > fmt.MAX_EXTENSION:
+            raise TarError(f"an entry with extended headers of {self._extended} bytes")
         data = self._stream.take(entry.size)
         self._record(data)
         self._padding = -entry.size % BLOCK

@@ -155,6 +155,10 @@ class LayerTree:
             os.link(name, base, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError as error:
             raise TarError(f"its target {target[:200]!r} is not in the archive") from error
+        except PermissionError as error:
+            if stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
+                raise TarError(f"its target {target[:200]!r} is a directory") from error
+            raise
         finally:
             os.close(source)
 

@@ -98,7 +98,17 @@ def _is_archives_fault(error: OSError) -> bool:
 
 
 _ARCHIVES_FAULT = frozenset(
-    {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EMLINK, errno.ENOENT}
+    {
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.EINVAL,
+        errno.EMLINK,
+        errno.ENOENT,
+        errno.ERANGE,
+        errno.E2BIG,
+    }
 )
 
 

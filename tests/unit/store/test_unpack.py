@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -338,6 +339,44 @@ def test_s30_a_giant_extended_header_is_not_read(tmp_path: Path) -> None:
     header = fmt.make_header(fmt.Entry(b"pax", kind=fmt.PAX, size=1 << 40))
     with pytest.raises(InvalidArgument, match="extended header"):
         Unpacked(tmp_path, header + bytes(4096))
+
+
+def extended(count: int, size: int) -> bytes:
+    """`count` extended headers in front of one entry, each with a record of `size` bytes under a name of its own."""
+    records = [fmt._record(b"k%d" % number, bytes(size)) for number in range(count)]
+    heads = [fmt.make_header(fmt.Entry(b"pax", kind=fmt.PAX, size=len(record))) for record in records]
+    return b"".join(head + record + fmt.padding(len(record)) for head, record in zip(heads, records, strict=True))
+
+
+def test_s30_extended_headers_without_end_are_not_kept(tmp_path: Path) -> None:
+    """Each is small enough, together they would fill the memory."""
+    with pytest.raises(InvalidArgument, match="extended headers of"):
+        Unpacked(tmp_path, extended(20, 100_000) + WHOLE)
+
+
+def test_s30_a_map_of_a_million_records_is_read_in_linear_time() -> None:
+    records = b"".join(
+        fmt._record(b"GNU.sparse.offset", b"1") + fmt._record(b"GNU.sparse.numbytes", b"0") for _ in range(20_000)
+    )
+    began = time.process_time()
+    assert fmt.parse_pax(records)[b"GNU.sparse.map"].startswith(b"1,0,1,0")
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("members", "cause"),
+    [
+        ([member("d", CHR, devmajor=1 << 20, devminor=1 << 20)], "device number"),
+        ([member("d", DIR), member("e", HARD, link="d")], "is a directory"),
+        ([member("d", pax_headers={"SCHILY.xattr.user.a\0b": "x"})], "NUL"),
+        ([member("d", pax_headers={"SCHILY.xattr.user." + "a" * 300: "x"})], "out of range"),
+    ],
+    ids=["device", "link", "attribute", "long attribute"],
+)
+def test_s30_what_the_system_refuses_is_the_archives_fault(tmp_path: Path, members: list[Member], cause: str) -> None:
+    data = tar(*members) if members[0].type != CHR else tar(*members, format=tarfile.GNU_FORMAT)
+    with pytest.raises(InvalidArgument, match=cause):
+        Unpacked(tmp_path, data)
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, lambda d: zstandard.compress(d, 3)], ids=["gzip", "zstd"])
