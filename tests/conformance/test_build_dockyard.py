@@ -287,6 +287,16 @@ def test_outputs(cli: Cli, tmp_path: Path) -> None:
         assert manifest[0]["RepoTags"] == ["arch:ive"]
 
 
+def test_outputs_of_several_layers(cli: Cli, tmp_path: Path) -> None:
+    root = contexts.directory(tmp_path / "c", "FROM bb\nRUN echo x >/f && echo y >/gone\nRUN rm /gone && echo z >/g\n")
+    cli.build("-o", str(tmp_path / "out"), str(root))
+    assert [(tmp_path / "out" / name).read_text() for name in ("f", "g")] == ["x\n", "z\n"]
+    assert (tmp_path / "out/bin/busybox").exists() and not (tmp_path / "out/gone").exists()
+    cli.build("-o", f"type=tar,dest={tmp_path / 'out.tar'}", str(root))
+    with tarfile.open(tmp_path / "out.tar") as archive:
+        assert {"f", "g", "bin/busybox"} <= set(archive.getnames()) and "gone" not in archive.getnames()
+
+
 CACHED = """FROM bb AS tool
 RUN echo tool > /tool
 FROM bb

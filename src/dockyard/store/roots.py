@@ -130,15 +130,17 @@ def _assemble(place: dict[str, Any], mounted: bool) -> int:
 
 def _mount_root(rootfs: dict[str, Any], *, writable: bool) -> int:
     """The root in this mount namespace. An overlay that is only read is not the container's own: it has the writable
-    layer as its topmost lower one, and what the mounts need of directories ends in a tmpfs."""
+    layer, if there is one (an image has none), as its topmost lower one, and what the mounts need of directories ends
+    in a tmpfs."""
     if rootfs["type"] != "overlay":
         return _mount_directory(rootfs["path"])
     base = rootfs["base"]
     os.chdir(base)  # short relative names: mount(2) cuts its options at a page
-    lower, upper, work = rootfs["lower"], rootfs["upper"], rootfs["work"]
+    lower, upper, work = rootfs["lower"], rootfs.get("upper", ""), rootfs.get("work", "")
     if not writable:
         mounts.mount("tmpfs", _THROWAWAY, "tmpfs", 0, "mode=700")
-        lower, upper, work = [upper, *lower], f"{_THROWAWAY}/u", f"{_THROWAWAY}/w"
+        lower = [upper, *lower] if upper else lower
+        upper, work = f"{_THROWAWAY}/u", f"{_THROWAWAY}/w"
         found = os.stat(lower[0])
         for directory in (upper, work):
             os.mkdir(directory, 0o700)
