@@ -389,3 +389,26 @@ def test_two_hundred_starts_leave_nothing(ground: Ground) -> None:
     assert "8080" not in ground.nft("list", "ruleset")
     assert ground.host.run("ip", "neigh", "show", "dev", ground.bridge).stdout == ""
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 1
+
+
+@pytest.mark.parametrize("ground", ["0"], indirect=True)
+def test_a_transaction_of_any_size(ground: Ground) -> None:
+    """More than a socket's buffers usually take, of requests and of acknowledgements: all of it or nothing."""
+    many = [
+        Element(name, bytes((protocol, 0, 0, 0)) + address + struct.pack("!Hxx", port), b"\1" * 8, "c" * 64)
+        for name, address in ((network.PORTS, b""), (network.HOST_PORTS, b"\1\2\3\4"))
+        for protocol in (6, 17)
+        for port in range(1, 1 << 14)
+    ]
+
+    def steps() -> None:
+        with Elements() as transactions:
+            transactions.add(ground.table, many)
+            assert len(transactions.list(ground.table, network.PORTS)) == len(many) // 2
+            with pytest.raises(FileNotFoundError):
+                transactions.delete(ground.table, [*many, many[0]])
+            assert len(transactions.list(ground.table, network.HOST_PORTS)) == len(many) // 2
+            transactions.delete(ground.table, many)
+            assert not transactions.list(ground.table, network.PORTS)
+
+    ground.on_host(steps)

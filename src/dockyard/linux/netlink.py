@@ -44,6 +44,8 @@ _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 _BATCH_LIMIT = 32 << 10  # bytes in one send: well below the default socket buffer
 _BATCH_COUNT = 100  # acknowledgements that fit the default receive buffer
 _RECEIVE = 256 << 10
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # socket(7): beyond net.core.wmem_max and rmem_max
+_PER_ACKNOWLEDGEMENT = 1024  # bytes of a receive buffer
 
 
 class Message(NamedTuple):
@@ -155,8 +157,17 @@ class Netlink:
             except BlockingIOError:
                 return
 
-    def send(self, data: bytes) -> None:
-        self._socket.send(data)
+    def send(self, data: bytes, answers: int = 1) -> None:
+        """Requests that the kernel takes as one, of any length; `answers`: acknowledgements that come at once."""
+        if answers > _BATCH_COUNT:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, answers * _PER_ACKNOWLEDGEMENT)
+        try:
+            self._socket.send(data)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, len(data))
+            self._socket.send(data)
 
     def acknowledgements(self, waiting: dict[int, str], also: str = "netlink") -> OSError | None:
         """Await one acknowledgement for each sequence number of `waiting` (number -> name); the first failure.

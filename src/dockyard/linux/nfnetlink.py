@@ -119,7 +119,7 @@ class Elements:
             out.append(self._netlink.pack(Message(name, _NFTABLES | kind, flags, body), NLM_F_ACK))
             names[self._netlink.sequence] = f"{name} ({table} {map})"
         out.append(self._netlink.pack(Message("end", _BATCH_END, 0, _HEADER.pack(0, 0, 10))))
-        self._netlink.send(b"".join(out))
+        self._netlink.send(b"".join(out), len(names))
         failure = self._netlink.acknowledgements(names, also=name)
         if failure is not None:
             raise failure

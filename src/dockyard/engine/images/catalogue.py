@@ -210,7 +210,9 @@ class Catalogue:
         self._records.pop(image_id, None)
 
     def _leave_index(self, image_id: str) -> None:
-        for index, members in list(self._of_index.items()):
+        record = self._records.get(image_id)
+        if record is not None and record.index:
+            members = self._of_index[record.index]
             members.discard(image_id)
             if not members:
-                del self._of_index[index]
+                del self._of_index[record.index]

@@ -48,7 +48,7 @@ def list_images(services: Services, filters: Filters, *, shared_size: bool, ever
     before = _bound(services, filters, "before", now)
     since = _bound(services, filters, "since", now)
     until = _until(filters, now)
-    users = Counter(layer.chain_id for image in services.catalogue for layer in _layers(services, image))
+    users = _users_of_layers(services) if shared_size else Counter[str]()
     listed = []
     for image in services.catalogue:
         if not every and is_subordinate(services, image):
@@ -70,6 +70,11 @@ def list_images(services: Services, filters: Filters, *, shared_size: bool, ever
             shared = sum(la.document.size for la in _layers(services, image) if users[la.chain_id] > 1)
         listed.append(Listed(image, names, digests, shared))
     return sorted(listed, key=lambda entry: (-entry.image.created, entry.image.id))
+
+
+def _users_of_layers(services: Services) -> Counter[str]:
+    """How many images have each layer."""
+    return Counter(layer.chain_id for image in services.catalogue for layer in _layers(services, image))
 
 
 def _layers(services: Services, image: Image) -> list[Layer]:
