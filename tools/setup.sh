@@ -34,6 +34,7 @@ if [ "$goal" != run ]; then
     have runc || need runc
     have crun || need crun
     have podman && have conmon || need podman # with conmon: 11 MB, 6 s
+    have catatonit || need catatonit # podman makes the first container of a pod of it
     have newuidmap || need uidmap
     have mkfs.btrfs || need btrfs-progs
     have mkfs.xfs || need xfsprogs

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -133,3 +135,50 @@ def test_a_user_namespace(podman: Podman) -> None:
     script = "id -u; cat /proc/self/uid_map; touch /new; stat -c %u /new"
     found = podman.out("run", "--rm", "--network=none", *mapping, "bb", "sh", "-c", script)
     assert found.split() == ["0", "0", "100000", "65536", "0"]
+
+
+def test_a_pod_and_a_health_check(podman: Podman) -> None:
+    own = ("--infra-image", "bb", "--infra-command", "/bin/sleep 1000", "--network=none", "--share", "net,ipc,uts,pid")
+    podman("pod", "create", "--name", "p", "--hostname", "shared", *own)
+    podman("run", "-d", "--pod", "p", "--name", "a", "bb", "sh", "-c", "hostname > /dev/shm/from-a; exec sleep 1000")
+    check = ("--health-cmd", "test -e /well", "--health-interval", "disable", "--health-retries", "1")
+    podman("run", "-d", "--pod", "p", "--name", "b", *check, "bb", "sleep", "1000")
+    eventually(lambda: podman("exec", "b", "cat", "/dev/shm/from-a", check=False).stdout == b"shared\n")
+    assert len(podman.out("exec", "b", "pidof", "sleep").split()) == 3
+    assert podman("healthcheck", "run", "b", check=False).returncode == 1
+    podman("exec", "b", "touch", "/well")
+    podman("healthcheck", "run", "b")
+    assert podman.out("inspect", "-f", "{{.State.Health.Status}}", "b") == "healthy"
+    podman("pod", "pause", "p")
+    assert podman.out("pod", "ps", "--format", "{{.Status}}") == "Paused"
+    podman("pod", "unpause", "p")
+    podman("pod", "rm", "--force", "--time", "0", "p")
+
+
+@pytest.mark.skipif(not shutil.which("catatonit"), reason="podman makes a pod's first container of catatonit")
+def test_a_pod_of_kubernetes(podman: Podman, tmp_path: Path) -> None:
+    container = {"name": "c", "image": "localhost/bb:latest", "command": ["sleep", "1000"]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "k"}, "spec": {"containers": [container]}}
+    (tmp_path / "pod.yaml").write_text(json.dumps(pod))  # which YAML is
+    podman("play", "kube", "--network=none", str(tmp_path / "pod.yaml"))
+    assert podman.out("exec", "k-c", "hostname") == "k"
+    assert "sleep" in podman.out("generate", "kube", "k")
+    podman("play", "kube", "--down", str(tmp_path / "pod.yaml"))
+    assert podman.out("ps", "--all", "--quiet", "--filter", "pod=k") == ""
+
+
+def test_a_container_that_says_when_it_is_ready(
+    podman: Podman, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asked:
+        asked.bind(str(tmp_path / "asked"))
+        asked.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "asked"))
+        options = ("--network=none", "--sdnotify=container", "--name", "ready")
+        podman("run", "-d", *options, "bb", "sh", "-c", "echo $NOTIFY_SOCKET; exec sleep 1000")
+        assert asked.recv(4096).startswith(b"MAINPID=")
+        place = podman.out("logs", "ready")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as program:
+            program.sendto(b"READY=1", f"/proc/{podman.out('inspect', '-f', '{{.State.Pid}}', 'ready')}/root{place}")
+        assert asked.recv(4096) == b"READY=1"
+    podman("rm", "--force", "--time", "0", "ready")
