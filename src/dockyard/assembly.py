@@ -6,13 +6,14 @@ the services do, listening, the daemon's life (`daemon`).
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from dockyard.configuration import Configuration
+from dockyard.configuration import OPTIONS, Configuration
 from dockyard.engine import Engine, cgroup_driver
 from dockyard.engine.bridges import BridgeOptions
 from dockyard.engine.context import Context
@@ -20,12 +21,14 @@ from dockyard.engine.events import Events
 from dockyard.engine.images import Images
 from dockyard.engine.labels import Labelling, label_store
 from dockyard.engine.leases import Leases
+from dockyard.engine.metrics import Metrics
 from dockyard.engine.networks import Networks
 from dockyard.engine.runtimes import known
 from dockyard.engine.system import Settings
-from dockyard.engine.transfers import Transfers
+from dockyard.engine.transfers import Limits, Transfers
 from dockyard.engine.volumes import Volumes
 from dockyard.model.errors import InvalidArgument, SystemFailure
+from dockyard.proto import storageopts
 from dockyard.proto.imagegc import Policy
 from dockyard.proto.registries import RegistryRules
 from dockyard.runtime import apparmor, relabelling, remap
@@ -78,12 +81,14 @@ async def assemble(settings: Configuration, stack: AsyncExitStack, code: Code | 
     stack.push_async_callback(images.close)
     for warning in (*snapshots.warnings, *images.warnings):
         log.warning("%s", warning)
+    metrics = Metrics()
     networks = Networks(
         NetworkStore(database),
         _bridge_options(settings),
         runtime.call,
         clock=time.time_ns,
         relay_directory=str(layout.exec_root),
+        metrics=metrics,
     )
     await networks.start()
     stack.push_async_callback(networks.close)
@@ -108,6 +113,8 @@ async def assemble(settings: Configuration, stack: AsyncExitStack, code: Code | 
         runtimes=known(settings.runtimes),
         cgroup_driver=cgroups,
         labels=labelling,
+        metrics=metrics,
+        container_size=_container_size(settings, snapshots),
     )
     transfers = _transfers(settings, images)
     shown = _settings(settings, snapshots.driver, devices, cgroups, mapping is not None)
@@ -120,6 +127,49 @@ async def assemble(settings: Configuration, stack: AsyncExitStack, code: Code | 
     return engine
 
 
+# What SIGHUP reads again: dockerd's, and trusted-realms.
+_RELOADED = (
+    "debug", "log_level", "labels", "shutdown_timeout", "max_concurrent_downloads", "max_concurrent_uploads",
+    "max_download_attempts", "insecure_registries", "registry_mirrors", "allow_nondistributable_artifacts",
+    "trusted_realms", "runtimes", "default_runtime", "default_shm_size", "default_ipc_mode", "default_cgroupns_mode",
+)  # fmt: skip
+
+
+def reload(engine: Engine, before: Configuration, read: Configuration) -> Configuration:
+    """Let hold from now on what of `read` can change while the daemon runs; what holds then. InvalidArgument."""
+    settings = replace(before, **{name: getattr(read, name) for name in _RELOADED})
+    rules = _registry_rules(settings)  # refuses what is none, before anything is changed
+    engine.transfers.reconfigure(
+        rules,
+        downloads=settings.max_concurrent_downloads,
+        uploads=settings.max_concurrent_uploads,
+        attempts=settings.max_download_attempts,
+    )
+    engine.context.runtimes = known(settings.runtimes)
+    engine.system.settings = replace(
+        engine.system.settings,
+        debug=settings.debug,
+        labels=settings.labels,
+        registries=rules,
+        runtimes=engine.context.runtimes,
+        default_runtime=settings.default_runtime,
+        shm_size=settings.default_shm_size,
+        ipc_mode=settings.default_ipc_mode,
+        cgroupns_mode=settings.default_cgroupns_mode,
+    )
+    shown = {option.key: _shown(getattr(settings, option.target)) for option in OPTIONS if option.target in _RELOADED}
+    shown["name"] = engine.system.host.hostname
+    engine.events.publish("daemon", "reload", engine.system.id, shown)
+    return settings
+
+
+def _shown(value: object) -> str:
+    """A setting in the event of a reload."""
+    if isinstance(value, dict):
+        return " ".join(f"{name}:{runtime.path}" for name, runtime in value.items())
+    return str(value) if isinstance(value, str) else json.dumps(value)
+
+
 async def _start_runtime(layout: Layout, stack: AsyncExitStack, code: Code) -> Runtime:
     runtime = Runtime(str(layout.exec_root / "runtime.log"), code)
     try:
@@ -130,15 +180,21 @@ async def _start_runtime(layout: Layout, stack: AsyncExitStack, code: Code) -> R
     return runtime
 
 
+def _container_size(settings: Configuration, snapshots: Snapshots) -> int:
+    """What `--storage-opt` lets a container write. InvalidArgument if the store cannot hold it to that."""
+    size = storageopts.container_size(storageopts.parse(settings.storage_opts), snapshots.driver)
+    if size and (reason := snapshots.why_no_limit()):
+        raise InvalidArgument(f"storage-opt {snapshots.driver}.size: {reason}")
+    return size
+
+
 def _transfers(settings: Configuration, images: Images) -> Transfers:
-    for name in ("max_concurrent_downloads", "max_concurrent_uploads"):
-        if getattr(settings, name) < 1:
-            raise InvalidArgument(f"invalid {name.replace('_', '-')}: {getattr(settings, name)} is less than 1")
     return Transfers(
         images.services,
         _registry_rules(settings),
         downloads=settings.max_concurrent_downloads,
         uploads=settings.max_concurrent_uploads,
+        limits=Limits(downloads=settings.max_download_attempts),
     )
 
 
@@ -158,6 +214,8 @@ def _bridge_options(settings: Configuration) -> BridgeOptions:
         bip=settings.bip,
         mtu=settings.mtu or defaults.mtu,
         icc=settings.icc,
+        masquerade=settings.ip_masq,
+        pools=tuple(settings.default_address_pools),
         default_ip=settings.ip or defaults.default_ip,
         host_gateway=settings.host_gateway_ip,
     )
@@ -218,6 +276,7 @@ def _settings(settings: Configuration, driver: str, devices: Devices, cgroups: s
         default_runtime=settings.default_runtime,
         runtimes=known(settings.runtimes),
         registries=_registry_rules(settings),
+        address_pools=settings.default_address_pools,
         devices=devices,
         userns=userns,
         no_new_privileges=settings.no_new_privileges,

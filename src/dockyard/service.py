@@ -26,15 +26,17 @@ from dataclasses import replace
 import uvloop
 
 from dockyard import __version__, configuration
-from dockyard.assembly import assemble
+from dockyard.assembly import assemble, reload
 from dockyard.configuration import Configuration, Invocation
 from dockyard.edge.api.routes import all_routes
 from dockyard.edge.listeners import Address, Listener, listen, parse_address, refuse_open_tcp
+from dockyard.edge.metrics import MetricsServer
+from dockyard.edge.metrics import parse_address as metrics_address
 from dockyard.edge.server import ApiServer
 from dockyard.edge.tls import TlsFiles, server_context
 from dockyard.engine import Engine, kernel
 from dockyard.model.container import Ulimit
-from dockyard.model.errors import DockyardError
+from dockyard.model.errors import DockyardError, SystemFailure
 from dockyard.proto.times import format_rfc3339
 from dockyard.runtime.sealed import Code
 
@@ -76,6 +78,7 @@ class Daemon:
         self._invocation = invocation
         self._stop = asyncio.Event()
         self._server: ApiServer | None = None
+        self._engine: Engine | None = None
 
     async def run(self) -> None:
         """Serve until a signal ends it. DockyardError if it cannot start."""
@@ -84,10 +87,12 @@ class Daemon:
             addresses = self._addresses()
             for key in configuration.without_effect(self._settings):
                 log.warning("the option %s has no effect in this version", key)
-            engine = await assemble(self._settings, stack, self._code)
+            _set_oom_score(self._settings.oom_score_adjust)
+            self._engine = engine = await assemble(self._settings, stack, self._code)
             stack.enter_context(_pid_file(self._settings.pidfile))
             server = await self._serve(engine, addresses)
-            stack.push_async_callback(server.close, float(self._settings.shutdown_timeout))
+            stack.push_async_callback(self._close, server)
+            await self._serve_metrics(engine, stack)
             gc.collect()
             gc.freeze()
             notify("READY=1")
@@ -126,6 +131,15 @@ class Daemon:
         self._server = server
         return server
 
+    async def _close(self, server: ApiServer) -> None:
+        await server.close(float(self._settings.shutdown_timeout))
+
+    async def _serve_metrics(self, engine: Engine, stack: contextlib.AsyncExitStack) -> None:
+        if self._settings.metrics_addr:
+            metrics = MetricsServer(engine)
+            stack.push_async_callback(metrics.close)
+            await metrics.start(metrics_address(self._settings.metrics_addr))
+
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -133,16 +147,33 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     def _reload(self) -> None:
-        """SIGHUP: the log level and `debug` of the file, and what is in the certificates' files, hold from now on; the
-        rest needs a restart."""
+        """SIGHUP: what of the file can change while the daemon runs (`assembly.reload`), and what is in the
+        certificates' files, hold from now on; the rest needs a restart. What cannot be changes nothing."""
         try:
-            set_up_log(configuration.load(self._invocation))
+            read = configuration.load(self._invocation)
             tls = _tls_context(self._settings)
+            if self._engine is not None:
+                self._settings = reload(self._engine, self._settings, read)
+                set_up_log(self._settings)
             if self._server is not None and tls is not None:
                 self._server.use_certificates(tls)
             log.info("configuration read again")
         except DockyardError as error:
             log.error("configuration not read again: %s", error.message)
+
+
+def _set_oom_score(score: int) -> None:
+    """Ours, and of all that we start but containers, which have their own. 0 changes nothing, as with dockerd; nor does
+    a kernel that forbids it. SystemFailure."""
+    if not score:
+        return
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(score))
+    except PermissionError as error:
+        log.debug("oom-score-adjust %d: %s", score, error.strerror)
+    except OSError as error:
+        raise SystemFailure(f"oom-score-adjust {score}: {error.strerror}") from error
 
 
 def _tls_context(settings: Configuration) -> ssl.SSLContext | None:

@@ -28,6 +28,7 @@ class BridgeOptions(Struct, frozen=True):
     mtu: int = 1500
     icc: bool = True
     masquerade: bool = True
+    pools: tuple[netplan.Pool, ...] = ()  # where its range is chosen from; none: Docker's
     default_ip: str = "0.0.0.0"  # where ports are published when no address is asked for
     host_gateway: str = ""  # what `host-gateway` means; "": the bridge's address
 
@@ -44,10 +45,10 @@ def choose_bridge(
     interface = _wanted_interface(options)
     if interface is None and existing is not None and not ours:
         interface = next((IPv4Interface(address) for address in existing["addresses"]), None)
-    if interface is None and not fresh and row.subnet and _still_free(row, existing, survey, options.name):
+    if interface is None and not fresh and row.subnet and _still_good(row, existing, survey, options):
         interface = IPv4Interface(f"{row.gateway}/{row.subnet.partition('/')[2]}")
     if interface is None:
-        subnet = netplan.choose_subnet([*_used(survey, options.name), *resolvers])
+        subnet = netplan.choose_subnet([*_used(survey, options.name), *resolvers], options.pools)
         if subnet is None:
             raise SystemFailure(
                 "could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the "
@@ -82,12 +83,15 @@ def _wanted_interface(options: BridgeOptions) -> IPv4Interface | None:
     return interface
 
 
-def _still_free(row: NetworkRow, existing: Any, survey: dict[str, Any], bridge: str) -> bool:
-    """Whether the range chosen before is nobody else's; while the bridge is there, containers may be using it."""
+def _still_good(row: NetworkRow, existing: Any, survey: dict[str, Any], options: BridgeOptions) -> bool:
+    """Whether the range chosen before is nobody else's, and of the pools that are given now; while the bridge is there,
+    containers may be using it."""
     if existing is not None:
         return True
     subnet = IPv4Network(row.subnet)
-    return not any(subnet.overlaps(IPv4Network(text, strict=False)) for text in _used(survey, bridge))
+    if options.pools and not any(subnet.subnet_of(pool.network) for pool in options.pools):
+        return False
+    return not any(subnet.overlaps(IPv4Network(text, strict=False)) for text in _used(survey, options.name))
 
 
 def _used(survey: dict[str, Any], bridge: str) -> list[str]:

@@ -17,6 +17,7 @@ from dockyard.engine.context import Context
 from dockyard.engine.creation import merge
 from dockyard.engine.freezing import still
 from dockyard.engine.images.importing import host_architecture
+from dockyard.engine.metrics import timed
 from dockyard.model.container import ContainerConfig
 from dockyard.model.errors import Conflict
 from dockyard.model.lifecycle import State
@@ -37,6 +38,7 @@ STUBS: Final = (
 )  # fmt: skip
 
 
+@timed("commit")
 async def commit(
     context: Context,
     services: Services,

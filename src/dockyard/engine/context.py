@@ -16,6 +16,7 @@ from dockyard.engine.container import Container, Registry
 from dockyard.engine.events import Events
 from dockyard.engine.labels import Labelling
 from dockyard.engine.leases import Leases
+from dockyard.engine.metrics import Metrics
 from dockyard.engine.networks import Networks
 from dockyard.engine.runtimes import OciRuntime, known
 from dockyard.engine.volumes import Volumes
@@ -101,6 +102,8 @@ class Context:
     changed: list[Callable[[Container], None]] = field(default_factory=list)  # its settings were changed in place
     removed: list[Callable[[Container], None]] = field(default_factory=list)  # called when a container is gone
     unsaved: dict[str, Container] = field(default_factory=dict)  # whose status the disk has refused, by id
+    metrics: Metrics = field(default_factory=Metrics)
+    container_size: int = 0  # bytes that a container may write which names no size; 0: any
     closing: bool = False
 
     def spawn(self, work: Coroutine[Any, Any, T], what: str) -> asyncio.Task[T]:

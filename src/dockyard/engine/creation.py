@@ -30,6 +30,7 @@ from dockyard.engine.container import Container
 from dockyard.engine.context import Context, Origin
 from dockyard.engine.ground import default_hostname
 from dockyard.engine.images.variants import host_platform
+from dockyard.engine.metrics import timed
 from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig, PortBinding
 from dockyard.model.errors import DockyardError, InvalidArgument, NotFound, SystemFailure
 from dockyard.model.lifecycle import Desired, Status
@@ -50,6 +51,7 @@ from dockyard.store.volumes import insert
 _RANGE: Final = re.compile(r"([0-9]+)-([0-9]+)/(tcp|udp|sctp)\Z")
 
 
+@timed("create")
 async def create(
     context: Context,
     config: ContainerConfig,
@@ -315,7 +317,7 @@ def _mounted_image(context: Context, ref: str) -> str | None:
 
 
 def _writable_size(context: Context, host: HostConfig) -> int:
-    """Bytes of `--storage-opt size`, 0 without. InvalidArgument in Docker's words."""
+    """Bytes of `--storage-opt size`, the daemon's without; 0: any. InvalidArgument in Docker's words."""
     for name in host.storage_opt or {}:
         if name.lower() != "size":
             raise InvalidArgument(f"Unknown option {name}")
@@ -327,7 +329,7 @@ def _writable_size(context: Context, host: HostConfig) -> int:
         if reason := context.snapshots.why_no_limit():
             raise InvalidArgument(reason)
         return size
-    return 0
+    return context.container_size
 
 
 def _add(points: dict[str, MountPoint], point: MountPoint) -> None:

@@ -48,12 +48,14 @@ class Events:
         self._ring: deque[Event] = deque(maxlen=RING)
         self._subscribers: set[_Subscriber] = set()
         self._last = 0
+        self.published = 0  # ever
 
     def publish(self, type: str, action: str, actor_id: str, attributes: Mapping[str, str] | None = None) -> Event:
         """Tell everybody; never waits. Times never run backwards and are never equal, so that `since` is exact."""
         self._last = max(self._clock(), self._last + 1)
         event = Event(type, action, actor_id, attributes or {}, self._last)
         self._ring.append(event)
+        self.published += 1
         for subscriber in list(self._subscribers):
             subscriber.offer(event)
         return event

@@ -194,7 +194,8 @@ class Files:
         """What it has made of its image's files, in the order of their paths."""
         container = self._context.registry.get(ref)
         arguments = {**self._context.snapshots.written(container.id), "stubs": list(committing.STUBS)}
-        found = await self._context.runtime.call("dockyard.store.comparing:changes", arguments)
+        with self._context.metrics.containers.timed("changes"):
+            found = await self._context.runtime.call("dockyard.store.comparing:changes", arguments)
         return [Change(path, kind) for path, kind in found]
 
     async def _again(

@@ -99,6 +99,8 @@ class HealthChecks:
         if container.handle is not handle or container.removed or self._context.closing:
             return
         self._probes.pop(container.id, None)
+        self._context.metrics.health_checks += 1
+        self._context.metrics.health_checks_failed += result.exit_code != 0
         if container.state is State.RUNNING:  # else it was paused in the middle: that says nothing
             self._enter(container, result)
         if container.handle is handle:

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from dockyard.engine import probes
 from dockyard.engine.bridges import BridgeOptions, choose_bridge, host_resolvers
+from dockyard.engine.metrics import Metrics
 from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig, PortBinding
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, NotFound, NotServed, SystemFailure
 from dockyard.proto import netplan
@@ -84,9 +85,11 @@ class Networks:
         *,
         clock: Callable[[], int],
         relay_directory: str = "",
+        metrics: Metrics | None = None,
     ) -> None:
         """`call`: `Runtime.call`. `clock`: wall clock in ns. `relay_directory`: where the relay of IPv6 ports has its
         socket (the exec root); "": ports are published on IPv4 addresses only."""
+        self._timed = (metrics or Metrics()).networks.timed
         self._store = store
         self._options = options
         self._call = call
@@ -252,6 +255,10 @@ class Networks:
 
         SystemFailure in Docker's words when a port is taken or no address is left. Ends with `release`.
         """
+        with self._timed("allocate"):
+            return await self._allocate(container)
+
+    async def _allocate(self, container: Requester) -> Allocation:
         await self.release(container.id)
         mode = container.host.network_mode
         if mode in ("", "default"):
@@ -265,7 +272,8 @@ class Networks:
         self.check(container.host, asked)
         endpoint = replace(asked.get(row.name) or EndpointSettings(), network_id=row.id, endpoint_id=_new_id())
         if row.driver == "bridge":
-            allocation = self._on_bridge(container, row, endpoint)
+            with self._timed("connect"):
+                allocation = self._on_bridge(container, row, endpoint)
             if allocation.plan is not None and allocation.plan["relayed"]:
                 self._keep(allocation)  # released by whoever sees the relay's failure
                 await self._ensure_relay()
@@ -279,7 +287,8 @@ class Networks:
         allocation = self._allocations.pop(container_id, None)
         if allocation is None:
             return
-        self._give_back(allocation)
+        with self._timed("release"):
+            self._give_back(allocation)
 
     def _keep(self, allocation: Allocation) -> Allocation:
         self._allocations[allocation.container.id] = allocation

@@ -12,6 +12,7 @@ import logging
 from dockyard.engine import exits, stopping
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
+from dockyard.engine.metrics import timed
 from dockyard.model.errors import DockyardError, InvalidArgument, NotFound
 from dockyard.model.lifecycle import Event, State
 from dockyard.proto.filters import Filters
@@ -53,6 +54,7 @@ async def remove_ended(context: Context, container: Container) -> None:
         await _take_away(context, container, volumes=True)
 
 
+@timed("delete")
 async def _take_away(context: Context, container: Container, *, volumes: bool) -> None:
     before = container.status.state
     container.status.state = State.REMOVING

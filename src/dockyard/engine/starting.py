@@ -14,8 +14,9 @@ from dockyard.engine import cgroup_driver, container_volumes, exits, failures, g
 from dockyard.engine.attaching import prune_pending
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
+from dockyard.engine.metrics import timed
 from dockyard.model.container import EndpointSettings
-from dockyard.model.errors import DockyardError, ErrorKind, NotFound
+from dockyard.model.errors import DockyardError, ErrorKind, NotFound, passes
 from dockyard.model.lifecycle import Event, State
 from dockyard.runtime.client import ContainerHandle, StartFailed
 
@@ -37,6 +38,7 @@ async def start(context: Context, container: Container, ref: str) -> None:
         await context.promise(container)  # to start it again must survive what ends the daemon
 
 
+@timed("start")
 async def run(context: Context, container: Container) -> None:
     """Start it now; the caller holds its lock. On failure everything is undone and the error is kept to be seen."""
     await exits.settled(container)
@@ -135,7 +137,7 @@ async def restart_later(context: Context, container: Container, pause: int) -> N
         container.restarting = None
         if container.removed or container.state is not State.RESTARTING or context.closing:
             return
-        await run(context, container)
+        await _run_by_policy(context, container)
 
 
 async def start_at_boot(context: Context, container: Container) -> None:
@@ -145,4 +147,16 @@ async def start_at_boot(context: Context, container: Container) -> None:
         if container.removed or container.state is not before or container.running or context.closing:
             return
         container.desired.running, container.desired.stopped_by_user = True, False
+        await _run_by_policy(context, container)
+
+
+async def _run_by_policy(context: Context, container: Container) -> None:
+    """A start that the host has no room for is tried again: nobody else would."""
+    try:
         await run(context, container)
+    except DockyardError as error:
+        if passes(error) and not context.closing:
+            container.desired.running = True
+            container.status.state = State.RESTARTING
+            exits.start_again(context, container)
+        raise

@@ -19,6 +19,7 @@ from dockyard.engine.events import Events
 from dockyard.engine.runtimes import OURS, OciRuntime
 from dockyard.model.container import HostConfig
 from dockyard.model.lifecycle import State
+from dockyard.proto.netplan import Pool
 from dockyard.proto.registries import RegistryRules
 from dockyard.runtime.bundle.cdi import Devices
 from dockyard.runtime.cgroups.facts import CgroupFacts
@@ -36,6 +37,7 @@ class Settings:
     default_runtime: str = "dockyard"
     runtimes: Mapping[str, OciRuntime] = field(default_factory=dict)
     registries: RegistryRules = field(default_factory=RegistryRules)
+    address_pools: list[Pool] = field(default_factory=list)  # that were asked for
     devices: Devices = field(default_factory=Devices)
     userns: bool = False  # containers get a user namespace of their own
     selinux: bool = False  # containers get labels

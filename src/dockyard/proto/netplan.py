@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import NamedTuple
 
+from dockyard.model.errors import InvalidArgument
+
 ANY = "0.0.0.0"
 ANY6 = "::"
 BRIDGE_PORTS = 1023  # a Linux bridge has no more (BR_MAX_PORTS less the reserved one)
@@ -32,17 +34,45 @@ class PortTaken(Exception):
 # --- subnets ---------------------------------------------------------------------------------------------------------
 
 
-def default_subnets() -> Iterator[IPv4Network]:
-    """Candidates for the default bridge, best first."""
+class Pool(NamedTuple):
+    """A range that networks get theirs from: `base` "10.10.0.0/16", cut into ranges with a prefix of `size` bits."""
+
+    base: str
+    size: int
+
+    @property
+    def network(self) -> IPv4Network:
+        return IPv4Network(self.base, strict=False)
+
+
+def check_pools(pools: Iterable[Pool]) -> None:
+    """InvalidArgument in Docker's words for a pool that is none."""
+    for pool in pools:
+        try:
+            network = pool.network if "/" in pool.base else None
+        except ValueError:
+            network = None
+        if network is None:
+            raise InvalidArgument(f'invalid base pool "{pool.base}": invalid CIDR address: {pool.base}')
+        if not network.prefixlen <= pool.size <= 30 or pool.size <= 0:
+            raise InvalidArgument(f"invalid pools size: {pool.size}")
+
+
+def default_subnets(pools: Sequence[Pool] = ()) -> Iterator[IPv4Network]:
+    """Candidates for the default bridge, best first: those of `pools`, Docker's without any."""
+    for pool in pools:
+        yield from pool.network.subnets(new_prefix=pool.size)
+    if pools:
+        return
     for second in range(17, 32):
         yield IPv4Network((f"172.{second}.0.0", 16))
     yield from IPv4Network("192.168.0.0/16").subnets(new_prefix=20)
 
 
-def choose_subnet(used: Iterable[str]) -> IPv4Network | None:
+def choose_subnet(used: Iterable[str], pools: Sequence[Pool] = ()) -> IPv4Network | None:
     """The first default subnet that overlaps with nothing in `used` ("10.0.0.0/8", "192.0.2.2/24", …); None: all do."""
     networks = [IPv4Network(text, strict=False) for text in used]
-    for candidate in default_subnets():
+    for candidate in default_subnets(pools):
         if not any(candidate.overlaps(network) for network in networks):
             return candidate
     return None

@@ -39,7 +39,11 @@ async def ping(call: Call) -> web.StreamResponse:
 
 
 async def version(call: Call) -> web.StreamResponse:
-    system = call.engine.system
+    with call.engine.context.metrics.host.timed("system_version"):
+        return call.json(_version(call.engine.system))
+
+
+def _version(system: System) -> dict[str, Any]:
     host = system.host
     architecture = _ARCHITECTURES.get(host.architecture, host.architecture)
     details = {
@@ -53,21 +57,19 @@ async def version(call: Call) -> web.StreamResponse:
         "MinAPIVersion": "1.24",
         "Os": "linux",
     }
-    return call.json(
-        {
-            "Platform": {"Name": f"Dockyard {system.version}"},
-            "Components": [{"Name": "Engine", "Version": system.version, "Details": details}],
-            "Version": system.version,
-            "ApiVersion": "1.50",
-            "MinAPIVersion": "1.24",
-            "GitCommit": "",
-            "GoVersion": _python(),
-            "Os": "linux",
-            "Arch": architecture,
-            "KernelVersion": host.kernel,
-            "BuildTime": "",
-        }
-    )
+    return {
+        "Platform": {"Name": f"Dockyard {system.version}"},
+        "Components": [{"Name": "Engine", "Version": system.version, "Details": details}],
+        "Version": system.version,
+        "ApiVersion": "1.50",
+        "MinAPIVersion": "1.24",
+        "GitCommit": "",
+        "GoVersion": _python(),
+        "Os": "linux",
+        "Arch": architecture,
+        "KernelVersion": host.kernel,
+        "BuildTime": "",
+    }
 
 
 def _python() -> str:
@@ -76,24 +78,27 @@ def _python() -> str:
 
 
 async def info(call: Call) -> web.StreamResponse:
+    with call.engine.context.metrics.host.timed("system_info"):
+        return call.json(_info(call))
+
+
+def _info(call: Call) -> dict[str, Any]:
     system = call.engine.system
     old = {"BridgeNfIptables": True, "BridgeNfIp6tables": True} if call.version < (1, 50) else {}
     catalog = system.settings.devices.catalog()
     problems = [f"WARNING: CDI: {problem}" for problem in catalog.problems]
-    return call.json(
-        {
-            **_counts(system, call.engine.images.count()),
-            **old,
-            **_limits(system),
-            **_process(system),
-            **_host(system),
-            **_settings(system, call.version),
-            **_constants(),
-            "CDISpecDirs": list(system.settings.devices.directories),
-            "DiscoveredDevices": [{"Source": "cdi", "ID": name} for name in sorted(catalog.devices)],
-            "Warnings": (system.warnings() + problems) or None,
-        }
-    )
+    return {
+        **_counts(system, call.engine.images.count()),
+        **old,
+        **_limits(system),
+        **_process(system),
+        **_host(system),
+        **_settings(system, call.version),
+        **_constants(),
+        "CDISpecDirs": list(system.settings.devices.directories),
+        "DiscoveredDevices": [{"Source": "cdi", "ID": name} for name in sorted(catalog.devices)],
+        "Warnings": (system.warnings() + problems) or None,
+    }
 
 
 def _counts(system: System, images: int) -> dict[str, Any]:
@@ -178,6 +183,7 @@ def _runtime(runtime: OciRuntime) -> dict[str, Any]:
 
 def _settings(system: System, version: tuple[int, int]) -> dict[str, Any]:
     settings = system.settings
+    pools = [{"Base": pool.base, "Size": pool.size} for pool in settings.address_pools]
     return {
         "Driver": settings.storage_driver,
         "DriverStatus": [["Backing Filesystem", system.host.backing_filesystem]],
@@ -189,6 +195,7 @@ def _settings(system: System, version: tuple[int, int]) -> dict[str, Any]:
         "Runtimes": {name: _runtime(found) for name, found in settings.runtimes.items()},
         "DefaultRuntime": settings.default_runtime,
         "RegistryConfig": registry_config(settings.registries, version),
+        **({"DefaultAddressPools": pools} if pools else {}),
     }  # fmt: skip
 
 

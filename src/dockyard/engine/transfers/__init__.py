@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from dockyard.engine.images.services import Services
 from dockyard.engine.transfers import looking, pulling, pushing
@@ -59,6 +60,14 @@ class Transfers:
         self._downloads = Downloads(services, downloads)
         self._uploads = asyncio.Semaphore(uploads)
         self._pool: Pool[None] = Pool()
+
+    def reconfigure(self, rules: RegistryRules, *, downloads: int, uploads: int, attempts: int) -> None:
+        """From now on; what is under way goes on as it was begun. `attempts`: tries for a blob."""
+        self._rules = self._transport.rules = rules
+        self._transport.limits = replace(self._transport.limits, downloads=attempts)
+        self._shared = Shared(self._transport)  # what it has found out of a host may be what may not be done any more
+        self._downloads.allow(downloads)
+        self._uploads = asyncio.Semaphore(uploads)
 
     async def close(self) -> None:
         """End what is under way. What was fetched stays for the next try."""

@@ -68,6 +68,10 @@ class Downloads:
         self._blobs: dict[str, asyncio.Lock] = {}
         self._verified: set[str] = set()  # blobs that lie complete where broken pulls leave theirs
 
+    def allow(self, at_once: int) -> None:
+        """How many from now on, beside those that are under way."""
+        self._slots = asyncio.Semaphore(at_once)
+
     async def close(self) -> None:
         await self._pool.close()
 

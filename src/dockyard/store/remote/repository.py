@@ -134,6 +134,8 @@ class Repository:
         registry that has another number of bytes.
         """
         limits = self.session.limits
+        allowed = limits.downloads or limits.tries
+        tries = min(tries or allowed, allowed)
         at = mark = start
         attempt = 0
         while True:
@@ -150,7 +152,7 @@ class Repository:
             except Temporary as error:
                 if at - mark >= _PROGRESS:
                     attempt, mark = 0, at
-                delay = pause(error, attempt, tries or limits.tries, limits.delay)
+                delay = pause(error, attempt, tries, limits.delay)
                 if delay is None:
                     raise type(error)(f"{what}: {error}" if what not in str(error) else str(error)) from None
                 attempt += 1

@@ -40,6 +40,7 @@ class Limits:
     connect: float = 15.0
     silence: float = 60.0  # without a single byte
     tries: int = 5
+    downloads: int = 0  # tries for a blob that comes; 0: as others
     delay: float = 0.5  # before the second try; doubled each time
 
 

@@ -1,7 +1,7 @@
 """dockyardd's flags and configuration file, read into one value.
 
-Owns: the table of options (their names on the command line and in the file, as dockerd has them), reading both, the
-rule that a key stands in one of them only, defaults. Does not own: what the options do (`daemon`).
+Owns: the values and their defaults, reading flags and file, the rule that a key stands in one of them only, what cannot
+be. Does not own: the options' names (`options`), what they do (`service`, `assembly`).
 """
 
 from __future__ import annotations
@@ -9,17 +9,20 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from dockyard import __version__
+from dockyard.configuration.options import MAPS, OPTIONS, REPEATED, Option
+from dockyard.configuration.values import boolean, flag_boolean, integer
+from dockyard.edge import metrics
 from dockyard.engine.runtimes import OciRuntime, known
 from dockyard.model.container import Ulimit
 from dockyard.model.errors import InvalidArgument
-from dockyard.proto import logdrivers
+from dockyard.proto import logdrivers, netplan, storageopts
 from dockyard.proto.imagegc import Policy
-from dockyard.proto.units import parse_size
+from dockyard.proto.netplan import Pool
 
 DEFAULT_FILE = "/etc/dockyard/daemon.json"
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
@@ -37,6 +40,9 @@ class Configuration:
     debug: bool = False
     log_level: str = "info"
     shutdown_timeout: int = 15
+    metrics_addr: str = ""  # where figures are told to Prometheus; "": nowhere
+    oom_score_adjust: int = 0  # the daemon's own; 0: as it was started
+    authorization_plugins: list[str] = field(default_factory=list)  # refused
     labels: list[str] = field(default_factory=list)
     # containers
     default_runtime: str = "dockyard"
@@ -45,6 +51,7 @@ class Configuration:
     log_driver: str = "json-file"
     log_opts: dict[str, str] = field(default_factory=dict)
     storage_driver: str = ""
+    storage_opts: list[str] = field(default_factory=list)
     # images
     discard_blobs: bool = False
     image_gc_high: int = 0  # percent of the data root's disk; 0: off
@@ -65,6 +72,7 @@ class Configuration:
     # networks
     bridge: str = "dockyard0"  # made if it does not exist; "none": no default network
     bip: str = ""
+    default_address_pools: list[Pool] = field(default_factory=list)  # none: Docker's
     fixed_cidr: str = ""
     default_gateway: str = ""
     ip: str = ""  # of published ports that name none
@@ -72,6 +80,7 @@ class Configuration:
     icc: bool = True
     ip_forward: bool = True
     iptables: bool = True
+    ip_masq: bool = True
     userland_proxy: bool = True
     dns: list[str] = field(default_factory=list)
     dns_opts: list[str] = field(default_factory=list)
@@ -84,6 +93,7 @@ class Configuration:
     trusted_realms: list[str] = field(default_factory=list)
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
+    max_download_attempts: int = 5
     # accepted for the sake of existing configurations
     live_restore: bool = True
     containerd: str = ""
@@ -115,208 +125,6 @@ class Configuration:
         return self.cdi_spec_dirs if self.features.get("cdi", True) else []
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("a string is expected")
-    return value
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError("a whole number is expected")
-    return value
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("true or false is expected")
-    return value
-
-
-def _texts(value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError("a list of strings is expected")
-    return value
-
-
-def _bytes(value: Any) -> int:
-    if isinstance(value, str):
-        return parse_size(value)
-    return _integer(value)
-
-
-def _text_map(value: Any) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise ValueError("an object of strings is expected")
-    return value
-
-
-def _switches(value: Any) -> dict[str, bool]:
-    if not isinstance(value, dict) or not all(isinstance(item, bool) for item in value.values()):
-        raise ValueError("an object of true and false is expected")
-    return value
-
-
-def _runtimes(value: Any) -> dict[str, OciRuntime]:
-    if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
-        raise ValueError("an object of objects with a path is expected")
-    for name, item in value.items():
-        unknown = sorted(set(item) - {"path", "runtimeArgs"})
-        if unknown:  # runtimeType, options: shims of containerd's
-            raise ValueError(f"{name}: {', '.join(unknown)}: not supported, only path and runtimeArgs are")
-    return {
-        name: OciRuntime(_text(item.get("path", name)), tuple(_texts(item.get("runtimeArgs") or [])))
-        for name, item in value.items()
-    }
-
-
-def _ulimits(value: Any) -> list[Ulimit]:
-    if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
-        raise ValueError("an object of objects with Name, Soft and Hard is expected")
-    return [
-        Ulimit(_text(item.get("Name", name)), _integer(item.get("Soft", 0)), _integer(item.get("Hard", 0)))
-        for name, item in value.items()
-    ]
-
-
-def _flag_boolean(text: str) -> bool:
-    if text.lower() in ("true", "t", "1"):
-        return True
-    if text.lower() in ("false", "f", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-
-
-def _flag_pair(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
-
-
-def _flag_switch(text: str) -> tuple[str, bool]:
-    name, _, value = text.partition("=")
-    if not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=BOOL")
-    return name, _flag_boolean(value or "true")
-
-
-def _flag_runtime(text: str) -> tuple[str, OciRuntime]:
-    name, path = _flag_pair(text)
-    return name, OciRuntime(path)
-
-
-def _flag_bytes(text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _flag_ulimit(text: str) -> Ulimit:
-    name, separator, limits = text.partition("=")
-    soft, _, hard = limits.partition(":")
-    try:
-        if not separator:
-            raise ValueError
-        return Ulimit(name, int(soft), int(hard or soft))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=SOFT[:HARD]") from None
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """`key` in the file, `flags` on the command line; `attribute` of `Configuration` when it differs from the key."""
-
-    key: str
-    flags: tuple[str, ...]
-    read: Callable[[Any], Any]
-    help: str
-    attribute: str = ""
-    item: Callable[[str], Any] = str  # one value of a repeated flag
-
-    @property
-    def target(self) -> str:
-        return self.attribute or self.key.replace("-", "_")
-
-
-OPTIONS = (
-    Option("hosts", ("-H", "--host"), _texts, "where to listen: unix://PATH, tcp://HOST:PORT, fd:// (repeatable)"),
-    Option("data-root", ("--data-root",), _text, "directory of everything that is kept"),
-    Option("exec-root", ("--exec-root",), _text, "directory of what is lost at a reboot"),
-    Option("pidfile", ("-p", "--pidfile"), _text, "file for the daemon's process id"),
-    Option("group", ("-G", "--group"), _text, "group that may use the unix socket"),
-    Option("debug", ("-D", "--debug"), _boolean, "log more"),
-    Option("log-level", ("-l", "--log-level"), _text, "debug, info, warn, error or fatal"),
-    Option("shutdown-timeout", ("--shutdown-timeout",), _integer, "seconds that running requests get at the end"),
-    Option("labels", ("--label",), _texts, "label of this engine, NAME=VALUE (repeatable)"),
-    Option("default-runtime", ("--default-runtime",), _text, "OCI runtime of containers that name none"),
-    Option("runtimes", ("--add-runtime",), _runtimes, "another OCI runtime, NAME=PATH (repeatable)",
-           item=_flag_runtime),
-    Option("default-ulimits", ("--default-ulimit",), _ulimits, "NAME=SOFT[:HARD] for containers (repeatable)",
-           item=_flag_ulimit),
-    Option("log-driver", ("--log-driver",), _text, "log driver of containers that name none"),
-    Option("log-opts", ("--log-opt",), _text_map, "option of that driver, NAME=VALUE (repeatable)", item=_flag_pair),
-    Option("storage-driver", ("-s", "--storage-driver"), _text, "overlay, btrfs or vfs; chosen by a probe otherwise"),
-    Option("discard-blobs", ("--discard-blobs",), _boolean, "keep no compressed layer that a registry has"),
-    Option("image-gc-high", ("--image-gc-high",), _integer, "percent of the disk at which unused images go; 0: never"),
-    Option("image-gc-low", ("--image-gc-low",), _integer, "percent of the disk at which that ends (10 below)"),
-    Option("image-gc-keep-last", ("--image-gc-keep-last",), _integer,
-           "newest images of a repository that stay; older unused ones go; 0: all stay"),
-    Option("cgroup-parent", ("--cgroup-parent",), _text, "parent of the containers' control groups"),
-    Option("exec-opts", ("--exec-opt",), _texts, "native.cgroupdriver=systemd|cgroupfs: who makes control groups"),
-    Option("seccomp-profile", ("--seccomp-profile",), _text, "default seccomp profile of containers"),
-    Option("userns-remap", ("--userns-remap",), _text,
-           "USER[:GROUP] whose subordinate ids containers get, or default; empty: the host's ids"),
-    Option("no-new-privileges", ("--no-new-privileges",), _boolean, "setuid programs gain nothing in containers"),
-    Option("init", ("--init",), _boolean, "an init is PID 1 of containers that say nothing about it"),
-    Option("default-ipc-mode", ("--default-ipc-mode",), _text, "IPC namespace of such containers: private, shareable"),
-    Option("default-cgroupns-mode", ("--default-cgroupns-mode",), _text, "their cgroup namespace: private, host"),
-    Option("default-shm-size", ("--default-shm-size",), _bytes, "size of their /dev/shm", item=_flag_bytes),
-    Option("selinux-enabled", ("--selinux-enabled",), _boolean, "containers get SELinux labels"),
-    Option("cdi-spec-dirs", ("--cdi-spec-dir",), _texts,
-           "directory of CDI specifications; a later one comes before an earlier (repeatable)"),
-    Option("features", ("--feature",), _switches, "switch a feature, NAME=BOOL: cdi (repeatable)", item=_flag_switch),
-    Option("bridge", ("-b", "--bridge"), _text, "bridge of the default network, made if missing; none: no network"),
-    Option("bip", ("--bip",), _text, "address of that bridge, ADDRESS/PREFIX"),
-    Option("fixed-cidr", ("--fixed-cidr",), _text, "range that containers on it get addresses from"),
-    Option("default-gateway", ("--default-gateway",), _text, "gateway of containers on it"),
-    Option("ip", ("--ip",), _text, "address of published ports that name none"),
-    Option("mtu", ("--mtu",), _integer, "MTU of container networks"),
-    Option("icc", ("--icc",), _boolean, "containers on the default network may reach each other"),
-    Option("ip-forward", ("--ip-forward",), _boolean, "switch forwarding on"),
-    Option("iptables", ("--iptables",), _boolean, "make firewall rules"),
-    Option("userland-proxy", ("--userland-proxy",), _boolean, "accepted; ports need no proxy here"),
-    Option("dns", ("--dns",), _texts, "name server of containers (repeatable)"),
-    Option("dns-opts", ("--dns-opt",), _texts, "resolver option of containers (repeatable)"),
-    Option("dns-search", ("--dns-search",), _texts, "search domain of containers (repeatable)"),
-    Option("host-gateway-ip", ("--host-gateway-ip",), _text, "what host-gateway means; the bridge's address otherwise"),
-    Option("insecure-registries", ("--insecure-registry",), _texts, "registry without TLS (repeatable)"),
-    Option("registry-mirrors", ("--registry-mirror",), _texts,
-           "mirror, [REGISTRY=]URL; docker.io's if it names none (repeatable)"),
-    Option("allow-nondistributable-artifacts", ("--allow-nondistributable-artifacts",), _texts,
-           "registry that foreign layers are pushed to (repeatable)"),
-    Option("trusted-realms", ("--trusted-realm",), _texts,
-           "token server that gets credentials of registries elsewhere (repeatable)"),
-    Option("max-concurrent-downloads", ("--max-concurrent-downloads",), _integer, "layers pulled at a time"),
-    Option("max-concurrent-uploads", ("--max-concurrent-uploads",), _integer, "layers pushed at a time"),
-    Option("live-restore", ("--live-restore",), _boolean, "accepted; containers always outlive the daemon"),
-    Option("containerd", ("--containerd",), _text, "accepted; there is no containerd here"),
-    Option("containerd-namespace", ("--containerd-namespace",), _text, "accepted"),
-    Option("containerd-plugin-namespace", ("--containerd-plugins-namespace",), _text, "accepted",
-           attribute="containerd_plugins_namespace"),
-    Option("experimental", ("--experimental",), _boolean, "accepted; nothing here is switched on by it"),
-    Option("init-path", ("--init-path",), _text, "accepted; the init is built in"),
-    Option("tls", ("--tls",), _boolean, "TLS on TCP; false: TCP for everybody who reaches it (dangerous)"),
-    Option("tlsverify", ("--tlsverify",), _boolean, "TLS, and clients need a certificate"),
-    Option("tlscacert", ("--tlscacert",), _text, "certificates that sign the clients'"),
-    Option("tlscert", ("--tlscert",), _text, "this server's certificate"),
-    Option("tlskey", ("--tlskey",), _text, "its key"),
-)  # fmt: skip
-_REPEATED = (_texts, _text_map, _runtimes, _ulimits, _switches)
-_MAPS = (_text_map, _runtimes, _switches)
-
-
 @dataclass(frozen=True, slots=True)
 class Invocation:
     """The command line: what it says (attribute -> value), and which file to read."""
@@ -342,23 +150,23 @@ def parse_arguments(arguments: Sequence[str]) -> Invocation:
     file, validate = given.pop("config_file"), given.pop("validate")
     values = {name: value for name, value in given.items() if value is not None}
     for option in OPTIONS:
-        if option.read in _MAPS and option.target in values:
+        if option.read in MAPS and option.target in values:
             values[option.target] = dict(values[option.target])
     return Invocation(values, file or DEFAULT_FILE, file is not None, validate)
 
 
 def _add_flag(parser: argparse.ArgumentParser, option: Option) -> None:
-    if option.read is _boolean:
+    if option.read is boolean:
         parser.add_argument(
-            *option.flags, dest=option.target, help=option.help, nargs="?", const=True, type=_flag_boolean,
+            *option.flags, dest=option.target, help=option.help, nargs="?", const=True, type=flag_boolean,
             metavar="BOOL",
         )  # fmt: skip
-    elif option.read in _REPEATED:
+    elif option.read in REPEATED:
         parser.add_argument(
             *option.flags, dest=option.target, help=option.help, action="append", type=option.item, metavar="VALUE"
         )
     else:
-        kind = int if option.read is _integer else option.item
+        kind = int if option.read is integer else option.item
         parser.add_argument(*option.flags, dest=option.target, help=option.help, type=kind, metavar="VALUE")
 
 
@@ -421,6 +229,7 @@ def _check(configuration: Configuration) -> None:
         if value.strip() not in ("systemd", "cgroupfs"):
             raise InvalidArgument(f"native.cgroupdriver option {value.strip()} not supported")
     _check_defaults(configuration)
+    _check_host(configuration)
     if configuration.default_runtime not in known(configuration.runtimes):
         raise InvalidArgument(f"specified default runtime '{configuration.default_runtime}' does not exist")
     Policy.make(configuration.image_gc_high, configuration.image_gc_low, configuration.image_gc_keep_last)
@@ -447,6 +256,24 @@ def _check_defaults(configuration: Configuration) -> None:
             ipaddress.ip_address(configuration.host_gateway_ip)
         except ValueError:
             raise InvalidArgument(f"host-gateway-ip is not an IP address: {configuration.host_gateway_ip}") from None
+
+
+def _check_host(configuration: Configuration) -> None:
+    """What concerns the daemon itself, transfers and networks."""
+    if configuration.authorization_plugins:
+        plugins = ", ".join(configuration.authorization_plugins)
+        raise InvalidArgument(f"authorization-plugins: {plugins}: authorization plugins are not supported")
+    if not -1000 <= configuration.oom_score_adjust <= 1000:
+        raise InvalidArgument(f"invalid oom-score-adjust: {configuration.oom_score_adjust}, range is [-1000, 1000]")
+    if configuration.max_download_attempts <= 0:
+        raise InvalidArgument(f"invalid max download attempts: {configuration.max_download_attempts}")
+    for name in ("max_concurrent_downloads", "max_concurrent_uploads"):
+        if getattr(configuration, name) < 1:
+            raise InvalidArgument(f"invalid {name.replace('_', ' ')}: {getattr(configuration, name)}")
+    if configuration.metrics_addr:
+        metrics.parse_address(configuration.metrics_addr)
+    netplan.check_pools(configuration.default_address_pools)
+    storageopts.parse(configuration.storage_opts)
 
 
 def load(invocation: Invocation) -> Configuration:
