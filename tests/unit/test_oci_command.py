@@ -14,11 +14,11 @@ from dockyard.model.container import HostConfig
 from dockyard.model.errors import InvalidArgument
 from dockyard.runtime import hooks
 from dockyard.runtime.cgroups import v1, v2
+from dockyard.runtime.following import SpawnFailed
 from dockyard.runtime.foreign.command import Command
 from dockyard.runtime.foreign.preparing import plain_config
 from dockyard.runtime.oci.errors import OciError
 from dockyard.runtime.oci.measuring import _seconds, _size
-from dockyard.runtime.spawn import SpawnFailed
 
 LIMITS: dict[str, Any] = {
     "cpu": {"burst": 1000, "idle": 1},

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from dockyard.runtime.spawn import Spawned, SpawnFailed, await_program
+from dockyard.runtime.following import Spawned, SpawnFailed, await_program
 
 
 def test_a_child_that_ends_before_it_has_read_everything_is_heard() -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from dockyard.linux import abi
 from dockyard.linux.calls import _syscall, failure, libc
@@ -85,6 +87,21 @@ def setns(fd: int, flags: int) -> None:
     """Join namespaces: `fd` is a namespace file, or a pidfd with any set of CLONE_NEW* flags (Linux 5.8)."""
     if libc.setns(fd, flags) < 0:
         raise failure("setns", fd, hex(flags))
+
+
+@contextmanager
+def in_mounts(namespace: int) -> Iterator[None]:
+    """Be in another mount namespace for a moment: root and working directory are its root meanwhile, and ours
+    afterwards. One thread only; whoever looks a name up there looks at what is not ours."""
+    home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(namespace, abi.CLONE_NEWNS)
+        try:
+            yield
+        finally:
+            setns(home, abi.CLONE_NEWNS)
+    finally:
+        os.close(home)
 
 
 def pidfd_send_signal(pidfd: int, number: int) -> None:

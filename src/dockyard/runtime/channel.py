@@ -113,8 +113,9 @@ def listen(directory: int, name: str) -> socket.socket:
         sock.bind(f"/proc/self/fd/{directory}/{name}")
         os.chmod(name, 0o600, dir_fd=directory)
         sock.listen(16)
-    except OSError:
+    except OSError as error:
         sock.close()
+        error.filename = name
         raise
     return sock
 
@@ -123,7 +124,9 @@ def connect(directory: int, name: str) -> socket.socket:
     """Connect to the socket `name` in `directory`. OSError: ENOENT, ECONNREFUSED when nobody serves it."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
+        sock.setblocking(False)  # who does not accept any more must not make us wait
         sock.connect(f"/proc/self/fd/{directory}/{name}")
+        sock.setblocking(True)
     except OSError:
         sock.close()
         raise
@@ -150,12 +153,39 @@ def peer_is_root(sock: socket.socket) -> bool:
     return uid in (0, os.geteuid())
 
 
-def write_record(directory: int, name: str, record: dict[str, Any]) -> None:
-    """A small JSON file in `directory`, whole or not at all: temporary name, rename. Run-time state, not synced."""
+def write_record(directory: int, name: str, record: dict[str, Any], instead_of: str = "") -> None:
+    """A small JSON file in `directory`, whole or not at all: temporary name, rename. Run-time state, not synced.
+
+    `instead_of`: a file there that is of no use any more. Where there is no room for another, it becomes this one.
+    """
+    data = json.dumps(record, separators=(",", ":")).encode()
     temporary = f".{name}.tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
-        os.write(fd, json.dumps(record, separators=(",", ":")).encode())
+        _write_all(os.open(temporary, _NEW_FILE, 0o600, dir_fd=directory), data)
+    except OSError:
+        _unlink(directory, temporary)
+        if not instead_of:
+            raise
+        temporary = instead_of
+        fd = os.open(temporary, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
+        _write_all(fd, data.ljust(os.fstat(fd).st_size))  # JSON may end in spaces
+    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    """All of `data` into `fd`, which is closed."""
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
     finally:
         os.close(fd)
-    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def _unlink(directory: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except OSError:
+        pass  # it was not made

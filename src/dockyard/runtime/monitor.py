@@ -26,7 +26,7 @@ from typing import Any
 
 from dockyard.linux import abi, process, pty
 from dockyard.linux.nfnetlink import SharedElements
-from dockyard.runtime import channel, hooks, network, setup, spawn
+from dockyard.runtime import channel, entering, following, hooks, network, setup
 from dockyard.runtime.cgroups import Cgroup, kill_part, open_cgroup
 from dockyard.runtime.foreign import joining, making
 from dockyard.runtime.foreign.command import Command
@@ -46,7 +46,7 @@ class _Process:
 
     __slots__ = ("deadline", "id", "part", "pid", "pidfd", "streams", "terminal", "timed_out")
 
-    def __init__(self, identity: str, spawned: spawn.Spawned, streams: Streams, part: str, timeout: float) -> None:
+    def __init__(self, identity: str, spawned: following.Spawned, streams: Streams, part: str, timeout: float) -> None:
         self.id = identity
         self.part = part
         self.deadline = time.monotonic() + timeout if timeout else 0.0
@@ -151,7 +151,7 @@ class Monitor(Host):
         self.watch(self._pidfd, select.EPOLLIN, lambda _events: self._on_exit())
         if made.own_pids:
             try:
-                spawn.enter_pid_namespace(self._pidfd)
+                entering.enter_pid_namespace(self._pidfd)
                 self._inside = True
             except ProcessLookupError:
                 pass  # it has ended already: there will be no exec
@@ -173,7 +173,7 @@ class Monitor(Host):
         finally:
             if pid:
                 try:
-                    spawn.enter_pid_namespace(self._pidfd)
+                    entering.enter_pid_namespace(self._pidfd)
                 except OSError:
                     pass  # the container has just ended: no exec gets as far as to need it
         return pid, pidfd
@@ -219,7 +219,7 @@ class Monitor(Host):
             self._run_poststop(self._made.poststop)
         if self._log is not None:
             self._log.close()
-        channel.write_record(self._directory, "exit.json", record)
+        self._write("exit.json", record, instead_of="state.json")
         for connection in list(self._connections.values()):
             self._tell(connection, {"event": "exit", **record})
         self.unwatch(self._listener.fileno())
@@ -236,6 +236,13 @@ class Monitor(Host):
             hooks.run(wanted, "poststop", wanted["state"])
         except (OSError, hooks.HookFailed):
             traceback.print_exc()
+
+    def _write(self, name: str, record: dict[str, Any], instead_of: str = "") -> None:
+        """A disk that refuses is no reason to end: that would take the container with it."""
+        try:
+            channel.write_record(self._directory, name, record, instead_of)
+        except OSError as error:
+            print(f"{name} of {self._made.identity} is not written: {error}", file=sys.stderr, flush=True)
 
     def _cgroup(self) -> Cgroup | None:
         """Opened each time: what that allocates is not kept in every monitor."""
@@ -332,7 +339,7 @@ class Monitor(Host):
                 answer = {"error": f"unknown request {message.get('op')!r}"}
             else:
                 answer = handler(self, message, fds, connection)
-        except spawn.SpawnFailed as failed:
+        except following.SpawnFailed as failed:
             answer = {"error": failed.message, "code": failed.code}
         except OSError as error:
             answer = {"error": str(error)}
@@ -350,7 +357,7 @@ class Monitor(Host):
         os.close(self._gate)
         self._gate = -1
         assert self._sync is not None
-        spawn.await_program(spawn.Spawned(self._pid, self._pidfd, self._sync, None))
+        following.await_program(following.Spawned(self._pid, self._pidfd, self._sync, None))
         return {}
 
     def _kill(self, message: dict[str, Any], _fds: list[int], _connection: socket.socket) -> dict[str, Any]:
@@ -421,7 +428,9 @@ class Monitor(Host):
                 command = Command(self._made.runtime, self._made.directory)
                 spawned = joining.spawn_exec(command, self._made.identity, self._pid, fds[0], theirs, part)
             else:
-                spawned = spawn.spawn_sealed_exec(fds[0], self._pidfd, self._made.cgroup, theirs, self._seccomp, name)
+                spawned = entering.spawn_sealed_exec(
+                    fds[0], self._pidfd, self._made.cgroup, theirs, self._seccomp, name
+                )
         except BaseException:
             channel.close_all(ours or ())
             self._remove_part(part)
@@ -457,7 +466,7 @@ class Monitor(Host):
         if running.timed_out:
             record["timed_out"] = True
         if not self._connections:  # no daemon: the next one reads it
-            channel.write_record(self._directory, f"exec-{running.id}.json", record)
+            self._write(f"exec-{running.id}.json", record)
         for connection in list(self._connections.values()):  # before the streams end: who sees that asks for the code
             self._tell(connection, {"event": "exec-exit", "id": running.id, **record})
         self._finish_streams(running.streams)

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from dockyard.linux import abi, calls, process
 from dockyard.linux.nfnetlink import SharedElements
-from dockyard.runtime import cgroups, channel, hooks, network, spawn
+from dockyard.runtime import cgroups, channel, following, hooks, network, spawn
 from dockyard.runtime.foreign import making
 
 SPARE = "spare-"
@@ -113,14 +113,14 @@ def run(
         except OSError:
             pass  # the daemon is gone: the next one finds the monitor
         os._exit(0)
-    except spawn.SpawnFailed as failed:
+    except following.SpawnFailed as failed:
         failure |= {"error": failed.message, "code": failed.code}
     except hooks.HookFailed as error:
         failure |= {"error": str(error), "code": 128}
     except network.PortUnavailable as error:
         failure["error"] = str(error)
     except OSError as error:
-        failure["error"] = spawn.describe(error)
+        failure["error"] = following.describe(error)
     except BaseException as error:
         traceback.print_exc()
         failure["error"] = f"{type(error).__name__}: {error}"
@@ -173,7 +173,7 @@ def _make(
     kept += [port.fileno() for port in ports]
     started: dict[str, int] = {}
 
-    def hand_over(spawned: spawn.Spawned) -> None:
+    def hand_over(spawned: following.Spawned) -> None:
         started.update(pid=spawned.pid, start_time=process.start_time(spawned.pid), started_at=time.time_ns())
         _write_state(ground.directory, launch, started, spawned.cgroup.path if spawned.cgroup else "")
         made = _made(options, launch, spawned, started)
@@ -181,7 +181,7 @@ def _make(
 
     if launch.get("runtime"):
         if gate >= 0:
-            raise spawn.SpawnFailed("a start in two steps works with the runtime dockyard only")
+            raise following.SpawnFailed("a start in two steps works with the runtime dockyard only")
         if place is not None:
             cgroups.open_cgroup(PARENT).join()  # the other runtime may not know all hierarchies, and stay where we are
         spawned = making.spawn(launch, theirs, rules, hand_over)
@@ -216,7 +216,7 @@ def _hooks_to_run(launch: dict[str, Any]) -> Callable[[int], None]:
     return run
 
 
-def _made(options: dict[str, Any], launch: dict[str, Any], spawned: spawn.Spawned, started: dict[str, int]) -> Made:
+def _made(options: dict[str, Any], launch: dict[str, Any], spawned: following.Spawned, started: dict[str, int]) -> Made:
     return Made(
         pid=spawned.pid,
         started=started,

@@ -65,36 +65,32 @@ def standing(place: dict[str, Any], *, mounted: bool = True) -> Iterator[int]:
 
 def _enter(pid: int, started: int, mounted: bool) -> tuple[int, int]:
     """(the root of a process's mount namespace, a descriptor that keeps that namespace)."""
-    home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    namespace = -1
+    namespace = _namespace_of(pid, started, "mnt")
     try:
-        try:
-            namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-            os.close(process.open_process(pid, started))  # it was there before, and is there after: it was this one's
-        except OSError:
-            if namespace >= 0:
-                os.close(namespace)
-            raise Unavailable("the container has ended") from None
-        process.setns(namespace, abi.CLONE_NEWNS)
-        try:
+        with process.in_mounts(namespace):
             root = os.open("/", _DIRECTORY) if mounted else mounts.open_tree(abi.AT_FDCWD, "/", recursive=False)
-        finally:
-            process.setns(home, abi.CLONE_NEWNS)
         return root, namespace
-    finally:
-        os.close(home)
+    except BaseException:
+        os.close(namespace)
+        raise
+
+
+def _namespace_of(pid: int, started: int, name: str) -> int:
+    """A descriptor of a process's namespace. Unavailable if the process has ended."""
+    found = -1
+    try:
+        found = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        os.close(process.open_process(pid, started))  # it was there before, and is there after: it was this one's
+    except OSError:
+        if found >= 0:
+            os.close(found)
+        raise Unavailable("the container has ended") from None
+    return found
 
 
 def _foreign_users(pid: int, started: int) -> int:
     """A descriptor of a process's user namespace; -1 if it is ours."""
-    theirs = -1
-    try:
-        theirs = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        os.close(process.open_process(pid, started))
-    except OSError:
-        if theirs >= 0:
-            os.close(theirs)
-        raise Unavailable("the container has ended") from None
+    theirs = _namespace_of(pid, started, "user")
     if os.fstat(theirs).st_ino != os.stat("/proc/self/ns/user").st_ino:
         return theirs
     os.close(theirs)

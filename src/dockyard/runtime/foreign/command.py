@@ -18,8 +18,8 @@ from typing import Any
 
 from dockyard.linux import abi, mounts, process
 from dockyard.runtime import cgroups
+from dockyard.runtime.following import SpawnFailed
 from dockyard.runtime.init import is_null
-from dockyard.runtime.spawn import SpawnFailed
 from dockyard.runtime.users import Users
 
 _LOG = "oci.log"

@@ -1,4 +1,4 @@
-"""A further process in a container of another runtime: `spawn.spawn_sealed_exec`'s counterpart, for the monitor.
+"""A further process in a container of another runtime: `entering.spawn_sealed_exec`'s counterpart, for the monitor.
 
 Owns: a child that reads the spec, resolves the user, calls `exec --detach` and tells the pid; the exec'd process is
 then a child of the monitor. Does not own: the process's streams and end (`runtime.monitor`).
@@ -16,9 +16,9 @@ from typing import Any, NoReturn
 
 from dockyard.linux import abi, calls, process
 from dockyard.runtime import channel, program
+from dockyard.runtime.following import Spawned, SpawnFailed, describe
 from dockyard.runtime.foreign.command import Command, Console, give_streams, own_mounts
 from dockyard.runtime.foreign.preparing import plain_process
-from dockyard.runtime.spawn import Spawned, SpawnFailed, describe
 from dockyard.runtime.users import Users
 
 _REAPING = 5.0  # s

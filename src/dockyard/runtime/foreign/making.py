@@ -15,9 +15,9 @@ from dockyard.linux import abi, process
 from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import network, program
 from dockyard.runtime.cgroups import open_cgroup
+from dockyard.runtime.following import Spawned, SpawnFailed, describe
 from dockyard.runtime.foreign.command import Command, Console, give_streams, own_mounts
 from dockyard.runtime.foreign.preparing import prepare
-from dockyard.runtime.spawn import Spawned, SpawnFailed, describe
 
 
 def spawn(

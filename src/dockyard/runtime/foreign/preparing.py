@@ -21,8 +21,9 @@ from typing import Any
 from dockyard.linux import abi, mounts, userns
 from dockyard.runtime import owners, program, rootfs
 from dockyard.runtime.cgroups import is_notation
+from dockyard.runtime.following import SpawnFailed
 from dockyard.runtime.foreign.command import own_mounts
-from dockyard.runtime.spawn import SpawnFailed, open_bind_source
+from dockyard.runtime.sources import open_bind_source
 from dockyard.runtime.users import Users, ranges
 
 _VERSION = "1.0.2"  # what every runtime reads

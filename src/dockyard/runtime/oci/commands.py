@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from dockyard.runtime import spawn
+from dockyard.runtime import following
 from dockyard.runtime.oci import foreground, launching, measuring
 from dockyard.runtime.oci.arguments import Arguments, Option
 from dockyard.runtime.oci.configuration import check_process, read_json
@@ -171,7 +171,7 @@ def _exec(root: str, arguments: Arguments) -> int:
     except OciError as error:  # 1 could be the program's own
         raise OciError(error.message, _EXEC_FAILED if error.code == 1 else error.code) from None
     except OSError as error:
-        raise OciError(f"exec: {spawn.describe(error)}", _EXEC_FAILED) from None
+        raise OciError(f"exec: {following.describe(error)}", _EXEC_FAILED) from None
 
 
 def _execute(root: str, arguments: Arguments) -> int:

@@ -12,8 +12,8 @@ from types import FrameType
 from typing import Any
 
 from dockyard.linux import process, pty
+from dockyard.runtime.following import Spawned
 from dockyard.runtime.oci.readiness import Readiness
-from dockyard.runtime.spawn import Spawned
 
 _KEPT = {signal.SIGCHLD, signal.SIGURG, signal.SIGKILL, signal.SIGSTOP, signal.SIGWINCH, signal.SIGPIPE}
 

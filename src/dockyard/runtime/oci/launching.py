@@ -17,7 +17,7 @@ import time
 from typing import Any, NamedTuple
 
 from dockyard.linux import abi, process, seccomp
-from dockyard.runtime import hooks, spawn
+from dockyard.runtime import entering, following, hooks, spawn
 from dockyard.runtime.cgroups import is_notation
 from dockyard.runtime.init import Place
 from dockyard.runtime.launch import DirectoryRootfs, Launch
@@ -49,7 +49,7 @@ class Wanted(NamedTuple):
 
 def create(
     root: str, identity: str, bundle: str, wanted: Wanted, file: str = "config.json"
-) -> tuple[Container, spawn.Spawned]:
+) -> tuple[Container, following.Spawned]:
     """Make a container that waits for `start`. Raises OciError; then nothing of it is left. `file`: its configuration,
     relative to the bundle."""
     bundle = os.path.abspath(bundle)
@@ -64,7 +64,7 @@ def create(
         raise
 
 
-def _create(container: Container, config: dict[str, Any], bundle: str, wanted: Wanted) -> spawn.Spawned:
+def _create(container: Container, config: dict[str, Any], bundle: str, wanted: Wanted) -> following.Spawned:
     linux = config["linux"]
     if wanted.limited:
         from dockyard.runtime.oci import rootless
@@ -137,7 +137,7 @@ def _create(container: Container, config: dict[str, Any], bundle: str, wanted: W
     except BaseException as failed:
         if rdt:
             resctrl.remove(rdt)
-        if isinstance(failed, spawn.SpawnFailed | hooks.HookFailed):
+        if isinstance(failed, following.SpawnFailed | hooks.HookFailed):
             raise OciError(str(failed)) from None
         raise
     finally:
@@ -255,7 +255,7 @@ def start(container: Container, follower: int = 0) -> Readiness | None:
     return None
 
 
-def execute(container: Container, spec: dict[str, Any], wanted: Wanted) -> spawn.Spawned:
+def execute(container: Container, spec: dict[str, Any], wanted: Wanted) -> following.Spawned:
     """Run a further process in a running container. Raises OciError."""
     if container.status() == STOPPED:
         raise OciError(f"cannot exec in a stopped container: {container.id}")
@@ -272,20 +272,20 @@ def execute(container: Container, spec: dict[str, Any], wanted: Wanted) -> spawn
             resctrl.join(container.state["resctrl"])
         stdio = None if spec.get("terminal") else _STDIO
         program = container.seccomp()
-        spawned = spawn.spawn_exec(
+        spawned = entering.spawn_exec(
             spec, pidfd, container.cgroup(), stdio, program, wanted.preserved, place,
             on_listener=lambda pid, fd: notifying.send(config, container.document(), pid, fd),
         )  # fmt: skip
-    except spawn.SpawnFailed as failed:
+    except following.SpawnFailed as failed:
         raise OciError(failed.message, failed.code if failed.code in (126, 127) else 255) from None
     except OSError as error:
-        raise OciError(f"cannot exec in container {container.id}: {spawn.describe(error)}") from None
+        raise OciError(f"cannot exec in container {container.id}: {following.describe(error)}") from None
     finally:
         os.close(pidfd)
     try:
         _hand_over(spawned, wanted)
     except BaseException:
-        spawn.abandon(spawned)
+        following.abandon(spawned)
         raise
     return spawned
 
@@ -393,7 +393,7 @@ def _check_terminal(spec: dict[str, Any], wanted: Wanted) -> None:
         raise OciError("--console-socket: process.terminal is not set")
 
 
-def _hand_over(spawned: spawn.Spawned, wanted: Wanted) -> None:
+def _hand_over(spawned: following.Spawned, wanted: Wanted) -> None:
     """The terminal's master to the console socket; the pid into the pid file."""
     if wanted.console_socket and spawned.master >= 0:
         _send_terminal(wanted.console_socket, spawned.master)
