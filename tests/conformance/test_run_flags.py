@@ -149,6 +149,16 @@ def test_tmpfs(engine: Engine) -> None:
 
 
 @pytest.mark.vm
+def test_a_tmpfs_without_a_mode_is_for_everybody_or_as_what_it_covers(engine: Engine) -> None:
+    flags = ["--user", "1000", "--tmpfs", "/new/cache", "--mount", "type=tmpfs,target=/other", "--tmpfs", "/etc"]
+    script = "touch /new/cache/mine; stat -c %a /new /new/cache /other /etc"
+    identifier = engine.out("create", *flags, "bb", "sh", "-c", script)
+    assert engine.out("start", "-a", identifier).split() == ["755", "1777", "1777", "755"]
+    if engine.name == "dockyardd":  # Docker's has the mode of the mount point that the first start has made
+        assert engine.out("start", "-a", identifier).split() == ["755", "1777", "1777", "755"], "the second start"
+
+
+@pytest.mark.vm
 def test_read_only(engine: Engine) -> None:
     script = "touch /x 2>&1 | grep -c Read-only; touch /dev/shm/ok /proc/self/comm && echo fine"
     assert sh(engine, "--read-only", script=script) == "1\nfine"
@@ -211,6 +221,9 @@ def test_init(engine: Engine) -> None:
     printed = sh(engine, "--init", script="cat /proc/1/comm; cat /proc/$$/stat | cut -d' ' -f1")
     first, own = printed.split()
     assert first in ("docker-init", "tini", "dockyard-init", "init", "catatonit") and own != "1"
+    title = sh(engine, "--init", script="tr '\\0' ' ' < /proc/1/cmdline").strip()
+    program, _, arguments = title.partition(" ")
+    assert program.rpartition("/")[2] in ("docker-init", "dockyard-init") and arguments.startswith("-- sh -c tr"), title
 
 
 def test_init_reaps_orphans_and_passes_signals(engine: Engine) -> None:

@@ -175,7 +175,8 @@ def columns_of(arguments: str) -> list[tuple[str, Column]]:
     words = words or ["-ef"]
     while words:
         word = words.pop(0)
-        if word in ("--format", "o", "-o") or (word.startswith("-") and word.endswith("o")):
+        grouped = word.endswith("o") and (word.startswith("-") or set(word) <= set("auxweo"))
+        if word == "--format" or grouped:
             if not words:
                 raise InvalidArgument("Error running ps: format specification must follow -o")
             chosen += _split_format(words.pop(0))

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from dockyard.linux import abi, calls, process, pty, scheduling, userns
+from dockyard.linux.title import set_title
 from dockyard.runtime import devices, hooks, network, owners, program, rootfs, sysctls, users
 from dockyard.runtime.cgroups import Cgroup, is_notation
 from dockyard.runtime.cgroups.files import write
@@ -315,7 +316,7 @@ def _become(job: Job, slave: int, uid: int, gid: int, groups: list[int], home: b
         _run_hooks(job, "startContainer", "created")
     calls.prctl(abi.PR_SET_PDEATHSIG, 0 if job.detached or job.pidfd >= 0 else signal.SIGKILL)
     if job.init:
-        _split_off(job.sync, slave >= 0, spec.get("selinuxLabel") or "")
+        _split_off(spec.get("args") or [], slave >= 0, spec.get("selinuxLabel") or "")
     elif slave >= 0:
         pty.make_controlling(0)
     program.reset_signals()
@@ -348,7 +349,7 @@ def _run_hooks(job: Job, name: str, status: str) -> None:
         hooks.run(job.config, name, {**job.state, "status": status, "pid": os.getpid()})
 
 
-def _split_off(sync: socket.socket, terminal: bool, label: str) -> None:
+def _split_off(args: list[str], terminal: bool, label: str) -> None:
     """`--init`: this process stays as PID 1, hands signals on and reaps; only the child returns."""
     child = os.fork()  # clone3 is beyond the default seccomp profile, which holds already
     if child == 0:
@@ -357,6 +358,7 @@ def _split_off(sync: socket.socket, terminal: bool, label: str) -> None:
             pty.make_controlling(0)
         return
     calls.prctl(abi.PR_SET_NAME, b"dockyard-init")
+    set_title(os.fsencode(" ".join(["dockyard-init", "--", *args])))
     if label:
         program.relabel_self(label)
     os.closerange(0, 1024)

@@ -19,9 +19,13 @@ from typing import Any
 from dockyard.linux import abi, mounts, selinux
 from dockyard.linux.calls import openat2
 from dockyard.runtime import owners, program, tmpcopyup
-from dockyard.runtime.places import INSIDE, PATH, open_part, open_target
+from dockyard.runtime.places import INSIDE, PATH, guard_proc, open_part, open_target
 from dockyard.runtime.users import Users
 
+_OF_KERNEL = (  # nothing in them is anybody's choice when they are new
+    "proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs",
+    "configfs", "bpf", "binfmt_misc", "hugetlbfs", "devtmpfs", "efivarfs", "selinuxfs", "pstore", "fusectl", "nfsd",
+)  # fmt: skip
 _NO_LABEL = ("proc", "sysfs", "mqueue", "cgroup", "cgroup2")  # the policy says what is there
 
 
@@ -148,6 +152,7 @@ def _give(root: int, path: str, users: Users) -> None:
 def _bind(root: int, destination: str, tree: int, options: mounts.Options) -> None:
     directory = stat.S_ISDIR(os.fstat(tree).st_mode)
     target = open_target(root, destination, directory)
+    guard_proc(root, target, destination, tree)
     add, clear = options.attributes()
     if add or clear:
         mounts.set_attributes(tree, add, clear)
@@ -167,6 +172,7 @@ def mount_image(root: int, entry: dict[str, Any], users: Users | None = None, la
     """
     own, destination = entry["dockyard"], entry["destination"]
     target = open_target(root, destination, True)
+    guard_proc(root, target, destination)
     rootfs = own["image"]
     if rootfs["type"] == "overlay":
         os.chdir(rootfs["base"])
@@ -196,8 +202,12 @@ def _mount_new(root: int, entry: dict[str, Any], options: mounts.Options, label:
     destination, fstype = entry["destination"], entry.get("type") or "none"
     if fstype in ("proc", "sysfs") and destination in ("/proc", "/sys"):
         target = _real_directory(root, destination)
+    elif fstype == "tmpfs":
+        target = _place_of_tmpfs(root, destination)
     else:
         target = open_target(root, destination, True)
+    if fstype not in _OF_KERNEL:
+        guard_proc(root, target, destination)
     data = list(options.data)
     copied = fstype == "tmpfs" and tmpcopyup.OPTION in data
     if copied:
@@ -226,6 +236,17 @@ def _mount_new(root: int, entry: dict[str, Any], options: mounts.Options, label:
         for change in options.propagation:
             mounts.set_attributes(mounted, 0, propagation=change & ~abi.MS_REC, recursive=bool(change & abi.MS_REC))
         os.close(mounted)
+
+
+def _place_of_tmpfs(root: int, destination: str) -> int:
+    """Its mount point. One that has to be made is for everybody, as a tmpfs is whose mode nobody has said: also at the
+    next start, which finds the directory."""
+    try:
+        return openat2(root, destination, PATH, resolve=INSIDE)
+    except FileNotFoundError:
+        target = open_target(root, destination, True)
+        os.chmod(f"/proc/self/fd/{target}", 0o1777)
+        return target
 
 
 def _label_mounted(root: int, destination: str, label: str) -> None:
@@ -385,12 +406,12 @@ def mask(paths: list[str], label: str = "") -> None:
         if target is None:
             continue
         if stat.S_ISDIR(os.fstat(target).st_mode):
-            mounts.mount("tmpfs", f"/proc/self/fd/{target}", "tmpfs", abi.MS_RDONLY, "size=0k" + _labelled(label))
+            tree = mounts.new_tree("tmpfs", read_only=True, size="0k", **({"context": label} if label else {}))
         else:
             null = null if null >= 0 else _open_null()
             tree = mounts.open_tree(null, "", recursive=False)
-            mounts.move_mount(tree, target)
-            os.close(tree)
+        mounts.move_mount(tree, target)  # by descriptor: no path of the container's own /proc is on the way
+        os.close(tree)
         os.close(target)
     if null >= 0:
         os.close(null)

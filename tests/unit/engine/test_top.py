@@ -25,6 +25,7 @@ def test_default_columns_are_those_of_ps_ef() -> None:
         ("-o pid -o user", ["PID", "USER"]),
         ("--format=pid,rss", ["PID", "RSS"]),
         ("-e", ["PID", "TTY", "TIME", "CMD"]),
+        ("axo pid,comm", ["PID", "COMMAND"]),
         ("-o pid --sort=-rss,comm", ["PID"]),
         ("--sort pid -e", ["PID", "TTY", "TIME", "CMD"]),
     ],
@@ -34,7 +35,7 @@ def test_arguments(arguments: str, expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["-o nosuch", "-o", "--help", "-p 1", "-o pid;id", "$(id)", "1", "-o pid --sort nosuch"]
+    "arguments", ["-o nosuch", "-o", "--help", "-p 1", "axoz pid", "-o pid;id", "$(id)", "1", "-o pid --sort nosuch"]
 )
 def test_what_is_not_understood_is_refused(arguments: str) -> None:
     with pytest.raises(InvalidArgument):
