@@ -57,7 +57,7 @@ async def ended(
         return  # no row to write: the next write takes it away
     container.cleaner = context.spawn(_save_then_clean(context, container), f"container {container.id}: its end")
     if again and restart:
-        _restart(context, container)
+        start_again(context, container)
 
 
 def _record(context: Context, container: Container, record: ExitRecord) -> bool:
@@ -94,7 +94,8 @@ async def _save_then_clean(context: Context, container: Container) -> None:
         remove_state_dir(container)
 
 
-def _restart(context: Context, container: Container) -> None:
+def start_again(context: Context, container: Container) -> None:
+    """By its policy, after a pause that grows."""
     from dockyard.engine.starting import restart_later
 
     status = container.status

@@ -29,7 +29,7 @@ from typing import Final
 from dockyard.engine import exits, ground, starting
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
-from dockyard.model.errors import DockyardError
+from dockyard.model.errors import DockyardError, SystemFailure, reason
 from dockyard.model.lifecycle import State, should_start, start_order
 from dockyard.runtime.client import ContainerHandle
 from dockyard.runtime.launch import ExitRecord
@@ -81,9 +81,8 @@ async def _adopt(context: Context, container: Container) -> ExitRecord | None:
     status = container.status
     try:
         found = await context.runtime.adopt(container.id, container.run_directory)
-    except (DockyardError, OSError) as error:
-        log.warning("container %s: its monitor cannot be reached: %s", container.id, error)
-        found = None
+    except OSError as error:  # it may run: to go on without it, or to start it once more, would be worse
+        raise SystemFailure(f"container {container.id}: its monitor cannot be reached: {reason(error)}") from error
     if isinstance(found, ContainerHandle):
         _adopted(context, container, found)
         return None

@@ -120,9 +120,23 @@ def pidfd_getfd(pidfd: int, number: int) -> int:
 
 def start_time(pid: int) -> int:
     """Field 22 of /proc/PID/stat in clock ticks since boot; with the pid, a process's identity. OSError if gone."""
+    return int(_after_name(pid)[19])
+
+
+def is_stopped(pid: int, started: int = 0) -> bool:
+    """Whether a signal has stopped it, or a tracer. `started`: when it must have been started, 0: whenever."""
+    try:
+        fields = _after_name(pid)
+    except OSError:
+        return False
+    return fields[0] in (b"T", b"t") and started in (0, int(fields[19]))
+
+
+def _after_name(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the state on, which is field 3: proc(5)."""
     fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return int(os.read(fd, 4096).rpartition(b")")[2].split()[19])
+        return os.read(fd, 4096).rpartition(b")")[2].split()
     finally:
         os.close(fd)
 

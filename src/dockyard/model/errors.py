@@ -88,6 +88,17 @@ def reason(error: OSError) -> str:
     return f"{said}: {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else said
 
 
+def passes(error: BaseException) -> bool:
+    """Whether what failed may succeed unchanged once somebody has made room."""
+    return any(lack in str(error) for lack in _LACKS)
+
+
+_LACKS: Final = (
+    *_AS_GO_SAYS.values(),
+    *(os.strerror(number) for number in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)),
+)
+
+
 def of_host(error: OSError) -> SystemFailure | None:
     """What a failure is that nobody has put into words nearer to it: the host lacks something (room, descriptors,
     memory), or its disk has failed. None: it is a bug of ours."""

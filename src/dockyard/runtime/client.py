@@ -8,14 +8,17 @@ Does not own: what a container should be (engine), what a monitor does (`runtime
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import functools
 import json
 import logging
 import os
+import signal
 import socket
 import time
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -26,6 +29,11 @@ from dockyard.runtime.launch import ExecSpec, ExitRecord, Launch, StartedRecord
 from dockyard.runtime.sealed import Code
 
 log = logging.getLogger(__name__)
+
+PATIENCE: Final = 45.0  # s that a monitor has for an answer: an exec may hold it up for 30
+_LOOK: Final = 2.0  # s after which it is looked whether it has been stopped, and the zygote
+_ADOPTION: Final = 6.0  # s that it has when a daemon begins; what it would say is found elsewhere, too
+_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})  # what lacks here, not there
 
 
 class StartFailed(DockyardError):
@@ -50,11 +58,16 @@ class MonitorGone(SystemFailure):
         super().__init__("the container is not running: its monitor is gone")
 
 
+class MonitorStuck(SystemFailure):
+    """The monitor lives and does not answer: somebody has stopped it, or it waits for something."""
+
+
 class Link:
     """One connection to a monitor: requests with answers, and events. For use by one event loop."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, state_dir: str) -> None:
         self._sock = sock
+        self._state_dir = state_dir
         self._loop = asyncio.get_running_loop()
         self._sequence = 0
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -85,26 +98,52 @@ class Link:
         """The next event, None when the monitor is gone."""
         return await self._events.get()
 
-    async def request(self, op: str, fds: Sequence[int] = (), **arguments: Any) -> dict[str, Any]:
-        """Ask and await the answer. MonitorGone; SystemFailure when it refuses, StartFailed with its code."""
+    async def request(
+        self, op: str, fds: Sequence[int] = (), *, patience: float = PATIENCE, **arguments: Any
+    ) -> dict[str, Any]:
+        """Ask and await the answer, for `patience` s. MonitorGone, MonitorStuck; SystemFailure when it refuses,
+        StartFailed with its code."""
         if self.closed:
             raise MonitorGone
         self._sequence += 1
+        sequence = self._sequence
         future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        self._waiting[self._sequence] = future
+        self._waiting[sequence] = future
+        timer = self._loop.call_later(_LOOK, self._look, sequence, self._loop.time() + patience)
         try:
-            await send(self._sock, msgspec.json.encode({"op": op, "seq": self._sequence, **arguments}), fds)
+            await send(self._sock, msgspec.json.encode({"op": op, "seq": sequence, **arguments}), fds, future.done)
+            answer = await future
         except OSError as error:
-            self._waiting.pop(self._sequence, None)
+            self._waiting.pop(sequence, None)
             raise MonitorGone from error
-        answer = await future
+        finally:
+            timer.cancel()
         if "gone" in answer:
             raise MonitorGone
+        if "stuck" in answer:
+            raise MonitorStuck(f"the container's monitor does not answer{answer['stuck']}")
         if "error" in answer:
             if "code" in answer:
                 raise StartFailed(answer["error"], answer["code"])
             raise SystemFailure(answer["error"])
         return answer
+
+    def _look(self, sequence: int, until: float) -> None:
+        """There is no answer yet: is it still worth waiting?"""
+        if sequence not in self._waiting:
+            return
+        stopped = leftovers.is_stopped(self._state_dir)
+        if not stopped and self._loop.time() < until:
+            self._loop.call_later(_LOOK, self._look, sequence, until)
+            return
+        future = self._waiting.pop(sequence)
+        if not future.done():
+            future.set_result({"stuck": ": it is stopped" if stopped else ""})
+
+    def post(self, op: str, **arguments: Any) -> None:
+        """Say something that is not answered, if there is room: what a stuck monitor is to do when it goes on."""
+        with contextlib.suppress(OSError):
+            self._sock.sendmsg([msgspec.json.encode({"op": op, **arguments})], (), socket.MSG_NOSIGNAL)
 
     def close(self) -> None:
         if self.closed:
@@ -119,9 +158,11 @@ class Link:
         self._events.put_nowait(None)
 
 
-async def send(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> None:
-    """One message, waiting for room."""
-    while True:
+async def send(
+    sock: socket.socket, message: bytes, fds: Sequence[int] = (), given_up: Callable[[], bool] = lambda: False
+) -> None:
+    """One message, waiting for room unless it is `given_up`."""
+    while not given_up():
         try:
             sock.sendmsg([message], channel.rights(fds), socket.MSG_NOSIGNAL)
             return
@@ -257,6 +298,9 @@ class ContainerHandle:
                 open_stdin=spec["open_stdin"],
                 timeout=timeout,
             )
+        except MonitorStuck:
+            self.link.post("kill", exec=spec["id"], signal=9)
+            raise
         finally:
             os.close(data)
             if stream is not None:
@@ -273,7 +317,11 @@ class ContainerHandle:
 
     async def pause(self, *, held: bool = False) -> None:
         """Freeze every process. Returns when they stand still. `held`: they go on if this daemon ends."""
-        await self.link.request("freeze", frozen=True, held=held)
+        try:
+            await self.link.request("freeze", frozen=True, held=held)
+        except MonitorStuck:
+            self.link.post("freeze", frozen=False)
+            raise
         self.frozen = True
 
     async def resume(self) -> None:
@@ -308,6 +356,7 @@ class Runtime:
         self._own_code = code is None
         self._zygote: socket.socket | None = None
         self._zygote_pid = -1
+        self._looking: asyncio.TimerHandle | None = None  # whether the zygote does what it was asked
         self._starting = asyncio.Lock()
         self._programs: dict[bytes, int] = {}  # seccomp program -> sealed memfd
         self._handles: set[ContainerHandle] = set()
@@ -344,7 +393,17 @@ class Runtime:
         log.error("the zygote (pid %d) is gone; starting another at the next request", self._zygote_pid)
         self._forget_zygote()
 
+    def _look_at_zygote(self) -> None:
+        """It never waits for anything but requests: one that stands still has been stopped."""
+        self._looking = None
+        if self._zygote is not None and process.is_stopped(self._zygote_pid):
+            log.error("the zygote (pid %d) is stopped: ending it", self._zygote_pid)
+            os.kill(self._zygote_pid, signal.SIGKILL)  # our child, not reaped
+
     def _forget_zygote(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
         if self._zygote is None:
             return
         asyncio.get_running_loop().remove_reader(self._zygote.fileno())
@@ -372,6 +431,8 @@ class Runtime:
     async def _ask_zygote(self, request: bytes, fds: Sequence[int]) -> None:
         for attempt in (1, 2):
             zygote = await self._connect()
+            if self._looking is None:
+                self._looking = asyncio.get_running_loop().call_later(_LOOK, self._look_at_zygote)
             try:
                 await send(zygote, request, fds)
                 return
@@ -426,7 +487,7 @@ class Runtime:
             os.close(data)
             for stream, *_ in attached:
                 stream.close()
-        return await self._await_start(Link(ours), launch)
+        return await self._await_start(Link(ours, launch["state_dir"]), launch)
 
     async def _await_start(self, link: Link, launch: Launch) -> ContainerHandle:
         try:
@@ -463,15 +524,20 @@ class Runtime:
         except FileNotFoundError:
             return None
         try:
-            link = Link(channel.connect(directory, "monitor.sock"))
-        except OSError:
+            link = Link(channel.connect(directory, "monitor.sock"), state_dir)
+        except OSError as error:
+            if error.errno in _OURS:
+                raise
             if not os.path.exists(f"{state_dir}/state.json"):
                 return None
             return await asyncio.to_thread(leftovers.take_over, state_dir)
         finally:
             os.close(directory)
         try:
-            state = await link.request("state")
+            state = await link.request("state", patience=_ADOPTION)
+        except MonitorStuck as error:
+            log.warning("container %s: %s", container_id, error)
+            state = leftovers.read_state(state_dir)
         except SystemFailure:
             link.close()
             return await asyncio.to_thread(leftovers.take_over, state_dir)

@@ -44,6 +44,18 @@ def control_group(state_dir: str) -> str:
     return str((_read(f"{state_dir}/state.json") or {}).get("cgroup") or "")
 
 
+def read_state(state_dir: str) -> dict[str, Any]:
+    """What was written down of a running container when it was started; {} if it is not there."""
+    return _read(f"{state_dir}/state.json") or {}
+
+
+def is_stopped(state_dir: str) -> bool:
+    """Whether a container's monitor was stopped by a signal."""
+    state = read_state(state_dir)
+    pid = state.get("monitor") or 0
+    return bool(pid) and process.is_stopped(pid, state.get("monitor_start_time") or 0)
+
+
 def take_over(state_dir: str) -> ExitRecord:
     """The connection to a monitor has ended: its record, or, when it was lost, the container's end by our own hand."""
     record = read_exit(state_dir)

@@ -1,6 +1,6 @@
 """The one SQLite file that holds every record.
 
-Owns: the schema and its migrations, the writer thread with group commit, the reader thread.
+Owns: the schema and its migrations, the thread that alone reads and writes, with group commit.
 Does not own: SQL about single things (`store.containers`, `store.images`, `store.networks`, …).
 
     containers   id · name · spec · status · desired        asked · is · should be
@@ -18,7 +18,9 @@ Does not own: SQL about single things (`store.containers`, `store.images`, `stor
 Documents are JSON; what is looked up by is a column. WAL with synchronous=FULL: a commit that returned is on disk.
 
 Room for some hundred commits is set aside in the journal, so that on a full disk things can still be removed, and what
-ends is still written down. The journal stays when the database is closed, for the next start may find the disk full.
+ends is still written down; it stays set aside while there is no daemon, for the next start may find the disk full. The
+file is locked for this process alone: its index is then in memory, not mapped from a file, where a full disk (on file
+systems that copy on write) or a broken one would be a signal that ends the daemon.
 """
 
 from __future__ import annotations
@@ -30,7 +32,6 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from dockyard.linux.space import keep_room
 from dockyard.model.errors import NO_SPACE, SystemFailure
@@ -72,7 +73,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 
 
 class Database:
-    """`write` and `read` run functions on a connection, each in its own thread, and never block the event loop.
+    """`write` and `read` run functions on a connection, in a thread of its own, and never block the event loop.
 
     Functions given to `write` that arrive together share one commit; each runs in its own savepoint, so one that
     raises undoes only itself. What it raises (sqlite3.IntegrityError for a taken name, a DockyardError, …) is raised to
@@ -81,8 +82,7 @@ class Database:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
-        self._writer: _Thread | None = None
-        self._reader: _Thread | None = None
+        self._thread: _Thread | None = None
 
     def open(self) -> None:
         """Open or make the file and bring its schema up to date. SystemFailure if it is newer than this program."""
@@ -95,76 +95,66 @@ class Database:
             except BaseException:
                 connection.close()
                 raise
-            reading = _connect(f"file:{quote(self._path)}?mode=ro", uri=True)
         except OSError as error:
             raise SystemFailure(f"database {self._path}: {error.strerror}") from error
         except sqlite3.Error as error:
             raise SystemFailure(f"database {self._path}: {_reason(error)}") from error
-        self._writer = _Thread("database-writer", connection, _write_batch, self._path)
-        self._reader = _Thread("database-reader", reading, _read_batch, self._path)
+        self._thread = _Thread(connection, self._path)
 
     def close(self) -> None:
         """Finish what was asked, then close. Twice is fine."""
-        for thread in (self._writer, self._reader):  # who only reads comes last, and cannot take the journal away
-            if thread is not None:
-                thread.close()
-        self._writer = self._reader = None
+        if self._thread is not None:
+            self._thread.close()
+            _set_room_aside(f"{self._path}-wal")
+        self._thread = None
 
     async def write(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run `function(connection)` in the writer's transaction; returns after the commit."""
-        return await _submit(self._writer, function)
+        return await _submit(self._thread, function, writes=True)
 
     async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `function(connection)` on a read-only connection: sees every committed write."""
-        return await _submit(self._reader, function)
+        """Run `function(connection)`, which changes nothing: sees every committed write."""
+        return await _submit(self._thread, function, writes=False)
 
 
 class _Job:
     """One function on its way through a thread, and its outcome."""
 
-    __slots__ = ("error", "function", "future", "loop", "result")
+    __slots__ = ("error", "function", "future", "loop", "result", "writes")
 
-    def __init__(self, function: Callable[[sqlite3.Connection], Any], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, function: Callable[[sqlite3.Connection], Any], loop: asyncio.AbstractEventLoop, *, writes: bool
+    ) -> None:
         self.function = function
+        self.writes = writes
         self.loop = loop
         self.future: asyncio.Future[Any] = loop.create_future()
         self.result: Any = None
         self.error: BaseException | None = None
 
 
-async def _submit(thread: _Thread | None, function: Callable[[sqlite3.Connection], T]) -> T:
+async def _submit(thread: _Thread | None, function: Callable[[sqlite3.Connection], T], *, writes: bool) -> T:
     if thread is None:
         raise SystemFailure("the database is closed")
-    job = _Job(function, asyncio.get_running_loop())
+    job = _Job(function, asyncio.get_running_loop(), writes=writes)
     thread.jobs.put(job)
     result: T = await job.future
     return result
 
 
 class _Thread:
-    """One thread with one connection: takes all jobs that wait, gives them to `run`, answers them."""
+    """One thread with one connection: takes all jobs that wait, carries them out, answers them."""
 
-    def __init__(
-        self,
-        name: str,
-        connection: sqlite3.Connection,
-        run: Callable[[sqlite3.Connection, list[_Job]], None],
-        path: str,
-    ) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._connection = connection
-        self._run = run
         self._path = path
-        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="database", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         self.jobs.put(None)
         self._thread.join()
-        try:
-            self._connection.execute("PRAGMA wal_checkpoint")
-        except sqlite3.Error:
-            pass  # only read, or no room: the journal has it
         self._connection.close()
 
     def _loop(self) -> None:
@@ -176,7 +166,10 @@ class _Thread:
             open_ = None not in batch
             jobs = [job for job in batch if job is not None]
             if jobs:
-                self._run(self._connection, jobs)
+                if writing := [job for job in jobs if job.writes]:
+                    _write_batch(self._connection, writing)
+                if reading := [job for job in jobs if not job.writes]:
+                    _read_batch(self._connection, reading)
                 self._answer(jobs)
 
     def _answer(self, jobs: list[_Job]) -> None:
@@ -229,11 +222,13 @@ def _run_in_savepoint(connection: sqlite3.Connection, job: _Job) -> None:
 
 
 def _read_batch(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+    connection.execute("PRAGMA query_only = ON")
     for job in jobs:
         try:
             job.result = job.function(connection)
         except BaseException as error:  # it is raised to the caller, in its own thread
             job.error = error
+    connection.execute("PRAGMA query_only = OFF")
 
 
 def _reason(error: BaseException) -> str:
@@ -242,8 +237,9 @@ def _reason(error: BaseException) -> str:
     return NO_SPACE if code == sqlite3.SQLITE_FULL else str(error)
 
 
-def _connect(path: str, *, uri: bool = False) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256, uri=uri)
+def _connect(path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
@@ -267,8 +263,9 @@ def _migrate(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _set_room_aside(journal: str) -> None:
+    """An empty journal means the same to SQLite as none."""
     try:
-        fd = os.open(journal, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(journal, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
         return
     try:

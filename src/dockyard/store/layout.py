@@ -6,6 +6,7 @@ trash. Does not own: what the files contain. No other module joins a path onto t
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import queue
@@ -20,6 +21,7 @@ from dockyard.store.trees import remove_tree
 
 PARTIAL = "partial-"
 PARTIAL_DAYS = 3  # how long a broken pull may be gone on with
+_TRY_AGAIN = 10.0  # s
 FORMAT = 1  # raised when an older program could no longer read the data root
 
 
@@ -168,6 +170,11 @@ class Layout:
             os.rename(path, self.trash / name)
         except FileNotFoundError:
             return
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            _remove_here(path)  # not even for a name in the trash there is room
+            return
         if self._deleter is not None:
             self._deleter.add(name)
 
@@ -248,6 +255,14 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def _remove_here(path: Path) -> None:
+    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        remove_tree(parent, path.name)
+    finally:
+        os.close(parent)
+
+
 def _component(name: str) -> str:
     """A name that is one path component, or ValueError: callers have checked before, this is the last door."""
     if not name or name in (".", "..") or "/" in name or "\0" in name:
@@ -271,6 +286,7 @@ class _Deleter:
         self._closing = threading.Event()
         self._idle = threading.Condition()
         self._pending = 0
+        self._left: list[str] = []  # could not be deleted (a disk that is full, or read-only): tried again
         self._thread = threading.Thread(target=self._run, name="trash", daemon=True)
         for name in os.listdir(trash):
             self.add(name)
@@ -292,11 +308,25 @@ class _Deleter:
         os.close(self._trash)
 
     def _run(self) -> None:
-        while (name := self._names.get()) is not None and not self._closing.is_set():
-            try:
-                remove_tree(self._trash, name, self._closing.is_set)
-            except OSError:
-                pass  # it stays in the trash; the next start tries again
+        while (name := self._next()) is not None and not self._closing.is_set():
+            if not self._delete(name):
+                self._left.append(name)
             with self._idle:
                 self._pending -= 1
                 self._idle.notify_all()
+
+    def _next(self) -> str | None:
+        """The next name, None at the end."""
+        while True:
+            try:
+                return self._names.get(timeout=_TRY_AGAIN if self._left else None)
+            except queue.Empty:
+                self._left = [name for name in self._left if not self._delete(name)]
+
+    def _delete(self, name: str) -> bool:
+        """False: something of it is still there. The next start tries, too."""
+        try:
+            remove_tree(self._trash, name, self._closing.is_set)
+        except OSError:
+            return False
+        return True
