@@ -174,15 +174,21 @@ def open_tree(directory: int, path: str, *, clone: bool = True, recursive: bool 
     return fd
 
 
-def new_tree(fstype: str) -> int:
+def new_tree(fstype: str, *, read_only: bool = False, **options: str) -> int:
     """A descriptor of a new file system, mounted nowhere: fsopen(2), fsmount(2). It goes with the descriptor."""
     context = _syscall(abi.NR["fsopen"], ctypes.c_char_p(fstype.encode()), abi.FSOPEN_CLOEXEC)
     if context < 0:
         raise failure("fsopen", fstype)
     try:
+        for name, value in options.items():
+            if _syscall(abi.NR["fsconfig"], context, abi.FSCONFIG_SET_STRING, name.encode(), value.encode(), 0) < 0:
+                raise failure("fsconfig", fstype, name, value)
+        if read_only and _syscall(abi.NR["fsconfig"], context, abi.FSCONFIG_SET_FLAG, b"ro", None, 0) < 0:
+            raise failure("fsconfig", fstype, "ro")
         if _syscall(abi.NR["fsconfig"], context, abi.FSCONFIG_CMD_CREATE, None, None, 0) < 0:
             raise failure("fsconfig", fstype)
-        tree = _syscall(abi.NR["fsmount"], context, abi.FSMOUNT_CLOEXEC, 0)
+        attributes = abi.MOUNT_ATTR_RDONLY if read_only else 0
+        tree = _syscall(abi.NR["fsmount"], context, abi.FSMOUNT_CLOEXEC, attributes)
         if tree < 0:
             raise failure("fsmount", fstype)
         return int(tree)

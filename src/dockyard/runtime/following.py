@@ -16,6 +16,7 @@ from dockyard.linux import process
 from dockyard.runtime.cgroups import Cgroup
 
 _BUFFER = 8192
+_ENDING = 200  # ms that a child may take to be gone when its namespaces are already
 
 
 class SpawnFailed(Exception):
@@ -81,7 +82,7 @@ def raise_report(spawned: Spawned) -> None:
     """What the child has said if it is gone: that is why the others fail that do something to it."""
     poll = select.poll()
     poll.register(spawned.pidfd, select.POLLIN)
-    if poll.poll(0):
+    if poll.poll(_ENDING):
         await_program(spawned)
 
 

@@ -1,21 +1,27 @@
 """Places inside a root that is not ours: where things are mounted, made if they are missing.
 
 Owns: finding and making them by openat2(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS) from the root's descriptor, so that no
-link of an image leads out of it (S8, S9). Does not own: what is mounted there (`runtime.rootfs`, `runtime.devices`).
-Standard library only.
+link of an image leads out of it (S8, S9); what may be mounted in /proc. Does not own: what is mounted there
+(`runtime.rootfs`, `runtime.devices`). Standard library only.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from typing import Final
 
-from dockyard.linux import abi
+from dockyard.linux import abi, calls
 from dockyard.linux.calls import openat2
 
 INSIDE = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_MAGICLINKS
 PATH = os.O_PATH | os.O_CLOEXEC
 _MOST_LINKS = 40  # as the kernel has it (path_resolution(7))
+_REPLACEABLE: Final = frozenset((  # as with runc: what lxcfs serves, and what checkpoints and FIPS need
+    "/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime", "/proc/loadavg",
+    "/proc/slabinfo", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled",
+))  # fmt: skip
 
 
 def open_target(root: int, path: str, directory: bool) -> int:
@@ -36,6 +42,23 @@ def open_target(root: int, path: str, directory: bool) -> int:
     finally:
         os.close(parent)
     return openat2(root, path, PATH, resolve=INSIDE)
+
+
+def guard_proc(root: int, target: int, path: str, tree: int = -1) -> None:
+    """Nothing with content that somebody chose is mounted at or in /proc, wherever links of the image led (S6, S7).
+
+    `target`: what `path` was found to be; `tree`: what is to be bound there. Files and directories there are written to
+    and trusted by everybody who sets up processes in the container (CVE-2019-19921, CVE-2025-52881). Procfs itself may
+    be bound to /proc, and files that only tell something may be replaced (lxcfs). OSError in runc's words.
+    """
+    base = os.readlink(f"/proc/self/fd/{root}").rstrip("/")
+    place = os.readlink(f"/proc/self/fd/{target}")[len(base) :]
+    if (place != "/proc" and not place.startswith("/proc/")) or place in _REPLACEABLE:
+        return
+    if place == "/proc" and tree >= 0 and calls.filesystem_type(tree) == abi.PROC_SUPER_MAGIC:
+        return
+    reason = "it is not of type proc" if place == "/proc" else "it is inside /proc"
+    raise OSError(errno.EPERM, f'error mounting to rootfs at "{path}": "{place}" cannot be mounted because {reason}')
 
 
 def _followed(root: int, path: str) -> str:

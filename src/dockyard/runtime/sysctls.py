@@ -7,10 +7,11 @@ ipc_namespaces(7), sysctl(8), the kernel's Documentation/admin-guide/sysctl.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any, Final
 
-from dockyard.linux import abi, calls
+from dockyard.linux import procfs
 from dockyard.runtime.program import ProgramFailed
 from dockyard.runtime.users import Users
 
@@ -77,15 +78,13 @@ def write(sysctls: dict[str, str], inside: Users | None = None) -> None:
             inside.act()
         return
     for name, value in sysctls.items():
-        path = "/proc/sys/" + path_of(name)
+        path = "sys/" + path_of(name)
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            fd = procfs.open_to_write(path)
         except OSError as error:
-            reason = os.strerror(error.errno or 0)
-            raise ProgramFailed(f"open sysctl {name} file: open {path}: {reason}") from None
+            reason = error.strerror if error.errno == errno.EPERM else os.strerror(error.errno or 0)
+            raise ProgramFailed(f"open sysctl {name} file: open /proc/{path}: {reason}") from None
         try:
-            if calls.filesystem_type(fd) != abi.PROC_SUPER_MAGIC:
-                raise ProgramFailed(f"sysctl {name}: {path} is not on procfs")
             os.write(fd, value.encode())
         except OSError as error:
             raise ProgramFailed(f"write sysctl {name}={value!r}: {os.strerror(error.errno or 0)}") from None
