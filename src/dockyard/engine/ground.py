@@ -25,6 +25,7 @@ from dockyard.model.container import EndpointSettings, PortBinding
 from dockyard.model.errors import Conflict, InvalidArgument, NotFound, SystemFailure, reason
 from dockyard.model.lifecycle import State
 from dockyard.model.mounts import MountPoint
+from dockyard.runtime import hostfiles
 from dockyard.runtime.bundle import BundleInput, BundleMount, from_mount_point
 from dockyard.runtime.launch import Launch, Rootfs
 
@@ -188,7 +189,7 @@ def write_files(context: Context, container: Container) -> None:
         links.check(context, container)
         write_hosts(context, container)
         given = (host.dns or (), host.dns_search or (), host.dns_options or ())
-        text = etcfiles.resolv_text(_read("/etc/resolv.conf"), *given, keep_local=host.network_mode == "host")
+        text = etcfiles.resolv_text(hostfiles.text("/etc/resolv.conf"), *given, keep_local=host.network_mode == "host")
         _write(container.resolv_path, text.encode())
     except OSError as error:
         raise SystemFailure(f"container {container.id}: {reason(error)}") from error
@@ -234,18 +235,11 @@ def _hosts(context: Context, container: Container, endpoints: Mapping[str, Endpo
         raise InvalidArgument("unable to derive the IP value for host-gateway: there is no default bridge")
     extra = etcfiles.parse_extra_hosts(host.extra_hosts or (), gateway)
     if host.network_mode == "host":
-        return etcfiles.hosts_text((), extra, _read("/etc/hosts"))
+        return etcfiles.hosts_text((), extra, hostfiles.text("/etc/hosts"))
     names = etcfiles.own_names(config.hostname, config.domainname)
     own: list[tuple[str, list[str]]] = list(links.hosts(context, container))
     own += [(endpoint.ip_address, names) for endpoint in endpoints.values() if endpoint.ip_address]
     return etcfiles.hosts_text(own, extra)
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 def launch(context: Context, container: Container, config: dict[str, Any], network: Mapping[str, Any] | None) -> Launch:

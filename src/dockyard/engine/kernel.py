@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dockyard.model.errors import SystemFailure
+from dockyard.runtime import hostfiles
 
 MINIMUM: Final = (5, 14)  # mount_setattr and cgroup.kill, among others
 NAMESPACES: Final = {
@@ -44,16 +45,18 @@ class KernelFacts:
 
 def probe() -> KernelFacts:
     """Look at this kernel and this process. What cannot be read counts as missing."""
-    types = _cgroup_mounts(_read("/proc/self/mountinfo"))
+    types = _cgroup_mounts(hostfiles.text("/proc/self/mountinfo"))
     return KernelFacts(
         release=os.uname().release,
         namespaces=_listed("/proc/self/ns"),
-        seccomp_actions=frozenset(_read("/proc/sys/kernel/seccomp/actions_avail").split()),
+        seccomp_actions=frozenset(hostfiles.text("/proc/sys/kernel/seccomp/actions_avail").split()),
         cgroup_mounts=types,
         devices_controlled=os.path.isdir("/sys/fs/cgroup/devices") or "cgroup" not in types,
         nftables=_has_nftables(),
-        capabilities=int(_field(_read("/proc/self/status"), "CapEff") or "0", 16),
-        filesystems=frozenset(line.split()[-1] for line in _read("/proc/filesystems").splitlines() if line.split()),
+        capabilities=int(_field(hostfiles.text("/proc/self/status"), "CapEff") or "0", 16),
+        filesystems=frozenset(
+            line.split()[-1] for line in hostfiles.text("/proc/filesystems").splitlines() if line.split()
+        ),
     )
 
 
@@ -134,11 +137,3 @@ def _listed(directory: str) -> frozenset[str]:
 def _field(text: str, name: str) -> str:
     match = re.search(rf"^{name}:\s*(\S+)", text, re.MULTILINE)
     return match[1] if match else ""
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""

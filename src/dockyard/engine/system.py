@@ -21,6 +21,7 @@ from dockyard.model.container import HostConfig
 from dockyard.model.lifecycle import State
 from dockyard.proto.netplan import Pool
 from dockyard.proto.registries import RegistryRules
+from dockyard.runtime import hostfiles
 from dockyard.runtime.bundle.cdi import Devices
 from dockyard.runtime.cgroups.facts import CgroupFacts
 
@@ -135,7 +136,7 @@ class System:
         return self._events.subscribers
 
     def forwarding(self) -> bool:
-        return _read("/proc/sys/net/ipv4/ip_forward") == "1"
+        return hostfiles.text("/proc/sys/net/ipv4/ip_forward").strip() == "1"
 
     def warnings(self) -> list[str]:
         """What is missing on this host, in Docker's words; what somebody else's firewall holds of ours."""
@@ -156,7 +157,7 @@ class System:
 
 def engine_id(data_root: str) -> str:
     """The same for the same data root on the same machine."""
-    machine = _read("/etc/machine-id") or socket.gethostname()
+    machine = hostfiles.text("/etc/machine-id").strip() or socket.gethostname()
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"dockyard:{machine}:{os.path.realpath(data_root)}"))
 
 
@@ -174,7 +175,7 @@ def read_host(data_root: str, cgroups: CgroupFacts) -> HostFacts:
         cgroups=cgroups,
         backing_filesystem=_filesystem(data_root),
         seccomp=os.path.exists("/proc/sys/kernel/seccomp/actions_avail"),
-        apparmor=_read("/sys/module/apparmor/parameters/enabled") == "Y",
+        apparmor=hostfiles.text("/sys/module/apparmor/parameters/enabled").strip() == "Y",
     )
 
 
@@ -188,7 +189,7 @@ def _os_release() -> dict[str, str]:
 def _filesystem(path: str) -> str:
     """The type of the filesystem under a path, from the longest mount point that contains it."""
     real, found, kind = os.path.realpath(path), "", "unknown"
-    for target, type_ in _mounts(_read("/proc/self/mountinfo").splitlines()):
+    for target, type_ in _mounts(hostfiles.text("/proc/self/mountinfo").splitlines()):
         inside = real == target or real.startswith(target.rstrip("/") + "/")
         if inside and len(target) >= len(found):
             found, kind = target, type_
@@ -202,11 +203,3 @@ def _mounts(lines: Iterable[str]) -> Iterable[tuple[str, str]]:
         fields = before.split(" ")
         if separator and len(fields) > 4:
             yield fields[4].replace("\\040", " "), after.split(" ", 1)[0]
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return ""

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from dockyard.linux import selinux
 from dockyard.model.errors import DockyardError, SystemFailure
 from dockyard.model.selinux import FALLBACKS, Contexts, check_relabelling, parse_contexts, policy_type
+from dockyard.runtime import hostfiles
 
 _OWN_FILE: Final = "/usr/share/containers/selinux/contexts"  # of container-selinux
 _CONFIG: Final = "/etc/selinux/config"
@@ -54,21 +55,13 @@ def known(label: str) -> bool:
 
 def find_contexts() -> Contexts | None:
     """What the loaded policy has for containers; None if it knows none of what may be meant."""
-    policy = policy_type(_read(_CONFIG)) or "targeted"
+    policy = policy_type(hostfiles.text(_CONFIG)) or "targeted"
     files = (_OWN_FILE, f"/etc/selinux/{policy}/contexts/lxc_contexts")
-    candidates = [parse_contexts(_read(path)) for path in files]
+    candidates = [parse_contexts(hostfiles.text(path)) for path in files]
     for found in (*candidates, *FALLBACKS):
         if found is not None and all(selinux.known(str(context)) for context in found):
             return found
     return None
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def relabel(*, fds: Sequence[int], items: list[dict[str, Any]], keep: list[str]) -> None:

@@ -20,6 +20,7 @@ from dockyard.linux import abi, mounts, userns
 from dockyard.model.errors import InvalidArgument, SystemFailure
 from dockyard.model.idmaps import IDENTITY, MAX_RANGES, IdMap, Range
 from dockyard.proto import subids
+from dockyard.runtime import hostfiles
 from dockyard.runtime.program import ProgramFailed
 from dockyard.runtime.users import Users
 
@@ -101,7 +102,7 @@ def _group(name: str) -> set[str]:
 
 def _mapping(path: Path, owners: set[str]) -> list[dict[str, int]]:
     try:
-        found = subids.mapping(subids.ranges(_text(path), owners))
+        found = subids.mapping(subids.ranges(hostfiles.text(path), owners))
     except InvalidArgument as error:
         raise InvalidArgument(f"Can't create ID mappings: {path}: {error}") from None
     if len(found) > MAX_RANGES:
@@ -115,9 +116,9 @@ def _mapping(path: Path, owners: set[str]) -> list[dict[str, int]]:
 def _make_ranges(etc: Path) -> None:
     """Ranges for DEFAULT_USER, behind everybody else's, where there are none. SystemFailure if they cannot be kept."""
     files = [etc / "subuid", etc / "subgid"]
-    start = subids.free_start(*map(_text, files))
+    start = subids.free_start(*map(hostfiles.text, files))
     for path in files:
-        text = _text(path)
+        text = hostfiles.text(path)
         if any(line.startswith(f"{DEFAULT_USER}:") for line in text.splitlines()):
             continue
         line = ("\n" if text and not text.endswith("\n") else "") + f"{DEFAULT_USER}:{start}:{subids.SIZE}\n"
@@ -129,13 +130,6 @@ def _make_ranges(etc: Path) -> None:
                 os.close(fd)
         except OSError as error:
             raise SystemFailure(f"--userns-remap=default: {path}: {error.strerror}") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 def probe(*, fds: list[int], path: str, uids: list[dict[str, int]], gids: list[dict[str, int]]) -> Mapping[str, Any]:

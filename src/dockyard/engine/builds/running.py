@@ -32,6 +32,7 @@ from dockyard.model.container import ContainerConfig, EndpointSettings, HostConf
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, SystemFailure
 from dockyard.proto.dockerfile.ops import Exec
 from dockyard.proto.frames import STDOUT, FrameReader
+from dockyard.runtime import hostfiles
 from dockyard.runtime.bundle import BundleInput, BundleMount
 from dockyard.runtime.bundle.mounts import DEFAULT_SHM_SIZE
 from dockyard.runtime.client import ContainerHandle, StartFailed
@@ -178,21 +179,13 @@ def _write_etc(session: Session, asked: _Asked, allocation: Allocation, director
     extra = etcfiles.parse_extra_hosts(host.extra_hosts or (), context.networks.gateway)
     own = [(e.ip_address, [asked.config.hostname]) for e in allocation.endpoints.values() if e.ip_address]
     shared = host.network_mode == "host"
-    hosts = etcfiles.hosts_text(() if shared else own, extra, *([_read("/etc/hosts")] if shared else ()))
-    resolv = etcfiles.resolv_text(_read("/etc/resolv.conf"), (), (), (), keep_local=shared)
+    hosts = etcfiles.hosts_text(() if shared else own, extra, *([hostfiles.text("/etc/hosts")] if shared else ()))
+    resolv = etcfiles.resolv_text(hostfiles.text("/etc/resolv.conf"), (), (), (), keep_local=shared)
     for name, text in (("hosts", hosts), ("resolv.conf", resolv)):
         fd = os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         with os.fdopen(fd, "w") as file:
             file.write(text)
             os.fchown(fd, *owner)
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def _launch(

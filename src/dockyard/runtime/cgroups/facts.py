@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from dockyard.runtime import hostfiles
 from dockyard.runtime.cgroups import ROOT, open_cgroup, version
 
 PARENT = "dockyard"  # of every container that names no other
@@ -77,17 +78,9 @@ def read_facts(root: str = ROOT) -> CgroupFacts:
         pass
     if version(root) == 2:
         found = {fact: any(os.path.exists(f"{root}/{PARENT}/{n}") for n in names) for fact, names in _V2.items()}
-        return CgroupFacts(version=2, mems=_read(f"{root}/cpuset.mems.effective"), **found)
+        return CgroupFacts(version=2, mems=hostfiles.text(f"{root}/cpuset.mems.effective").strip(), **found)
     found = {fact: any(_in_v1(root, n) for n in names) for fact, names in _V1.items()}
-    return CgroupFacts(version=1, mems=_read(f"{root}/cpuset/cpuset.mems"), **found)
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
+    return CgroupFacts(version=1, mems=hostfiles.text(f"{root}/cpuset/cpuset.mems").strip(), **found)
 
 
 def _in_v1(root: str, name: str) -> bool:
