@@ -173,6 +173,8 @@ def test_log_level_changes_at_sighup(daemon: Running, tmp_path: Path) -> None:
         (["--storage-driver", "zfs"], "zfs"),
         (["--seccomp-profile", "/nowhere"], "/nowhere"),
         (["--group", "no-such-group"], "group no-such-group not found"),
+        (["--metrics-addr", "192.0.2.1:9"], "cannot listen on tcp://192.0.2.1:9: Cannot assign requested address"),
+        (["-s", "vfs", "--storage-opt", "overlay2.size=9m"], "unknown option overlay2.size for the storage driver vfs"),
     ],
 )
 def test_s46_refusals_say_why_and_leave_nothing(tmp_path: Path, flags: list[str], text: str) -> None:

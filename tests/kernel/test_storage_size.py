@@ -41,6 +41,13 @@ def test_a_size_on_btrfs(tmp_path: Path) -> None:
         assert printed == "30000000", "no other container is limited"
         failed = engine.docker("run", "--rm", "--storage-opt", "size=lots", "bb", "true", check=False)
         assert b"invalid size: 'lots'" in failed.stderr
+        engine.stop()
+        engine.config_file.write_text(json.dumps({"storage-driver": "btrfs", "storage-opts": ["btrfs.size=20M"]}))
+        engine.start()
+        done = engine.docker("run", "--rm", "bb", "sh", "-c", FILL.format("", ""), check=False)
+        assert b"error" in done.stderr and 0 < int(done.stdout) < 20 << 20, "the daemon's, where a container names none"
+        more = ["run", "--rm", "--storage-opt", "size=60M", "bb", "sh", "-c", FILL.format("", "")]
+        assert engine.out(*more) == "30000000"
 
 
 @contextmanager

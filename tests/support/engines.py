@@ -311,7 +311,8 @@ class PeerDocker(Engine):
                 pass
 
     def sweep(self) -> None:
-        for parent in Path("/sys/fs/cgroup").glob(f"**/{self.token}"):
+        top = Path("/sys/fs/cgroup")
+        for parent in (*top.glob(self.token), *top.glob(f"*/{self.token}")):
             try:
                 parent.rmdir()
             except OSError:

@@ -20,6 +20,8 @@ from dockyard.engine.runtimes import OciRuntime
 from dockyard.engine.system import Settings, engine_id
 from dockyard.model.container import HostConfig, LogConfig, Ulimit
 from dockyard.model.errors import InvalidArgument
+from dockyard.proto import storageopts
+from dockyard.proto.netplan import Pool
 from dockyard.runtime.cgroups.facts import read_facts
 
 
@@ -150,6 +152,62 @@ def test_sizes_in_the_file_are_numbers_or_text() -> None:
 def test_what_dockerds_unit_passes_is_accepted() -> None:
     given = parse_arguments(["-H", "fd://", "--containerd=/run/containerd/containerd.sock"]).given
     assert without_effect(combine(given, {}, "f")) == ["containerd"]
+
+
+def test_pools_options_and_figures() -> None:
+    flags = ["--default-address-pool", "base=10.9.0.0/16,size=24", "--default-address-pool=size=28,base=10.8.0.0/24",
+             "--storage-opt", "overlay2.size=1G", "--metrics-addr", "[::1]:9323", "--ip-masq=false",
+             "--max-download-attempts", "2", "--oom-score-adjust=-500"]  # fmt: skip
+    read = combine(parse_arguments(flags).given, {}, "f")
+    assert read.default_address_pools == [Pool("10.9.0.0/16", 24), Pool("10.8.0.0/24", 28)]
+    assert (read.storage_opts, read.metrics_addr, read.ip_masq) == (["overlay2.size=1G"], "[::1]:9323", False)
+    assert (read.max_download_attempts, read.oom_score_adjust) == (2, -500)
+    assert without_effect(read) == []
+    text = """{"default-address-pools": [{"base": "10.9.0.0/16", "size": 24}], "storage-opts": ["overlay2.size=1G"],
+        "metrics-addr": "127.0.0.1:1", "ip-masq": false, "max-download-attempts": 2, "oom-score-adjust": 5,
+        "authorization-plugins": []}"""
+    assert combine({}, parse_file(text, "f"), "f").default_address_pools == [Pool("10.9.0.0/16", 24)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--authorization-plugin", "opa"], "opa: authorization plugins are not supported"),
+        (["--default-address-pool", "base=10.9.0.0,size=24"], 'invalid base pool "10.9.0.0": invalid CIDR address'),
+        (["--default-address-pool", "base=fd00::/48,size=64"], 'invalid base pool "fd00::/48"'),
+        (["--default-address-pool", "base=10.9.0.0/16,size=8"], "invalid pools size: 8"),
+        (["--default-address-pool", "base=10.9.0.0/16"], "invalid pools size: 0"),
+        (["--max-download-attempts", "0"], "invalid max download attempts: 0"),
+        (["--max-concurrent-downloads", "0"], "invalid max concurrent downloads: 0"),
+        (["--oom-score-adjust", "1001"], "invalid oom-score-adjust: 1001"),
+        (["--metrics-addr", "9323"], "invalid metrics-addr '9323'"),
+        (["--metrics-addr", "::1:9323"], "invalid metrics-addr '::1:9323'"),
+        (["--metrics-addr", "a:70000"], "invalid metrics-addr"),
+        (["--storage-opt", "dm.basesize=10G"], "unknown option dm.basesize"),
+        (["--storage-opt", "overlay2.size"], "Unable to parse key/value option: overlay2.size"),
+        (["--storage-opt", "overlay2.size=much"], "storage-opt overlay2.size: invalid size: 'much'"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(flags: list[str], problem: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        combine(parse_arguments(flags).given, {}, "f")
+    assert problem in caught.value.message
+
+
+@pytest.mark.parametrize("value", ["10.9.0.0/16", "base=10.9.0.0/16,size=x", "base=10.9.0.0/16,bits=3"])
+def test_a_pool_has_base_and_size(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--default-address-pool", value])
+    assert "default-address-pool" in capsys.readouterr().err
+
+
+def test_a_size_is_for_one_driver() -> None:
+    options = storageopts.parse(["overlay2.size=10m", "overlay2.override_kernel_check=1"])
+    assert storageopts.container_size(options, "overlay") == 10 << 20
+    with pytest.raises(InvalidArgument, match=r"unknown option overlay2\.size for the storage driver btrfs"):
+        storageopts.container_size(options, "btrfs")
+    assert storageopts.container_size(storageopts.parse(["btrfs.size=1g"]), "btrfs") == 1 << 30
+    assert storageopts.container_size({}, "vfs") == 0
 
 
 def test_cgroup_facts(tmp_path: Path) -> None:

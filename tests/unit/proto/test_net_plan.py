@@ -26,6 +26,11 @@ def test_subnets_in_order_and_around_what_is_used() -> None:
     assert str(netplan.choose_subnet(["172.16.0.0/12"])) == "192.168.0.0/20"
     assert str(netplan.choose_subnet(["172.16.0.0/12", "192.168.0.10/24"])) == "192.168.16.0/20"
     assert netplan.choose_subnet(["172.16.0.0/12", "192.168.0.0/16"]) is None
+    pools = [netplan.Pool("10.9.0.0/23", 24), netplan.Pool("10.7.7.7/16", 26)]
+    assert str(netplan.choose_subnet([], pools)) == "10.9.0.0/24"
+    assert str(netplan.choose_subnet(["10.9.0.0/25"], pools)) == "10.9.1.0/24"
+    assert str(netplan.choose_subnet(["10.9.0.0/23", "10.7.0.3/32"], pools)) == "10.7.0.64/26"
+    assert netplan.choose_subnet(["10.0.0.0/8"], pools) is None, "no others than those that are given"
     assert len(list(netplan.default_subnets())) == 15 + 16
 
 

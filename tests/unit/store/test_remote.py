@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import ssl
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
+from dockyard.model.oci import Descriptor
 from dockyard.proto.dockerconfig import Credentials
 from dockyard.proto.registries import Place, RegistryRules
 from dockyard.store.remote.errors import Temporary, TooManyRequests, explain
@@ -305,6 +307,29 @@ def test_errors(status: int, body: bytes, kind: type[DockyardError], text: str |
     assert "\x1b" not in error.message
     if text is not None:
         assert error.message == text
+
+
+@pytest.mark.parametrize(
+    ("downloads", "tries", "asked"), [(1, None, 1), (0, None, 2), (3, None, 3), (1, 2, 1), (3, 2, 2)]
+)
+def test_a_download_is_tried_as_often_as_is_allowed(downloads: int, tries: int | None, asked: int) -> None:
+    async def work() -> None:
+        async with Ground() as ground, FakeRegistry() as registry:
+            ground.transport.limits = replace(QUICK, downloads=downloads)
+
+            async def broken(_request: web.Request) -> web.StreamResponse:
+                return web.Response(status=503)
+
+            registry.hooks.append(("/blobs/", broken))
+            repository = Repository(ground.session(registry.host), "x")
+            with pytest.raises(Temporary):
+                async for _ in repository.blob(
+                    Descriptor(digest=f"sha256:{'0' * 64}", size=5), 0, "layer", None, tries
+                ):
+                    pass
+            assert len(registry.asked("/blobs/")) == asked
+
+    run(work)
 
 
 def test_pauses() -> None:
