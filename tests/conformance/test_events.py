@@ -129,11 +129,15 @@ def test_out_of_memory_is_told_when_it_happens(engine: Engine, api: Connection) 
 
 def test_images(engine: Engine, api: Connection) -> None:
     since = time.time()
+    engine.docker("commit", "-c", "LABEL of=it", steps.create(api, "true"), "labelled:1")
     engine.docker("tag", "bb", "other:1")
-    engine.docker("rmi", "other:1")
-    found = steps.eventually(lambda: events(api, since), lambda f: "untag" in actions(f, "image"))
-    assert actions(found, "image") == ["tag", "untag"]
-    assert found[0]["Actor"]["Attributes"]["name"] == "other:1"
+    engine.docker("rmi", "other:1", "labelled:1")
+    engine.docker("image", "prune", "-f")
+    found = steps.eventually(lambda: events(api, since), lambda f: "prune" in actions(f, "image"))
+    assert actions(found, "image") == ["tag", "tag", "untag", "untag", "delete", "prune"]
+    told = [event["Actor"]["Attributes"] for event in found if event["Type"] == "image"]
+    assert told[1]["name"] == "other:1" and told[5] == {"reclaimed": "0"}
+    assert [each.get("of") for each in told[:5]] == ["it", None, None, "it", None]
 
 
 @pytest.mark.parametrize(

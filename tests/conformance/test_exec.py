@@ -111,6 +111,12 @@ def test_commands_that_cannot_run(engine: Engine, box: str, command: str, code: 
     assert text in (done.stdout + done.stderr).decode()
 
 
+def test_inspect_tells_whose_process_it_is(engine: Engine, api: Connection) -> None:
+    own = steps.sleeper(api, User="5:6")
+    process = steps.expect(api.post(f"/containers/{own}/exec", {"Cmd": ["true"]}), 201).json()["Id"]
+    assert api.get(f"/exec/{process}/json").json()["ProcessConfig"]["user"] == "5:6", "the container's user"
+
+
 def test_inspect(engine: Engine, api: Connection, box: str) -> None:
     body = {"Cmd": ["sh", "-c", "exit 3"], "User": "33", "Env": ["X=1"], "AttachStdout": True}
     process = api.post(f"/containers/{box}/exec", body).json()["Id"]

@@ -67,12 +67,14 @@ class Exec:
 
     __slots__ = (
         "config", "container_id", "exit_code", "forget", "handle", "id", "pid", "running", "started", "timed_out",
+        "user",
     )  # fmt: skip
 
-    def __init__(self, id: str, container_id: str, config: ExecConfig) -> None:
+    def __init__(self, id: str, container_id: str, config: ExecConfig, user: str = "") -> None:
         self.id = id
         self.container_id = container_id
         self.config = config
+        self.user = user  # whose process it is: the container's, if nobody else was asked for
         self.started = False
         self.running = False
         self.timed_out = False  # it was killed because its time was over
@@ -104,7 +106,8 @@ class Execs:
         return self._add(container, config).id
 
     def _add(self, container: Container, config: ExecConfig) -> Exec:
-        instance = Exec(secrets.token_hex(32), container.id, config)
+        user = config.user or container.config.user
+        instance = Exec(secrets.token_hex(32), container.id, config, user)
         self._execs[instance.id] = instance
         container.exec_ids.append(instance.id)
         self._forget_later(instance)

@@ -82,8 +82,8 @@ async def inspect(call: Call) -> web.StreamResponse:
         "arguments": (config.cmd or [""])[1:],
         "privileged": config.privileged,
     }
-    if config.user:
-        described["user"] = config.user
+    if process.user:
+        described["user"] = process.user
     body: dict[str, object] = {
         "ID": process.id,
         "Running": process.running,

@@ -71,7 +71,9 @@ async def prune_images(services: Services, filters: Filters, now: int) -> tuple[
         await _untag(services, image, image.references, records)
         await _delete(services, _again(services, image), records, force=False, quiet=True)
         await _drop_followers(services, image, followers, records)
-    return records, max(before - _bytes_used(services), 0)
+    freed = max(before - _bytes_used(services), 0)
+    services.publish_pruned(freed)
+    return records, freed
 
 
 async def remove_unused(services: Services, image: Image) -> bool:
@@ -173,7 +175,7 @@ async def _untag(services: Services, image: Image, names: list[Reference], recor
     for complete in tags + digests:
         familiar = references.from_complete(complete).familiar
         records.append(Deleted(untagged=familiar))
-        services.publish("untag", image.id, image.id)
+        services.publish("untag", image.id, image.id, image.labels)
 
 
 async def _drop_lone_digests(services: Services, image: Image, gone: Reference, records: list[Deleted]) -> None:

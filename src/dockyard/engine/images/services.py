@@ -60,6 +60,10 @@ class Services:
         if self.events is not None:
             self.events.publish("image", action, image_id, {**(labels or {}), "name": name})
 
+    def publish_pruned(self, freed: int) -> None:
+        if self.events is not None:
+            self.events.publish("image", "prune", "", {"reclaimed": str(freed)})
+
     def users(self, image: Image) -> list[tuple[str, bool]]:
         return self.used_by(image.id)
 
