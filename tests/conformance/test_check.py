@@ -54,8 +54,8 @@ def build(engine: Engine, tag: str) -> str:
 def test_a_sound_store_is_sound(stored: Engine) -> None:
     build(stored, "made")
     code, said = check(stored)
-    assert code == 0 and "no damaged" in said and "3 layers" in said, said
-    assert check(stored, "--quick") == (0, "Checked what records name: no damaged\n")
+    assert code == 0 and "nothing damaged" in said and "3 layers" in said, said
+    assert check(stored, "--quick") == (0, "Checked what records name: nothing damaged\n")
 
 
 def test_a_changed_file_is_found_and_what_cannot_be_relied_on_goes(stored: Engine) -> None:

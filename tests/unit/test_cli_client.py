@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dockyard.edge.cli import main
+from dockyard.edge.cli import main, unknown
 from dockyard.edge.cli.api import Api, json_values, quote
 from dockyard.edge.cli.commands import install
 from dockyard.edge.cli.completion import complete
@@ -67,17 +68,57 @@ def test_address(given: list[str], environment: dict[str, str], text: str, path:
     assert (host.text, host.path, host.name, host.port) == (text, path, name, port)
 
 
-@pytest.mark.parametrize("given", [["ssh://x"], ["tcp://x:99999"], ["a", "b"], ["npipe:////x"]])
+@pytest.mark.parametrize(
+    "given", [["ssh://"], ["ssh://u:p@x"], ["ssh://@x"], ["ssh://x:y"], ["tcp://x:99999"], ["a", "b"], ["npipe:////x"]]
+)
 def test_an_address_that_is_not_understood(given: list[str]) -> None:
     with pytest.raises(CliError):
         find({"host": given}, {})
 
 
-def test_no_daemon_is_one_useful_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("given", "command"),
+    [
+        ("ssh://box", "ssh -o ConnectTimeout=30 -T -- box dockyard system dial-stdio"),
+        ("ssh://me@box:99", "ssh -l me -p 99 -o ConnectTimeout=30 -T -- box dockyard system dial-stdio"),
+        ("ssh://[::1]:99/", "ssh -p 99 -o ConnectTimeout=30 -T -- ::1 dockyard system dial-stdio"),
+        ("ssh://box/a;b", "ssh -o ConnectTimeout=30 -T -- box dockyard -H 'unix:///a;b' system dial-stdio"),
+        ("ssh://-oProxyCommand=x", "ssh -o ConnectTimeout=30 -T -- -oProxyCommand=x dockyard system dial-stdio"),
+    ],
+)
+def test_an_address_through_ssh(given: str, command: str) -> None:
+    assert " ".join(find({"host": [given]}, {}).command) == command
+
+
+def test_a_daemon_through_ssh(
+    server: FakeApi, run: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for ssh that runs the command here."""
+    ssh = tmp_path / "ssh"
+    ours = f"{sys.executable} -c 'from dockyard.edge.cli.main import main; main()'"
+    skip = 'while [ "$1" != -- ]; do shift; done; shift 3'
+    ssh.write_text(f'#!/bin/sh\n{skip}; DOCKYARD_HOST={server.url} exec {ours} "$@"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    server.answer = lambda *_: reply([])
+    assert run("-H", "ssh://box", "ps", "-q") == (0, "", "")
+    ssh.write_text("#!/bin/sh\necho 'Permission denied (publickey).' >&2; exit 255\n")
+    code, _, said = run("-H", "ssh://box", "ps")
+    assert code == 1 and "Permission denied" in said and "no answer through ssh://box" in said
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert "needs the command ssh" in run("-H", "ssh://box", "ps")[2]
+
+
+def test_no_daemon_is_one_useful_sentence(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert main.run(["-H", "unix:///nonexistent.sock", "ps"]) == 1
     message = capfd.readouterr().err
     assert message.startswith("dockyard: cannot connect to the daemon at unix:///nonexistent.sock")
     assert "systemctl start dockyard" in message and message.count("\n") == 1
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    monkeypatch.delenv("DOCKYARD_HOST", raising=False)
+    assert main.run(["ps"]) == 1
+    message = capfd.readouterr().err
+    assert "tcp://127.0.0.1:1 (DOCKER_HOST) (Connection refused)" in message and "systemctl" not in message
     assert main.run(["-H", "unix:///nonexistent.sock", "run", "x"]) == 125
 
 
@@ -159,7 +200,14 @@ def test_exit_codes_and_messages(run: Callable[..., tuple[int, str, str]], serve
     assert run("rm")[0] == 1
     assert run("bogus") == (1, "", "dockyard: unknown command: dockyard bogus\n\n"
                                    "Run 'dockyard --help' for more information\n")  # fmt: skip
-    assert "Did you mean 'dockyard inspect'?" in run("inspct")[2]
+    for typed, meant in ("inspct", "inspect"), ("rnu", "run"), ("imgaes", "images"), ("volume crate", "volume create"):
+        assert f"Did you mean 'dockyard {meant}'" in run(*typed.split())[2]
+    for absent in unknown.ABSENT:
+        assert unknown.ABSENT[absent] in run(*absent.split())[2]
+    assert run("-c", "other", "ps")[2] == (
+        "dockyard: context other: there are no contexts; name the daemon with -H or DOCKYARD_HOST\n"
+    )
+    assert run("--log-level=frob", "ps")[2] == "dockyard: unable to parse logging level: frob\n"
     server.answer = lambda *_: reply({"message": "No such container: x"}, "404 Not Found")
     assert run("stop", "x", "y") == (1, "", "dockyard: Error response from daemon: No such container: x\n" * 2)
     assert run("run", "--rm", "-p", "a:b", "x")[0] == 125

@@ -63,6 +63,8 @@ class Api:
         self._lease = environment.get("DOCKYARD_LEASE", "")  # what is made belongs to it
         self._asked = environment.get("DOCKYARD_API_VERSION") or environment.get("DOCKER_API_VERSION") or ""
         self._version = self._asked.removeprefix("v")
+        if self._version and not all(part.isdecimal() for part in self._version.split(".", 1)):
+            raise CliError(f"DOCKYARD_API_VERSION or DOCKER_API_VERSION: {self._asked!r} is no version such as 1.44")
         self._kept: Connection | None = None
         self.server = ""  # how the daemon calls itself, once it has been asked for its version
 

@@ -26,9 +26,10 @@ _VARIABLE = "_DOCKYARD_COMPLETE"
 _SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "fish": FishComplete, "zsh": ZshComplete}
 
 
-def script(shell: str) -> str:
-    """The script that a shell has to source."""
-    return _completer(shell).source()
+def script(shell: str, described: bool = True) -> str:
+    """The script that a shell has to source. `described`: with what commands and flags do, where the shell shows it."""
+    text = _completer(shell).source()
+    return text if described else text.replace(f"{_VARIABLE}={shell}_complete", f"{_VARIABLE}={shell}_complete_bare")
 
 
 def answer(instruction: str) -> int:
@@ -36,16 +37,18 @@ def answer(instruction: str) -> int:
     shell, _, action = instruction.partition("_")
     if shell not in _SHELLS:
         return 1
-    say(_completer(shell).complete() if action == "complete" else script(shell))
+    completer = _completer(shell, described=not action.endswith("_bare"))
+    say(completer.complete() if action.startswith("complete") else script(shell))
     return 0
 
 
-def _completer(shell: str) -> ShellComplete:
+def _completer(shell: str, described: bool = True) -> ShellComplete:
     kind = _SHELLS[shell]
 
     class Completer(kind):  # type: ignore[misc, valid-type]
         def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[Any]]:
-            return complete(args, incomplete)
+            found = complete(args, incomplete)
+            return found if described else [CompletionItem(each.value, each.type) for each in found]
 
         def source(self) -> str:
             text: str = self.source_template % self.source_vars()  # without asking bash for its version

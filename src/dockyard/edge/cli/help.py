@@ -37,7 +37,8 @@ def of_group(group: str) -> str:
 
 def of_command(entry: Entry, path: str, flags: Sequence[Flag]) -> str:
     """`dockyard run --help`."""
-    lines = [usage(entry, path), "", entry.summary]
+    summary = f"{entry.summary}.\n{entry.more}" if entry.more else entry.summary
+    lines = [usage(entry, path), "", summary]
     if entry.aliases:
         names = ", ".join(f"{PROGRAM} {each}" for each in entry.paths)
         lines += ["", "Aliases:", f"  {names}"]

@@ -12,10 +12,11 @@ from dockyard.edge.cli.errors import CliError
 
 TYPE_CHECKING = False  # typing's own constant, without the 6 ms that importing typing takes (docs/cli.md)
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 DEFAULT = "unix:///run/dockyard.sock"
+VARIABLES = ("DOCKYARD_HOST", "DOCKER_HOST")
 
 
 class Tls:
@@ -29,14 +30,26 @@ class Tls:
 
 
 class Host:
-    """An address. `text`: for messages; `path`: a unix socket's, "" for TCP."""
+    """An address. `text`: for messages; `path`: a unix socket's, "" for others; `command`: ssh's, [] for others;
+    `origin`: the variable that it comes from, "" for none."""
 
-    def __init__(self, text: str, path: str, name: str = "", port: int = 0, tls: Tls | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        path: str,
+        name: str = "",
+        port: int = 0,
+        tls: Tls | None = None,
+        command: Sequence[str] = (),
+        origin: str = "",
+    ) -> None:
         self.text = text
         self.path = path
         self.name = name
         self.port = port
         self.tls = tls
+        self.command = list(command)
+        self.origin = origin
 
 
 def find(options: Mapping[str, Any], environment: Mapping[str, str]) -> Host:
@@ -44,8 +57,13 @@ def find(options: Mapping[str, Any], environment: Mapping[str, str]) -> Host:
     given = options.get("host") or []
     if len(given) > 1:
         raise CliError("specify only one -H")
-    text = given[0] if given else environment.get("DOCKYARD_HOST") or environment.get("DOCKER_HOST") or DEFAULT
-    tls = _tls(options, environment)
+    origin = "" if given else next((name for name in VARIABLES if environment.get(name)), "")
+    host = _parse(given[0] if given else environment[origin] if origin else DEFAULT, _tls(options, environment))
+    host.origin = origin
+    return host
+
+
+def _parse(text: str, tls: Tls | None) -> Host:
     scheme, separator, rest = text.partition("://")
     if not separator:
         scheme, rest = ("unix", text) if text.startswith("/") else ("tcp", text)
@@ -53,7 +71,11 @@ def find(options: Mapping[str, Any], environment: Mapping[str, str]) -> Host:
         return Host(f"unix://{rest}", rest or "/run/dockyard.sock")
     if scheme in ("tcp", "http", "https"):
         return _tcp(text, scheme, rest, tls)
-    raise CliError(f"{text}: unsupported address; unix:///path/to.sock and tcp://host:port are understood")
+    if scheme == "ssh":
+        from dockyard.edge.cli import ssh
+
+        return ssh.address(text, rest)
+    raise CliError(f"{text}: unsupported address; unix:///path/to.sock, tcp://host:port and ssh://host are understood")
 
 
 def _tcp(text: str, scheme: str, rest: str, tls: Tls | None) -> Host:

@@ -120,7 +120,8 @@ class Connection:
 
     def response(self, bodyless: bool = False) -> Response:
         while True:
-            version, _, rest = self.line(_NO_ANSWER).decode("latin-1").partition(" ")
+            nothing = _NO_ANSWER_SSH if self.host.command else _NO_ANSWER
+            version, _, rest = self.line(nothing).decode("latin-1").partition(" ")
             status, _, reason = rest.partition(" ")
             if not version.startswith("HTTP/1.") or not status.isdecimal():
                 raise CliError(f"{self.host.text} does not speak HTTP" + _tls_hint(self.host))
@@ -160,6 +161,9 @@ class Connection:
 
 
 _NO_ANSWER = "the daemon at {} closed the connection without an answer"
+_NO_ANSWER_SSH = (
+    "no answer through {}: ssh has to get in without a question, and the command dockyard has to be in the PATH there"
+)
 
 
 def _tls_hint(host: Host) -> str:
@@ -173,6 +177,10 @@ def connect(host: Host) -> Connection:
             sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
             sock.connect(host.path)
             return Connection(sock, host)
+        if host.command:
+            from dockyard.edge.cli import ssh
+
+            return Connection(ssh.connect(host), host)
         return Connection(_tcp(host), host)
     except OSError as error:
         raise _unreachable(host, error) from None
@@ -191,11 +199,13 @@ def _tcp(host: Host) -> _socket.socket | TlsSocket:
 
 
 def _unreachable(host: Host, error: OSError) -> NotReachable:
-    if error.errno in (errno.EACCES, errno.EPERM):
+    at = f"the daemon at {host.text}" + (f" ({host.origin})" if host.origin else "")
+    if host.path and error.errno in (errno.EACCES, errno.EPERM):
         return NotReachable(
-            f"permission denied while connecting to the daemon at {host.text}: "
+            f"permission denied while connecting to {at}: "
             f"run as root or as a member of the group that owns the socket (ls -l {host.path})"
         )
     start = "start it with `systemctl start dockyard` or `dockyardd`, or name another with -H or DOCKYARD_HOST"
+    there = "is it running, and does it listen there? -H or DOCKYARD_HOST name another"
     what = error.strerror or str(error)
-    return NotReachable(f"cannot connect to the daemon at {host.text} ({what}): {start}")
+    return NotReachable(f"cannot connect to {at} ({what}): {start if host.path else there}")

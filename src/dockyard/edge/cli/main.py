@@ -15,11 +15,13 @@ from dockyard.edge.cli.call import Body, Call, complain
 from dockyard.edge.cli.errors import FAILED, SIGNALLED, CliError
 from dockyard.edge.cli.flags import FlagError, flag, many, parse, value
 
+LEVELS = "debug info warn error fatal"
 GLOBAL_FLAGS = (
     value("--config", "Folder of the client's files", shown_default='"~/.docker"', complete="file"),
+    value("-c --context", "Refused: -H, DOCKYARD_HOST or DOCKER_HOST name the daemon", hidden=True),
     flag("-D --debug", "Show a traceback when the client itself fails"),
     many("-H --host", "Daemon socket to connect to", shown_default='"unix:///run/dockyard.sock"'),
-    value("-l --log-level", 'Accepted for docker\'s sake ("debug", "info", "warn", "error", "fatal")'),
+    value("-l --log-level", 'Accepted for docker\'s sake ("debug", "info", "warn", "error", "fatal")', complete=LEVELS),
     flag("--tls", "Use TLS; implied by --tlsverify"),
     value("--tlscacert", "Trust certs signed only by this CA", complete="file"),
     value("--tlscert", "Path to TLS certificate file", complete="file"),
@@ -79,6 +81,7 @@ def _dispatch(arguments: list[str]) -> int:
     except FlagError as error:
         error.hint = "\nUsage:  dockyard [OPTIONS] COMMAND\n\nRun 'dockyard --help' for more information"
         raise
+    _check(options.values)
     words = options.arguments
     if options.values.get("version"):
         from dockyard.edge.cli.versions import CLIENT_VERSION
@@ -94,10 +97,20 @@ def _dispatch(arguments: list[str]) -> int:
     if entry is None:
         if words[0] in catalog.GROUPS and (len(words) == 1 or words[1] in ("--help", "-h")):
             return _show_help(words[:1], asked=options.help or len(words) > 1)
-        raise _unknown(path, words)
+        from dockyard.edge.cli import unknown
+
+        raise unknown.error(path, words)
     body = load(entry)
     rest = words[length:] if not options.help else ["--help"]
     return _invoke(entry, path, body, rest, options.values)
+
+
+def _check(values: dict[str, object]) -> None:
+    """Global flags of docker's that mean something else here, or nothing."""
+    if values.get("context", "default") != "default":
+        raise CliError(f"context {values['context']}: there are no contexts; name the daemon with -H or DOCKYARD_HOST")
+    if values.get("log-level", "info") not in (*LEVELS.split(), "warning", "panic", "trace"):
+        raise CliError(f"unable to parse logging level: {values['log-level']}")
 
 
 def _invoke(entry: catalog.Entry, path: str, body: Body, words: list[str], options: dict[str, object]) -> int:
@@ -145,18 +158,6 @@ def _show_help(words: list[str], asked: bool = True) -> int:
     text = help.of_group(words[0]) if words else help.of_program(GLOBAL_FLAGS)
     print(text, file=sys.stderr if words and not asked else sys.stdout)
     return 0
-
-
-def _unknown(path: str, words: list[str]) -> CliError:
-    from difflib import get_close_matches
-
-    names = [known for entry in catalog.ENTRIES for known in entry.paths] + list(catalog.GROUPS)
-    close = get_close_matches(path, names, 1, 0.7)
-    group = f"{words[0]} " if words[0] in catalog.GROUPS else ""
-    meant = f"Did you mean 'dockyard {close[0]}'? " if close else ""
-    return CliError(
-        f"unknown command: dockyard {path}", hint=f"\n{meant}Run 'dockyard {group}--help' for more information"
-    )
 
 
 def _open_standard_streams() -> None:

@@ -13,7 +13,9 @@ from dockyard.edge.cli.catalog.others import OTHERS
 
 __all__ = ["ANY", "COMMON", "ENTRIES", "GROUPS", "Entry", "find"]
 
-COMMON = ("run", "exec", "ps", "build", "images", "version", "info")
+COMMON = (
+    "run", "exec", "ps", "build", "pull", "push", "images", "login", "logout", "search", "version", "info",
+)  # fmt: skip
 GROUPS = {
     "builder": "Manage builds",
     "completion": "Generate the autocompletion script for a shell",

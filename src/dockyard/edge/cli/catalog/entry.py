@@ -9,10 +9,11 @@ class Entry:
     """One command.
 
     `path`: "container ls"; `body`: "ps:ls"; `usage`: behind the command's name; `aliases`: other paths;
-    `options_first`: flags end at the first argument; `complete`: what completes each argument, the last one goes on.
+    `options_first`: flags end at the first argument; `complete`: what completes each argument, the last one goes on;
+    `more`: what the command's own help says below the summary.
     """
 
-    __slots__ = ("aliases", "body", "complete", "least", "most", "options_first", "path", "summary", "usage")
+    __slots__ = ("aliases", "body", "complete", "least", "more", "most", "options_first", "path", "summary", "usage")
 
     def __init__(
         self,
@@ -25,6 +26,7 @@ class Entry:
         aliases: tuple[str, ...] = (),
         options_first: bool = False,
         complete: tuple[str, ...] = (),
+        more: str = "",
     ) -> None:
         self.path = path
         self.body = body
@@ -35,6 +37,7 @@ class Entry:
         self.aliases = aliases
         self.options_first = options_first
         self.complete = complete
+        self.more = more
 
     @property
     def paths(self) -> tuple[str, ...]:

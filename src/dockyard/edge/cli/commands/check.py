@@ -30,7 +30,9 @@ def _check(call: Call) -> None:
     _progress("")
     if show is None:
         looked = ", ".join(f"{count} {kind}s" for kind, count in done.items()) or "what records name"
-        say(f"Checked {looked}: {left + repaired or 'no'} damaged" + (f", {repaired} repaired" if repaired else ""))
+        say(
+            f"Checked {looked}: {left + repaired or 'nothing'} damaged" + (f", {repaired} repaired" if repaired else "")
+        )
     if left:
         raise CliError("", 1)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dockyard.edge.cli.call import Body, Call, say
+from dockyard.edge.cli.flags import flag
 
 
 def _script(shell: str) -> Body:
     def run(call: Call) -> None:
         from dockyard.edge.cli.completion import script
 
-        say(script(shell))
+        say(script(shell, described=not call.on("no-descriptions")))
 
-    return Body(run)
+    return Body(run, (flag("--no-descriptions", "Leave the descriptions of commands and flags out"),))
 
 
 bash = _script("bash")

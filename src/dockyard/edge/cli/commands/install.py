@@ -105,12 +105,13 @@ def _daemon() -> str:
 
 
 def _group(root: str) -> str:
-    """The group that may use the socket: `dockyard` where it exists, else root."""
+    """The group that may use the socket: `dockyard`, else `docker`, as for a daemon that makes it itself; else root."""
     try:
         with open(os.path.join(root or "/", "etc/group"), encoding="utf-8", errors="replace") as file:
-            return "dockyard" if any(line.startswith("dockyard:") for line in file) else "root"
+            there = {line.partition(":")[0] for line in file}
     except OSError:
-        return "root"
+        there = set()
+    return next((name for name in ("dockyard", "docker") if name in there), "root")
 
 
 def _write(folder: str, name: str, text: str) -> None:
@@ -133,6 +134,6 @@ install = Body(
     (
         value("--prefix", "Where Dockyard is installed (the daemon is PREFIX/bin/dockyardd)", complete="file"),
         flag("--print", "Print the unit and the socket instead of writing them"),
-        value("--root", "Write into the tree below DIR instead of /", complete="file"),
+        value("--root", "Write into the tree below this directory instead of /", complete="file"),
     ),
 )
