@@ -49,7 +49,7 @@ class Store:
         self.now = 0
 
     def publish(self, type: str, action: str, actor_id: str, attributes: Any = None) -> None:
-        self.events.append((action, actor_id, attributes["name"]))
+        self.events.append((action, actor_id, attributes.get("name", "")))
 
     async def open(self) -> None:
         self.layout = Layout(self.root / "data", self.root / "run")
