@@ -48,7 +48,9 @@ async def relay(
     `framed`: what comes from `sock` and `before` is in frames, to be taken out of them. `keys`: what detaches, None for
     never; `detached` is called then. `before`: output that goes first. Without a `sock` there is no other.
     """
-    peer = web.WebSocketResponse(heartbeat=_PING, max_msg_size=_LARGEST, compress=False)
+    peer = web.WebSocketResponse(
+        heartbeat=_PING, max_msg_size=_LARGEST, compress=False, protocols=_offered(call.request)
+    )
     peer.headers.update(call.headers)
     call.started = True
     try:
@@ -70,6 +72,13 @@ async def relay(
         if sock is not None:
             sock.close()
     return peer
+
+
+def _offered(request: web.Request) -> list[str]:
+    """The subprotocols that the client names. The first is agreed to, as with Docker, which gives it no meaning: a
+    client that has named one gives up when none comes back (browsers and node's `ws` do)."""
+    named = request.headers.get("Sec-WebSocket-Protocol", "")
+    return [each.strip() for each in named.split(",") if each.strip()]
 
 
 async def _write(

@@ -109,7 +109,7 @@ def test_older_versions_do_not_have_newer_parameters() -> None:
         ({"t": "UPPER"}, "must be lowercase"),
         ({"t": "a@sha256:" + "0" * 64}, "build tag cannot contain a digest"),
         ({"isolation": "hyperv"}, "invalid isolation 'hyperv'"),
-        ({"platform": "foobar"}, "invalid platform 'foobar'"),
+        ({"platform": "foobar"}, '"foobar": unknown operating system or architecture: invalid argument'),
         ({"allow": '["everything"]'}, "invalid entitlement 'everything'"),
         ({"call": "dance"}, "invalid value 'dance' for parameter call"),
         ({"outputs": '[{"Type":"iso"}]'}, "type 'iso' is none of"),

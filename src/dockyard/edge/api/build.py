@@ -233,7 +233,7 @@ async def prune(call: Call) -> web.StreamResponse:
         maximum=call.integer("max-used-space") or 0,
         free=call.integer("min-free-space") or 0,
     )
-    return call.json({"CachesDeleted": list(gone), "SpaceReclaimed": freed})
+    return call.json({"CachesDeleted": list(gone) or None, "SpaceReclaimed": freed})
 
 
 async def cache_records(call: Call) -> list[dict[str, Any]]:

@@ -164,7 +164,7 @@ def _platforms(call: Call) -> tuple[str, ...]:
     for name in names:
         parts = name.lower().split("/")
         if len(parts) == 1 and parts[0] not in _PLATFORMS:
-            raise InvalidArgument(f"invalid platform {_cut(name)}: unknown operating system or architecture")
+            raise InvalidArgument(f'"{name[:100]}": unknown operating system or architecture: invalid argument')
     return names
 
 

@@ -80,7 +80,7 @@ async def prune_volumes(call: Call) -> web.StreamResponse:
     if old:
         filters = Filters({**{key: filters.get(key) for key in filters}, "all": ["1"]})
     removed, freed = await call.engine.volumes.prune(filters)
-    return call.json({"VolumesDeleted": list(removed) or None, "SpaceReclaimed": freed})
+    return call.json({"VolumesDeleted": list(removed), "SpaceReclaimed": freed})
 
 
 async def update_volume(call: Call) -> web.StreamResponse:
