@@ -74,7 +74,7 @@ async def relay(
     return peer
 
 
-def _offered(request: web.Request) -> list[str]:
+def _offered(request: web.BaseRequest) -> list[str]:
     """The subprotocols that the client names. The first is agreed to, as with Docker, which gives it no meaning: a
     client that has named one gives up when none comes back (browsers and node's `ws` do)."""
     named = request.headers.get("Sec-WebSocket-Protocol", "")
