@@ -104,22 +104,24 @@ async def prune(context: Context, filters: Filters) -> tuple[list[str], int]:
     until = _until(context, filters)
     unused = [c for c in context.registry if _prunable(c) and c.created_at < until and _labels_match(c, filters)]
     sizes = await context.snapshots.usages([container.id for container in unused])
-    limit = asyncio.Semaphore(_AT_ONCE)
+    waiting = iter(zip(unused, sizes, strict=True))
+    removed: list[str] = []
+    space = 0
 
-    async def gone(container: Container) -> bool:
-        async with limit:
+    async def one_after_the_other() -> None:
+        nonlocal space
+        for container, size in waiting:
             if container.removed or not _prunable(container):
-                return False
+                continue
             try:
                 await remove(context, container, container.id, force=False, volumes=False)
             except DockyardError as error:
                 log.warning("prune: container %s stays: %s", container.id, error)
-                return False
-            return True
+                continue
+            removed.append(container.id)
+            space += size
 
-    done = await asyncio.gather(*(gone(container) for container in unused))
-    removed = [container.id for container, went in zip(unused, done, strict=True) if went]
-    space = sum(size for size, went in zip(sizes, done, strict=True) if went)
+    await asyncio.gather(*(one_after_the_other() for _ in range(_AT_ONCE)))
     if removed or filters:
         context.events.publish("container", "prune", "", {"reclaimed": str(space)})
     return removed, space

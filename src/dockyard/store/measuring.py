@@ -9,8 +9,9 @@ To begin a worker takes as long as to measure a hundred empty trees, and there m
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from dockyard.store import copytree, ownsize
@@ -31,17 +32,28 @@ class Tree(NamedTuple):
 async def sizes(call: Call, trees: Iterable[Tree]) -> list[int]:
     """Bytes of the regular files of each tree, each file once; `GONE` for one that is not there. Raises what the worker
     does: a tree that cannot be read."""
-    wanted = list(trees)
-    limit = asyncio.Semaphore(_AT_ONCE)
+    portions = _portions(trees)
+    found: dict[int, list[int]] = {}
 
-    async def portion(of: Sequence[Tree]) -> list[int]:
-        async with limit:
-            result: dict[str, Any] = await call("dockyard.store.measuring:measure", {"trees": of})
-            return list(result["sizes"])
+    async def one_worker_after_the_other() -> None:
+        for number, portion in portions:
+            result: dict[str, Any] = await call("dockyard.store.measuring:measure", {"trees": portion})
+            found[number] = result["sizes"]
 
-    starts = range(0, len(wanted), _PORTION)
-    found = await asyncio.gather(*(portion(wanted[start : start + _PORTION]) for start in starts))
-    return [size for part in found for size in part]
+    try:
+        await asyncio.gather(*(one_worker_after_the_other() for _ in range(_AT_ONCE)))
+    finally:
+        portions.close()
+    return [size for number in sorted(found) for size in found[number]]
+
+
+def _portions(trees: Iterable[Tree]) -> Generator[tuple[int, list[Tree]], None, None]:
+    """Made one by one: ten thousand paths at once would hold up others."""
+    waiting = iter(trees)
+    number = 0
+    while portion := list(itertools.islice(waiting, _PORTION)):
+        yield number, portion
+        number += 1
 
 
 def measure(*, fds: Sequence[int], trees: Sequence[Sequence[str]]) -> dict[str, Any]:

@@ -195,7 +195,7 @@ class Snapshots(LayerStore):
     async def usages(self, container_ids: Iterable[str]) -> list[int]:
         """Bytes of the files that each container has written: of its writable layer (vfs, btrfs: not its image's); 0
         for one whose writable layer has gone."""
-        trees = [self._written_tree(container_id) for container_id in container_ids]
+        trees = (self._written_tree(container_id) for container_id in container_ids)
         return [max(size, 0) for size in await measuring.sizes(self._call, trees)]
 
     def _written_tree(self, container_id: str) -> measuring.Tree:
