@@ -265,9 +265,11 @@ class ApiServer:
             return await call.route.handler(call)
         except DockyardError as error:
             return self._error(error)
-        except (ConnectionError, asyncio.CancelledError):
+        except asyncio.CancelledError:
             raise
         except Exception as error:
+            if isinstance(error, ConnectionError) and _has_gone(call):
+                raise
             if isinstance(error, OSError) and (refused := of_host(error)) is not None and not call.started:
                 self._log.error("%s %s failed", call.route.method, call.route.path, exc_info=error)
                 return self._error(refused)
@@ -344,6 +346,12 @@ class ApiServer:
         if status == 500:
             self._log.error("%s", error.message)
         return _message(status, error.message)
+
+
+def _has_gone(call: Call) -> bool:
+    """The client. If it has not, it was another connection that broke."""
+    transport = call.request.transport
+    return transport is None or transport.is_closing() or call.hijacked
 
 
 def _message(status: int, message: str) -> web.Response:

@@ -18,7 +18,7 @@ from dockyard.engine.metrics import timed
 from dockyard.model.container import EndpointSettings
 from dockyard.model.errors import DockyardError, ErrorKind, NotFound, passes
 from dockyard.model.lifecycle import Event, State
-from dockyard.runtime.client import ContainerHandle, StartFailed
+from dockyard.runtime.client import ContainerHandle, StartFailed, StartLost
 
 SHORT_RUN: Final = 0.02  # seconds; a start is written this much later, so that a short run is written once, at its end
 
@@ -155,7 +155,7 @@ async def _run_by_policy(context: Context, container: Container) -> None:
     try:
         await run(context, container)
     except DockyardError as error:
-        if passes(error) and not context.closing:
+        if (passes(error) or isinstance(error, StartLost)) and not context.closing:
             container.desired.running = True
             container.status.state = State.RESTARTING
             exits.start_again(context, container)

@@ -58,6 +58,13 @@ class MonitorGone(SystemFailure):
         super().__init__("the container is not running: its monitor is gone")
 
 
+class StartLost(SystemFailure):
+    """What was to make the container has been killed; nothing of it is left behind, and nothing is wrong with it."""
+
+    def __init__(self) -> None:
+        super().__init__("the container's monitor ended before the container started")
+
+
 class MonitorStuck(SystemFailure):
     """The monitor lives and does not answer: somebody has stopped it, or it waits for something."""
 
@@ -436,8 +443,11 @@ class Runtime:
             try:
                 await send(zygote, request, fds)
                 return
-            except (BrokenPipeError, ConnectionResetError) as error:
-                self._forget_zygote()
+            except OSError as error:
+                if error.errno in _OURS:
+                    raise
+                if zygote is self._zygote:  # not another already, because somebody else has seen it first
+                    self._forget_zygote()
                 if attempt == 2:
                     raise SystemFailure(f"the runtime's zygote cannot be reached: {error.strerror}") from error
 
@@ -498,7 +508,7 @@ class Runtime:
             raise
         if event is None:
             await asyncio.to_thread(leftovers.clear, launch["config"], launch["network"], launch["state_dir"])
-            raise SystemFailure("the container's monitor ended before the container started")
+            raise StartLost
         if event["event"] == "failed":
             link.close()
             if event["code"] < 0:
@@ -568,6 +578,8 @@ class Runtime:
         try:
             while part := await loop.sock_recv(ours, 65536):
                 answer += part
+        except ConnectionError:
+            answer = b""  # it was killed
         finally:
             ours.close()
         if not answer:

@@ -70,6 +70,19 @@ def await_program(spawned: Spawned) -> None:
             raise SpawnFailed(text.decode("utf-8", "replace"), int(code))
 
 
+def await_birth(spawned: Spawned) -> None:
+    """The child makes another one and ends: that one is followed from now on. Raises SpawnFailed with its report."""
+    message, ancillary = receive(spawned.sync)
+    if message[:1] != b"P":
+        code, _, text = message[1:].partition(b"\0")
+        raise SpawnFailed(text.decode("utf-8", "replace") or "the process ended before its program", int(code or 128))
+    os.waitpid(spawned.pid, 0)
+    os.close(spawned.pidfd)
+    spawned.pid, (spawned.pidfd,) = int(message[1:]), struct.unpack("i", ancillary[0][2])
+    os.set_inheritable(spawned.pidfd, False)
+    tell(spawned.sync, b"G")
+
+
 def await_mounts(spawned: Spawned) -> None:
     """Hooks may add mounts of their own to those of the container. Raises SpawnFailed with the child's report."""
     message, _ = receive(spawned.sync)
@@ -78,12 +91,17 @@ def await_mounts(spawned: Spawned) -> None:
         raise SpawnFailed(text.decode("utf-8", "replace") or "the container's first process ended", int(code or 128))
 
 
-def raise_report(spawned: Spawned) -> None:
-    """What the child has said if it is gone: that is why the others fail that do something to it."""
+def report(spawned: Spawned) -> SpawnFailed | None:
+    """What the child has said if it is gone: that is why something that is done to it fails. None: it is there."""
     poll = select.poll()
     poll.register(spawned.pidfd, select.POLLIN)
-    if poll.poll(_ENDING):
+    if not poll.poll(_ENDING):
+        return None
+    try:
         await_program(spawned)
+    except SpawnFailed as failed:
+        return failed
+    return SpawnFailed("the container's first process ended before its program ran")
 
 
 def _lend_listener(spawned: Spawned, number: int) -> None:

@@ -230,11 +230,7 @@ def _clone_container(
         if job.cgroup is not None and job.cgroup.adopt(pid, _resources(job.config)):
             following.tell(ours, b"G")
         if plan is not None:
-            try:
-                network.attach_host(plan, job.held.pid if job.held is not None and job.new_network else pid, rules)
-            except OSError:
-                following.raise_report(spawned)
-                raise
+            network.attach_host(plan, job.held.pid if job.held is not None and job.new_network else pid, rules)
             attached = True
         if on_created is not None:
             if hooks.has_early(job.config):
@@ -244,10 +240,13 @@ def _clone_container(
         if on_going is not None:
             on_going(spawned)
         following.await_program(spawned)
-    except BaseException:
+    except BaseException as error:
+        report = following.report(spawned) if isinstance(error, OSError) else None
         following.abandon(spawned)
         if attached and plan is not None:
             network.detach_host(plan, rules)
+        if report is not None:
+            raise report from error
         raise
     return spawned
 
