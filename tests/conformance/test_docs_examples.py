@@ -41,7 +41,7 @@ def programs(name: str) -> list[str]:
 def test_the_readme(engine: Engine, client: docker.DockerClient, tmp_path: Path) -> None:
     (program,) = programs("README.md")
     assert SOCKET in program
-    client.images.get("bb").tag("mine")
+    client.images.get("bb").tag("busybox")
     assert run(program, engine, tmp_path) == "b'hello\\n'\n"
 
 

@@ -14,6 +14,7 @@ from dockyard import configuration
 from dockyard.edge.cli import catalog
 from dockyard.edge.cli.flags import FlagError, parse
 from dockyard.edge.cli.main import GLOBAL_FLAGS, load
+from dockyard.edge.cli.unknown import ABSENT
 from dockyard.proto.dockerfile.parse import FLAGS as DOCKERFILE
 from dockyard.runtime.oci.commands import COMMANDS as OCI
 from tests.support import pages
@@ -164,3 +165,27 @@ def test_what_is_not_there_would_be_seen() -> None:
             check(words, whole=True)
     (words,) = pages.commands("FOO=1 /opt/bin/dockyard run -e 'a=b c' mine sh -c 'x; y' # z")
     assert words == ["dockyard", "run", "-e", "a=b c", "mine", "sh", "-c", "x; y"]
+
+
+def test_the_client_s_page_has_every_command() -> None:
+    table = (ROOT / "docs/cli.md").read_text().partition("\n## Commands\n")[2].partition("\n\nEvery command")[0]
+    named: set[str] = set()
+    for span in re.findall(r"`([^`]+)`", table):
+        first, *others = span.split()
+        named |= {f"{first} {each}" for each in others} if first in catalog.GROUPS else {first, *others}
+    missing = [entry.path for entry in catalog.ENTRIES if not named & set(entry.paths)]
+    assert not missing
+    assert not {each for each in named if "…" not in each and catalog.find(each.split())[0] is None}
+
+
+def test_docker_s_names_of_commands_are_here_or_explained() -> None:
+    if not shutil.which("docker"):
+        pytest.skip("the docker command says what it has, and is not there")
+    ours = {path for entry in catalog.ENTRIES for path in entry.paths}
+    for group in ("", *catalog.GROUPS):
+        if group and f"Usage:  docker {group}" not in docker_help(group):
+            continue
+        for name in re.findall(r"^  ([a-z][\w-]*)\*?  +\S", docker_help(*[group][: bool(group)]), re.M):
+            path = f"{group} {name}".strip()
+            assert path in ours or path in catalog.GROUPS or path in ABSENT or group in ABSENT, path
+            assert not (path in ours and path in ABSENT), path

@@ -162,7 +162,8 @@ class Connection:
 
 _NO_ANSWER = "the daemon at {} closed the connection without an answer"
 _NO_ANSWER_SSH = (
-    "no answer through {}: ssh has to get in without a question, and the command dockyard has to be in the PATH there"
+    "no answer through {} (what ssh had to say is above): it has to get in without a question, "
+    "and the command dockyard has to be in the PATH there"
 )
 
 

@@ -13,6 +13,7 @@ SWARM = "There is no swarm: this engine runs containers on one host."
 ABSENT = {
     "buildx": "'dockyard build' has what it builds; 'dockyard builder' and 'dockyard imagetools' have the rest.",
     "checkpoint": "Checkpoints of running containers are not supported.",
+    "completion powershell": "There are scripts for bash, zsh and fish.",
     "compose": "Compose files need networks that users make, which are not served yet.",
     "context": "There are no contexts: -H, DOCKYARD_HOST or DOCKER_HOST name the daemon.",
     "plugin": "There are no plugins.",
