@@ -44,6 +44,8 @@ def seal_package() -> Code:
     first = "dockyard/runtime/importer.py"
     for path, data in ((first, files.pop(first)), *files.items()):
         name, package = _module(path)
+        if name in index:  # a package, and a module of that name which an older version has left
+            continue
         index[name] = (offset, len(data), package)
         parts.append(data)
         offset += len(data)
