@@ -1,9 +1,9 @@
 """The process beside each container: parent of its first process, keeper of its streams, witness of its exit.
 
 Owns: the container's streams and log, the processes exec'd into it, the socket `monitor.sock` and the record
-`exit.json` in the container's run directory, and taking the container's kernel objects away when it has ended. Outlives
-the daemon and the zygote; when it dies itself, the kernel kills the container's first process (PDEATHSIG).
-Does not own: decisions. It is told what to run, and reports.
+`exit.json` in the container's run directory. Outlives the daemon and the zygote; when it dies itself, the kernel kills
+the container's first process (PDEATHSIG). Does not own: taking away what the container had (`runtime.ending`), nor
+decisions. It is told what to run, and reports.
 
 Requests come as messages {"op", "seq", …} and are answered {"seq", …} or {"seq", "error", "code"}; events have no seq:
 {"event": "exit", …ExitRecord}, {"event": "exec-exit", "id", "code", …}. Standard library only: it is a fork of the
@@ -13,7 +13,6 @@ and nothing here may grow with the container's age.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -26,9 +25,9 @@ from typing import Any
 
 from dockyard.linux import abi, process, pty
 from dockyard.linux.nfnetlink import SharedElements
-from dockyard.runtime import channel, entering, following, hooks, network, setup
+from dockyard.runtime import channel, ending, entering, following, setup
 from dockyard.runtime.cgroups import Cgroup, kill_part, open_cgroup
-from dockyard.runtime.foreign import joining, making
+from dockyard.runtime.foreign import joining
 from dockyard.runtime.foreign.command import Command
 from dockyard.runtime.setup import Made
 from dockyard.runtime.streams import Streams
@@ -202,21 +201,9 @@ class Monitor(Host):
         for exec_process in list(self._execs.values()):
             self._on_exec_exit(exec_process)
         if self._made.networked:
-            self._detach_network()
+            ending.detach_network(self._directory, self._rules)
         channel.close_all(self._ports)
-        cgroup = self._cgroup()
-        if cgroup is not None:
-            record["oom_killed"] = cgroup.oom_kills(self._made.started["started_at"]) > 0
-        if self._made.runtime is not None:
-            making.forget(Command(self._made.runtime, self._made.directory), self._made.identity)
-        if cgroup is not None:
-            try:
-                cgroup.remove()
-            except OSError:
-                cgroup.kill()
-                cgroup.remove()
-        if self._made.poststop is not None:
-            self._run_poststop(self._made.poststop)
+        record["oom_killed"] = ending.take_away(self._made, self._cgroup())
         if self._log is not None:
             self._log.close()
         self._write("exit.json", record, instead_of="state.json")
@@ -226,16 +213,6 @@ class Monitor(Host):
         self._listener.close()
         self._ended = True
         self._deadline = time.monotonic() + _LINGER
-
-    def _run_poststop(self, wanted: dict[str, Any]) -> None:
-        """The container is gone: a hook that fails changes nothing any more (OCI runtime-spec, runtime.md)."""
-        own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        process.setns(own, abi.CLONE_NEWPID)  # its own pid namespace takes no children any more
-        os.close(own)
-        try:
-            hooks.run(wanted, "poststop", wanted["state"])
-        except (OSError, hooks.HookFailed):
-            traceback.print_exc()
 
     def _write(self, name: str, record: dict[str, Any], instead_of: str = "") -> None:
         """A disk that refuses is no reason to end: that would take the container with it."""
@@ -247,16 +224,6 @@ class Monitor(Host):
     def _cgroup(self) -> Cgroup | None:
         """Opened each time: what that allocates is not kept in every monitor."""
         return open_cgroup(self._made.cgroup) if self._made.cgroup else None
-
-    def _detach_network(self) -> None:
-        """The plan was the setup process's to read; state.json has it. A container that ends has memory to spend."""
-        fd = os.open("state.json", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
-        try:
-            network.detach_host(json.loads(os.read(fd, os.fstat(fd).st_size))["network"], self._rules)
-        except OSError:
-            traceback.print_exc()  # the container has ended all the same; the daemon's next start sweeps
-        finally:
-            os.close(fd)
 
     def _finish_streams(self, streams: Streams) -> None:
         """Read the rest. Only a process outside the container's own pid namespace can still hold the pipes open."""
