@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from dockyard.engine.bridges import BridgeOptions
-from dockyard.engine.networks import Allocation, Networks
+from dockyard.engine.endpoints import Allocation
+from dockyard.engine.networks import Networks
 from dockyard.model.container import ContainerConfig, EndpointIPAMConfig, EndpointSettings, HostConfig, PortBinding
 from dockyard.model.errors import Forbidden, InvalidArgument, NotFound, SystemFailure
 from dockyard.proto import netplan

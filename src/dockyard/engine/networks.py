@@ -12,16 +12,16 @@ import asyncio
 import logging
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 from msgspec.structs import replace
 
-from dockyard.engine import probes
+from dockyard.engine import endpoints, probes
 from dockyard.engine.bridges import BridgeOptions, choose_bridge, host_resolvers
+from dockyard.engine.endpoints import Allocation, Requester
 from dockyard.engine.metrics import Metrics
-from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig, PortBinding
+from dockyard.model.container import EndpointSettings, HostConfig
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, NotFound, NotServed, SystemFailure
 from dockyard.proto import netplan
 from dockyard.proto.filters import Filters
@@ -38,40 +38,6 @@ Setups = list[network_host.BridgeSetup]
 PREDEFINED = ("bridge", "host", "none")
 _DRIVERS = {"none": "null", "host": "host", "bridge": "bridge"}
 _HOST = "dockyard.runtime.network_host"
-
-
-class Requester(Protocol):
-    """What is asked of a container: `engine.container.Container` is one."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def config(self) -> ContainerConfig: ...
-    @property
-    def host(self) -> HostConfig: ...
-    @property
-    def spec(self) -> Any:
-        """`.networks`: the endpoints asked for, by network name."""
-
-    @property
-    def endpoints(self) -> dict[str, EndpointSettings]:
-        """What it got, while it runs."""
-
-    @property
-    def ports(self) -> dict[str, list[PortBinding] | None]: ...
-
-
-@dataclass(slots=True)
-class Allocation:
-    """What a container got: the plan for `Launch.network` (None: nothing to set up), and what to show of it."""
-
-    container: Requester
-    plan: network.NetworkPlan | None
-    endpoints: dict[str, EndpointSettings]
-    ports: dict[str, list[PortBinding] | None]
-    bindings: list[netplan.Binding]
 
 
 class Networks:
@@ -313,7 +279,7 @@ class Networks:
             mac = endpoint.mac_address or container.config.mac_address or netplan.mac_of(address)
             endpoint = replace(
                 endpoint,
-                mac_address=_checked_mac(mac),
+                mac_address=endpoints.checked_mac(mac),
                 gateway=row.gateway,
                 ip_address=address,
                 ip_prefix_len=self._pool.prefix,
@@ -322,9 +288,9 @@ class Networks:
             self._pool.release(address, "", loop.time())
             raise
         plan = self._plan(container, endpoint.endpoint_id)
-        plan["interfaces"].append(_interface(container.id, row, endpoint))
-        _add_ports(plan, bindings, address)
-        return Allocation(container, plan, {row.name: endpoint}, _shown_ports(container, bindings), bindings)
+        plan["interfaces"].append(endpoints.interface(container.id, row, endpoint))
+        endpoints.add_ports(plan, bindings, address)
+        return Allocation(container, plan, {row.name: endpoint}, endpoints.shown_ports(container, bindings), bindings)
 
     def _publish(self, container: Requester, endpoint_id: str) -> Bindings:
         host = container.host
@@ -390,9 +356,9 @@ class Networks:
         except netplan.AddressTaken:
             log.warning("container %s has the address %s beside another", container.id, endpoint.ip_address)
         plan = self._plan(container, endpoint.endpoint_id)
-        plan["interfaces"].append(_interface(container.id, row, endpoint))
-        allocation.bindings = [self._ports.take(binding) for binding in _bindings(container.ports)]
-        _add_ports(plan, allocation.bindings, endpoint.ip_address)
+        plan["interfaces"].append(endpoints.interface(container.id, row, endpoint))
+        allocation.bindings = [self._ports.take(binding) for binding in endpoints.bindings_of(container.ports)]
+        endpoints.add_ports(plan, allocation.bindings, endpoint.ip_address)
         allocation.plan = plan
         return allocation
 
@@ -457,60 +423,3 @@ class Networks:
 
 def _new_id() -> str:
     return secrets.token_hex(32)
-
-
-def _interface(container_id: str, row: NetworkRow, endpoint: EndpointSettings) -> network.Interface:
-    return network.Interface(
-        name="eth0",
-        veth=network_host.veth_name(container_id, endpoint.endpoint_id),
-        bridge=row.bridge,
-        bridge_mac=row.options.get("mac") or netplan.mac_of(row.gateway),
-        mac=endpoint.mac_address,
-        ip=endpoint.ip_address,
-        prefix=endpoint.ip_prefix_len,
-        gateway=endpoint.gateway,
-        mtu=row.mtu,
-        isolated=not row.icc,
-    )
-
-
-def _add_ports(plan: network.NetworkPlan, bindings: Iterable[netplan.Binding], address: str) -> None:
-    for binding in bindings:
-        plan["relayed" if ":" in binding.host_ip else "ports"].append(_port(binding, address))
-
-
-def _port(binding: netplan.Binding, address: str) -> network.Port:
-    return network.Port(
-        proto=binding.proto, host_ip=binding.host_ip, host_port=binding.host_port, ip=address, port=binding.port
-    )
-
-
-def _shown_ports(container: Requester, bindings: Sequence[netplan.Binding]) -> dict[str, list[PortBinding] | None]:
-    """`NetworkSettings.Ports`: every exposed port, None where it is not published."""
-    shown: dict[str, list[PortBinding] | None] = {}
-    for binding in bindings:
-        entry = shown.setdefault(f"{binding.port}/{binding.proto}", [])
-        assert entry is not None
-        entry.append(PortBinding(host_ip=binding.host_ip, host_port=str(binding.host_port)))
-    for port in container.config.exposed_ports or ():
-        shown.setdefault(port, None)
-    return shown
-
-
-def _bindings(ports: dict[str, list[PortBinding] | None]) -> list[netplan.Binding]:
-    return [
-        netplan.Binding(name.partition("/")[2], binding.host_ip, int(binding.host_port), int(name.partition("/")[0]))
-        for name, bindings in ports.items()
-        for binding in bindings or ()
-    ]
-
-
-def _checked_mac(mac: str) -> str:
-    """Six bytes, not a group address; lower case with colons."""
-    try:
-        raw = bytes.fromhex(mac.replace(":", "").replace("-", ""))
-    except ValueError:
-        raw = b""
-    if len(raw) != 6 or raw[0] & 1:
-        raise InvalidArgument(f"invalid MAC address: {mac}")
-    return raw.hex(":")

@@ -25,8 +25,8 @@ from dockyard.engine import ground as container_ground
 from dockyard.engine.builds import mounts, work
 from dockyard.engine.builds.ground import Emit, Session, Tree
 from dockyard.engine.builds.request import BuildFailed
+from dockyard.engine.endpoints import Allocation
 from dockyard.engine.exits import remove_directory
-from dockyard.engine.networks import Allocation
 from dockyard.model.build import BuildOptions, VertexLog
 from dockyard.model.container import ContainerConfig, EndpointSettings, HostConfig, PortBinding
 from dockyard.model.errors import DockyardError, Forbidden, InvalidArgument, SystemFailure
