@@ -240,6 +240,13 @@ def test_remove_deletes_with_the_last_name(engine: Engine, api: Connection, laye
     assert "No such image: gone:1" in api.get("/images/gone:1/json").message
 
 
+@pytest.mark.dockyardd_only("20.10 knows no platforms here and removes the image")
+def test_one_platform_is_not_removed_by_removing_all(engine: Engine, api: Connection) -> None:
+    answer = api.delete("/images/bb", platforms='{"os":"linux","architecture":"arm64"}')
+    assert answer.status == 501 and "single platforms" in answer.json()["message"]
+    assert api.get("/images/bb/json").status == 200
+
+
 def test_remove_an_image_in_use(engine: Engine, api: Connection, layers: list[bytes]) -> None:
     engine.docker("load", input=busybox.docker_archive(["used:1"], layers, {"Cmd": ["sleep", "1000"]}))
     stopped = steps.create(api, Image="used:1")

@@ -230,3 +230,19 @@ def test_cgroup_facts(tmp_path: Path) -> None:
 
 def test_the_engines_id_belongs_to_its_data_root() -> None:
     assert engine_id("/a") == engine_id("/a/") != engine_id("/b")
+
+
+@pytest.mark.parametrize("words", [["--frob"], ["x"], ["--mtu", "q"], ["--validate=x"]])
+def test_a_bad_flag_is_told_in_short(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(words)
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and said.startswith("dockyardd: ") and said.count("\n") == 2
+    assert words[0].partition("=")[0] in said
+
+
+def test_help_tells_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--data-root VALUE directory of everything that is kept (default /var/lib/dockyard)" in said

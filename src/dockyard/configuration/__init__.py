@@ -11,7 +11,7 @@ import ipaddress
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from dockyard import __version__
 from dockyard.configuration.options import MAPS, OPTIONS, REPEATED, Option
@@ -137,8 +137,8 @@ class Invocation:
 
 def parse_arguments(arguments: Sequence[str]) -> Invocation:
     """Read the command line; ends the program for --help, --version and mistakes, as argparse does."""
-    parser = argparse.ArgumentParser(
-        prog="dockyardd", description="The Dockyard container engine.", allow_abbrev=False,
+    parser = _Parser(
+        prog="dockyardd", usage="dockyardd [OPTIONS]", description="The Dockyard container engine.", allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
     )  # fmt: skip
     parser.add_argument("-v", "--version", action="version", version=f"Dockyard version {__version__}")
@@ -155,6 +155,21 @@ def parse_arguments(arguments: Sequence[str]) -> Invocation:
     return Invocation(values, file or DEFAULT_FILE, file is not None, validate)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Ends as everything does that keeps the daemon from starting: one line on stderr and exit code 1."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(1, f"{self.prog}: {message}\nRun '{self.prog} --help' for more information\n")
+
+
+def _help(option: Option) -> str:
+    default = getattr(Configuration(), option.target)
+    shown = (
+        default and isinstance(default, (str, int)) and not isinstance(default, bool) and "default" not in option.help
+    )
+    return f"{option.help} (default {default})".replace("%", "%%") if shown else option.help
+
+
 def _add_flag(parser: argparse.ArgumentParser, option: Option) -> None:
     if option.read is boolean:
         parser.add_argument(
@@ -163,11 +178,11 @@ def _add_flag(parser: argparse.ArgumentParser, option: Option) -> None:
         )  # fmt: skip
     elif option.read in REPEATED:
         parser.add_argument(
-            *option.flags, dest=option.target, help=option.help, action="append", type=option.item, metavar="VALUE"
+            *option.flags, dest=option.target, help=_help(option), action="append", type=option.item, metavar="VALUE"
         )
     else:
         kind = int if option.read is integer else option.item
-        parser.add_argument(*option.flags, dest=option.target, help=option.help, type=kind, metavar="VALUE")
+        parser.add_argument(*option.flags, dest=option.target, help=_help(option), type=kind, metavar="VALUE")
 
 
 def parse_file(text: str, name: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from dockyard.engine.transfers import Message
 from dockyard.engine.transfers.progress import Feed
 from dockyard.model import untrusted
 from dockyard.model.container import ContainerConfig
-from dockyard.model.errors import DockyardError, InvalidArgument
+from dockyard.model.errors import DockyardError, InvalidArgument, NotServed
 from dockyard.model.oci import ImageConfig, Platform, run_config
 from dockyard.proto.times import ZERO_TIME, format_rfc3339
 from dockyard.proto.units import human_size
@@ -325,6 +325,8 @@ async def tag(call: Call) -> web.StreamResponse:
 
 
 async def remove(call: Call) -> web.StreamResponse:
+    if call.text("platforms"):  # to take no notice of it would remove all
+        raise NotServed(f"image {call.path('name')}: removing single platforms of an image is not implemented")
     gone = await call.engine.images.remove(call.path("name"), force=call.flag("force"), prune=not call.flag("noprune"))
     return call.json([_gone(entry) for entry in gone])
 
