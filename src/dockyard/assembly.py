@@ -35,7 +35,7 @@ from dockyard.runtime import apparmor, relabelling, remap
 from dockyard.runtime.bundle import Bundler, Host
 from dockyard.runtime.bundle.cdi import Devices
 from dockyard.runtime.client import Runtime
-from dockyard.runtime.sealed import Code, seal_package
+from dockyard.runtime.sealed import Code
 from dockyard.store.builds.cache import BuildCache
 from dockyard.store.containers import ContainerStore
 from dockyard.store.db import Database
@@ -52,14 +52,14 @@ _DRIVERS = {"overlay2": "overlay"}  # Docker's names for drivers of ours
 
 async def assemble(settings: Configuration, stack: AsyncExitStack, code: Code | None = None) -> Engine:
     """Build and start everything below `edge`; `stack` ends it in reverse. DockyardError if something cannot start.
-    `code`: what the zygote and its children import from; by default a copy of the package as it is on disk now."""
+    `code`: what the zygote and its children import from; by default a copy of the package as it is on disk now, which goes with the runtime."""
     layout = Layout(settings.data_root, settings.exec_root)
     layout.open()
     stack.callback(layout.close)
     database = Database(layout.database)
     database.open()
     stack.callback(database.close)
-    runtime = await _start_runtime(layout, stack, code or seal_package())
+    runtime = await _start_runtime(layout, stack, code)
     events = Events(time.time_ns)
     stack.callback(events.close)
     driver = _DRIVERS.get(settings.storage_driver, settings.storage_driver)
@@ -170,7 +170,7 @@ def _shown(value: object) -> str:
     return str(value) if isinstance(value, str) else json.dumps(value)
 
 
-async def _start_runtime(layout: Layout, stack: AsyncExitStack, code: Code) -> Runtime:
+async def _start_runtime(layout: Layout, stack: AsyncExitStack, code: Code | None) -> Runtime:
     runtime = Runtime(str(layout.exec_root / "runtime.log"), code)
     try:
         await runtime.start()
