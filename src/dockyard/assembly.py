@@ -52,7 +52,8 @@ _DRIVERS = {"overlay2": "overlay"}  # Docker's names for drivers of ours
 
 async def assemble(settings: Configuration, stack: AsyncExitStack, code: Code | None = None) -> Engine:
     """Build and start everything below `edge`; `stack` ends it in reverse. DockyardError if something cannot start.
-    `code`: what the zygote and its children import from; by default a copy of the package as it is on disk now, which goes with the runtime."""
+    `code`: what the zygote and its children import from; by default a copy of the package as it is on disk now, which
+    goes with the runtime."""
     layout = Layout(settings.data_root, settings.exec_root)
     layout.open()
     stack.callback(layout.close)
