@@ -274,6 +274,21 @@ def test_create_sends_nothing_that_was_not_asked(run: Callable[..., tuple[int, s
     }
 
 
+def test_proxies_of_the_config_go_into_containers(
+    run: Callable[..., tuple[int, str, str]], server: FakeApi, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"proxies": {"default": {"httpProxy": "http://p:1", "noProxy": "x"}}}))
+    server.answer = lambda *_: reply({"Id": "abc"}, "201 Created")
+    assert run("--config", str(tmp_path), "create", "-e", "no_proxy=", "-e", "A=b", "i") == (0, "abc\n", "")
+    env = json.loads(server.asked[-1][2])["Env"]
+    assert env == ["no_proxy=", "A=b", "HTTP_PROXY=http://p:1", "http_proxy=http://p:1", "NO_PROXY=x"]
+    file.write_text("{")
+    code, _, said = run("--config", str(tmp_path), "create", "i")
+    assert code == 0 and said.startswith("WARNING: ") and str(file) in said
+    assert "Env" not in json.loads(server.asked[-1][2])
+
+
 def test_create_puts_flags_where_the_api_has_them(
     run: Callable[..., tuple[int, str, str]], server: FakeApi, tmp_path: Path
 ) -> None:

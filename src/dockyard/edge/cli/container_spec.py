@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 
-from dockyard.edge.cli.call import Call
+from dockyard.edge.cli.call import Call, complain
 from dockyard.edge.cli.errors import CliError
 from dockyard.edge.cli.resource_flags import RESOURCE_FIELDS
 from dockyard.proto import envfile, mountspec, portspec
@@ -87,7 +87,24 @@ def _environment(call: Call) -> list[str]:
     entries = [
         each for path in call.texts("env-file") for each in envfile.parse_lines(read_file(path), path, os.environ)
     ]
-    return entries + call.texts("env")
+    entries += call.texts("env")
+    return entries + _proxies(call, entries)
+
+
+def _proxies(call: Call, entries: list[str]) -> list[str]:
+    """`proxies` of the client's config.json, where the command line does not say otherwise."""
+    from dockyard.edge.cli.credentials import Credentials, folder
+
+    path = folder(call.options, os.environ)
+    if not os.path.exists(os.path.join(path, "config.json")):
+        return []
+    try:
+        found = Credentials(path, os.environ).proxies(call.api.host.text)
+    except CliError as error:  # as docker: a container is not refused for it
+        complain(f"WARNING: {error.message}")
+        return []
+    given = {entry.partition("=")[0] for entry in entries}
+    return [f"{name}={value}" for name, value in found.items() if name not in given]
 
 
 def _labels(call: Call) -> dict[str, str]:

@@ -6,7 +6,9 @@ the flags of each command). Imported only when a text is shown.
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 
@@ -25,7 +27,9 @@ def of_program(flags: Sequence[Flag]) -> str:
     rest = {name: top[name].summary for name in sorted(top) if name not in COMMON}
     lines += ["Commands:", *_commands(rest), ""]
     lines += ["Global Options:", *_options(flags), ""]
-    return "\n".join([*lines, f"Run '{PROGRAM} COMMAND --help' for more information on a command."])
+    lines += [f"Run '{PROGRAM} COMMAND --help' for more information on a command."]
+    pages = os.path.join(sys.prefix, "share/doc/dockyard")
+    return "\n".join([*lines, *(["", f"More is in {pages}"] if os.path.isdir(pages) else [])])
 
 
 def of_group(group: str) -> str:

@@ -97,7 +97,7 @@ def _runtime(info: dict[str, Any]) -> None:
     _line("Init Binary", info.get("InitBinary", ""))
     for name, key in (("containerd", "ContainerdCommit"), ("runc", "RuncCommit"), ("init", "InitCommit")):
         commit = info.get(key) or {}
-        if commit.get("ID") or key != "ContainerdCommit":
+        if commit.get("ID"):
             _line(f"{name} version", commit.get("ID", ""))
     options = info.get("SecurityOptions") or []
     if options:
