@@ -430,6 +430,8 @@ def test_pruning_and_disk_usage(engine: Engine) -> None:
     assert usage["BuildCache"] in ([], None)
     answer = engine.request("POST", "/build/prune", filters={"nosuch": ["x"]})
     assert answer.status in (400, 500) and "nosuch" in answer.message
+    for label in ("label=x", "label!=x"):
+        engine.docker("system", "prune", "-f", "--filter", label)
     since = time.time()
     assert json.loads(engine.request("POST", "/build/prune").body)["SpaceReclaimed"] == 0
     query = {"since": f"{since:.9f}", "until": f"{time.time():.9f}", "filters": {"type": ["builder"]}}

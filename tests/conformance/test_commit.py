@@ -123,6 +123,7 @@ def test_what_is_wrong_leaves_nothing(engine: Engine, api: Connection) -> None:
         ({"container": "nosuch"}, 404, "No such container: nosuch"),
         ({"container": "cc", "changes": "RUN x"}, 400, "is not a valid change command"),
         ({"container": "cc", "changes": "ENV"}, 400, "requires at least one argument"),
+        ({"container": "cc", "changes": "STOPSIGNAL nope"}, 400, "invalid signal: nope"),
         ({"container": "cc", "repo": "Bad"}, 400, "must be lowercase"),
         ({"container": "cc", "repo": "good", "tag": "not a tag"}, 400, "invalid"),
     ):

@@ -124,6 +124,8 @@ def test_import_by_the_cli(engine: Engine, pack: Any) -> None:
 def test_import_a_bad_change(engine: Engine, api: Connection) -> None:
     answer = imported(api, busybox.layer_tar({"x": b""}), repo="made", changes="RUN true")
     assert answer.status == 400 and "run is not a valid change command" in answer.message.lower()
+    answer = imported(api, busybox.layer_tar({"x": b""}), repo="made", changes="STOPSIGNAL nope")
+    assert answer.status == 400 and "signal" in answer.message.lower()
     assert api.get("/images/made/json").status == 404
 
 

@@ -18,6 +18,7 @@ from dockyard.engine.creation import merge
 from dockyard.engine.freezing import still
 from dockyard.engine.images.importing import host_architecture
 from dockyard.engine.metrics import timed
+from dockyard.engine.signals import parse_signal
 from dockyard.model.container import ContainerConfig
 from dockyard.model.errors import Conflict
 from dockyard.model.lifecycle import State
@@ -85,6 +86,8 @@ def settings_of(container: Container, config: ContainerConfig | None, changes: S
     fill in what is missing, as an image's do for a container. InvalidArgument for what is no instruction."""
     settings = replace(config if config is not None else container.config)
     instructions.apply(settings, changes)
+    if settings.stop_signal:
+        parse_signal(settings.stop_signal)
     return merge(settings, container.config)
 
 

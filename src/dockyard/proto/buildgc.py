@@ -21,7 +21,7 @@ HOUR: Final = 3600 * 1_000_000_000
 CHEAP: Final = frozenset({"source.local", "source.http", "source.git.checkout", "exec.cachemount"})
 FILTERS: Final = frozenset({
     "until", "unused-for", "id", "parent", "parents", "type", "description", "inuse", "shared", "private", "immutable",
-    "mutable",
+    "mutable", "label", "label!",
 })  # fmt: skip
 
 

@@ -28,7 +28,10 @@ from dockyard.proto import dockerconfig
 from dockyard.proto.dockerconfig import Credentials
 from dockyard.proto.times import format_rfc3339
 
-PRUNE_FILTERS = frozenset({"until", "id", "parent", "type", "description", "inuse", "shared", "private", "unused-for"})
+PRUNE_FILTERS = frozenset(
+    {"until", "id", "parent", "type", "description", "inuse", "shared", "private", "unused-for"}
+    | {"label", "label!"}  # of `docker system prune`, without effect here as in Docker: steps have no labels
+)
 _MAX_DOCKERFILE = 1 << 20  # bytes of one that comes beside a remote context
 _TAR = "application/x-tar"
 _OUTPUT, _CACHE = "dockyard.output", "dockyard.cache"

@@ -15,6 +15,7 @@ import msgspec
 from dockyard.engine.images.arriving import reading
 from dockyard.engine.images.catalogue import Image
 from dockyard.engine.images.services import Services
+from dockyard.engine.signals import parse_signal
 from dockyard.model.container import ContainerConfig
 from dockyard.model.errors import InvalidArgument
 from dockyard.model.oci import History, ImageConfig, RootFS, config_document
@@ -43,6 +44,8 @@ async def import_image(
     """See `Images.import_`."""
     config = ContainerConfig()
     instructions.apply(config, changes)
+    if config.stop_signal:
+        parse_signal(config.stop_signal)
     operating_system, architecture, variant = _platform(platform_name)
     failed = True
     try:
