@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dockyard.model.container import HostConfig
 from dockyard.runtime.bundle import BundleMount, Bundler
 from tests.support.ground import Ground
 from tests.support.oci import Bundle, docker_config
@@ -74,3 +75,21 @@ def test_what_only_tells_something_may_be_replaced_in_proc(
     bundle = make(BundleMount("/proc", "/proc"), BundleMount("/proc/meminfo", str(tmp_path / "meminfo")))
     bundle.config["linux"]["sysctl"] = {}
     assert ground.run(bundle.sh("cat /proc/meminfo")).output == "MemTotal: 1 kB\n"
+
+
+def test_cve_2016_9962_what_joins_a_container_brings_nothing_of_the_host(
+    ground: Ground, bundler: Bundler, tmp_path: Path
+) -> None:
+    """A container that may trace looks into every process that appears in it, all the time: one that is on its way to
+    its program has neither the host's root directory nor descriptors that lead there."""
+    bundle = Bundle(tmp_path / "bundle", docker_config(bundler, host=HostConfig(cap_add=["SYS_PTRACE"])))
+    up = "/.." * len(tmp_path.parts)
+    look = (
+        f"for d in $p/root $p/cwd $p/fd/*; do [ -e $d{up}{tmp_path} ] || [ -e $d{tmp_path} ] && echo $d >> /seen; done"
+    )
+    running = ground.start(bundle.sh(f"while :; do for p in /proc/[0-9]*; do {look}; done; done 2> /dev/null"))
+    process = {**bundle.config["process"], "args": ["/bin/true"]}
+    for _ in range(6):
+        assert running.exec(process).output == ""
+    seen = bundle.root / "seen"
+    assert not seen.exists() or seen.read_text() == ""

@@ -6,7 +6,9 @@ of its streams (`runtime.monitor`, `runtime.oci`). Standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +35,6 @@ def spawn_exec(
     """Run a further process in the container whose first process is `init_pidfd`. Raises SpawnFailed.
 
     `place`: where it goes, if not as in every container. `on_listener`: as of `spawn_container`.
-    Children of the calling process must be born in the container's pid namespace already.
     """
 
     def job(sync: socket.socket) -> Job:
@@ -97,7 +98,7 @@ def _clone_exec(
     frozen."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        pid, pidfd = process.clone()
+        pid, pidfd = clone_outside()
     except OSError as error:
         ours.close()
         theirs.close()
@@ -110,6 +111,7 @@ def _clone_exec(
     spawned.on_listener = on_listener
     ours.settimeout(patience)
     try:
+        following.await_birth(spawned)
         following.await_program(spawned)
     except TimeoutError:
         following.abandon(spawned)
@@ -118,6 +120,29 @@ def _clone_exec(
         following.abandon(spawned)
         raise
     return spawned
+
+
+def clone_outside() -> tuple[int, int]:
+    """A child in the pid namespace that the caller itself is in, wherever its other children are born."""
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    own, theirs = os.open("/proc/self/ns/pid", flags), -1
+    try:
+        theirs = os.open("/proc/self/ns/pid_for_children", flags)
+        if os.path.sameopenfile(own, theirs):
+            return process.clone()
+        process.setns(own, abi.CLONE_NEWPID)
+        pid = 1
+        try:
+            pid, pidfd = process.clone()
+        finally:
+            if pid:
+                with contextlib.suppress(OSError):  # the container has just ended
+                    process.setns(theirs, abi.CLONE_NEWPID)
+        return pid, pidfd
+    finally:
+        for fd in (own, theirs):
+            if fd >= 0:
+                os.close(fd)
 
 
 def enter_pid_namespace(pidfd: int) -> None:

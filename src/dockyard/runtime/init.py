@@ -6,7 +6,8 @@ side (`runtime.spawn`).
 
 Both run in a forked child, never return, and speak with the parent over the socket `sync`: `T` with two descriptors
 (terminal master and slave), `L` number (the descriptor of a filter that notifies; answered by `L`), `C` (created,
-waiting at the gate), `E` code NUL text (failed); the parent sends `N` when the network stands. A silent end of it
+waiting at the gate), `E` code NUL text (failed), of an exec `P` number with a pidfd (it is this process from now on;
+answered by `G`); the parent sends `N` when the network stands. A silent end of it
 means that execve has happened. Standard library only.
 """
 
@@ -26,7 +27,6 @@ from dockyard.linux import abi, calls, process, pty, scheduling, userns
 from dockyard.linux.title import set_title
 from dockyard.runtime import devices, hooks, network, owners, program, rootfs, sysctls, users
 from dockyard.runtime.cgroups import Cgroup, is_notation
-from dockyard.runtime.cgroups.files import write
 
 
 class Place:
@@ -250,23 +250,33 @@ def _has_own_dev(entries: list[dict[str, Any]], root: int) -> bool:
 
 
 def _exec(job: Job) -> None:
+    """Two processes, one after the other. The first stands outside of the container's pid namespace and joins all else;
+    the second is born in it, and with nothing of the host: what can be seen in there can be looked into by who has
+    CAP_SYS_PTRACE (its root directory, its descriptors). It is the parent's child, too."""
     spec, place = job.process, job.place or Place()
     calls.prctl(abi.PR_SET_DUMPABLE, 0)
     program.seal()
-    os.setsid()
     _set_oom_score(spec)
     affinity = spec.get("execCPUAffinity") or {}
     if affinity.get("initial"):
         scheduling.set_affinity(affinity["initial"])
-    if job.cgroup is not None:
-        _join_group(job.cgroup, job.part, place)
+    job.step = "joining the control group"
+    doors, beside = _open_doors(job.cgroup, job.part, place)
+    job.step = "joining namespaces"
+    job.users = users.Users.of_process(job.pidfd)
+    numbers = (job.sync.fileno(), job.pidfd, job.gate, job.told, place.root, *(job.stdio or ()), *doors, beside)
+    process.close_others(*numbers, *range(3 + job.preserved))
+    process.setns(job.pidfd, (_EXEC_NAMESPACES | abi.CLONE_NEWPID | place.namespaces) & ~place.shared)
+    if place.root >= 0:
+        rootfs.enter(place.root)
+    _be_born(job, doors, beside)
+    for fd in (*doors, beside):
+        if fd >= 0:
+            os.close(fd)
+    os.setsid()
     if affinity.get("final"):
         scheduling.set_affinity(affinity["final"])
     job.step = "joining namespaces"
-    job.users = users.Users.of_process(job.pidfd)
-    process.setns(job.pidfd, (_EXEC_NAMESPACES | place.namespaces) & ~place.shared)
-    if place.root >= 0:
-        rootfs.enter(place.root)
     if job.part and job.unshare_cgroup:
         process.unshare(abi.CLONE_NEWCGROUP)  # it sees its part as the root, where the container's limits are mounted
     slave = _open_terminal(job) if job.terminal else -1
@@ -275,16 +285,51 @@ def _exec(job: Job) -> None:
     _become(job, slave, uid, gid, groups, home)
 
 
-def _join_group(cgroup: Cgroup, part: str, place: Place) -> None:
-    for directory in place.groups:
-        write(f"{directory}/cgroup.procs", "0")
+def _be_born(job: Job, doors: list[int], beside: int) -> None:
+    """Returns in the second process only, when it is in its control groups and the parent knows it."""
     try:
-        if not place.groups:
-            cgroup.join(part)
+        pid, pidfd = process.clone(abi.CLONE_PARENT)
     except OSError as error:
-        if error.errno != errno.EBUSY or not place.beside:
+        raise program.ProgramFailed(f"the container is ending: {os.strerror(error.errno or 0)}") from None
+    if pid == 0:
+        _expect(job.sync, b"G")
+        return
+    job.step = "joining the control group"
+    try:
+        for door in doors:
+            _send_through(door, beside, pid)
+        job.sync.sendmsg([b"P%d" % pid], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", pidfd))])
+    except BaseException:
+        process.pidfd_send_signal(pidfd, signal.SIGKILL)
+        raise
+    os._exit(0)
+
+
+def _open_doors(cgroup: Cgroup | None, part: str, place: Place) -> tuple[list[int], int]:
+    """The files to write a process's number into, so that it is in the container's control groups (and their part of
+    that name, made now); and that of the group beside them, or -1."""
+    directories = place.groups
+    if cgroup is not None and not directories:
+        own = cgroup.part(part) if part else ""
+        if own:
+            os.mkdir(own, 0o755)
+        unique = dict.fromkeys(cgroup.directories().values())
+        directories = [own if own.startswith(f"{directory}/") else directory for directory in unique]
+    beside = _open_door(place.beside) if place.beside else -1
+    return [_open_door(directory) for directory in directories], beside
+
+
+def _open_door(directory: str) -> int:
+    return os.open(f"{directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _send_through(door: int, beside: int, pid: int) -> None:
+    try:
+        os.write(door, b"%d" % pid)
+    except OSError as error:
+        if error.errno != errno.EBUSY or beside < 0:
             raise
-        write(f"{place.beside}/cgroup.procs", "0")
+        os.write(beside, b"%d" % pid)
 
 
 _EXEC_NAMESPACES = abi.CLONE_NEWNS | abi.CLONE_NEWNET | abi.CLONE_NEWIPC | abi.CLONE_NEWUTS | abi.CLONE_NEWCGROUP

@@ -266,8 +266,6 @@ def execute(container: Container, spec: dict[str, Any], wanted: Wanted) -> follo
     pidfd = container.open_process()
     try:
         place = _place(container, config, wanted)
-        if not place.shared & abi.CLONE_NEWPID:
-            process.setns(pidfd, abi.CLONE_NEWPID)  # the child is born in it
         if container.state.get("resctrl"):
             resctrl.join(container.state["resctrl"])
         stdio = None if spec.get("terminal") else _STDIO
