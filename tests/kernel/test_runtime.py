@@ -348,6 +348,18 @@ def test_a_lost_zygote_is_replaced_and_its_containers_run_on(host: Host) -> None
     assert frames(host.wait(read_all(stream)))[1] == b"alive\n"
 
 
+def test_a_request_that_the_monitor_does_not_understand_ends_no_container(host: Host) -> None:
+    """As a daemon of a later version might ask."""
+    started = host.launch(FOREVER)
+    for op, arguments in (("kill", {}), ("exec", {"id": 3}), ("later", {}), ([], {})):
+        with pytest.raises(SystemFailure, match=r"does not understand|unknown request|No such"):
+            host.wait(started.handle.link.request(op, **arguments))  # type: ignore[arg-type]
+    _, stream = started.exec("echo", "alive")
+    assert frames(host.wait(read_all(stream)))[1] == b"alive\n"
+    assert "KeyError" in host.errors.read_text()
+    host.errors.write_text("")
+
+
 def test_pause_stops_every_process(host: Host) -> None:
     started = host.launch("while :; do echo x; sleep 0.01; done", attach=True)
     host.wait(started.handle.pause())

@@ -298,9 +298,9 @@ class Monitor(Host):
             self._drop(connection)
             return
         message, fds = received
-        handler = _HANDLERS.get(message.get("op", ""))
         answer: dict[str, Any]
         try:
+            handler = _HANDLERS.get(message.get("op", ""))
             if handler is None:
                 channel.close_all(fds)
                 answer = {"error": f"unknown request {message.get('op')!r}"}
@@ -310,6 +310,9 @@ class Monitor(Host):
             answer = {"error": failed.message, "code": failed.code}
         except OSError as error:
             answer = {"error": str(error)}
+        except Exception as error:  # a daemon of another version may ask otherwise: the container runs on
+            traceback.print_exc()
+            answer = {"error": f"the container's monitor does not understand: {error!r}"}
         self._tell(connection, {"seq": message.get("seq"), **answer})
 
     # requests -------------------------------------------------------------------------------------------------------
