@@ -30,9 +30,11 @@ def test_network_disabled(api: Connection) -> None:
 
 
 def test_what_is_attached_is_only_remembered(api: Connection) -> None:
-    container = steps.create(api, "true", AttachStderr=True, AttachStdout=False)
-    config = steps.inspect(api, container)["Config"]
-    assert (config["AttachStderr"], config["AttachStdout"]) == (True, False)
+    names = ("AttachStdin", "AttachStdout", "AttachStderr")
+    for wanted in ((True, False, True), (False, True, False)):
+        container = steps.create(api, "true", **dict(zip(names, wanted, strict=True)))
+        config = steps.inspect(api, container)["Config"]
+        assert tuple(config[name] for name in names) == wanted
 
 
 def test_links_give_names(engine: Engine, api: Connection) -> None:
@@ -180,11 +182,18 @@ def test_endpoint_settings_that_have_no_effect_are_refused(api: Connection, endp
     assert answer.status == 400 and "not supported" in answer.message, (answer.status, answer.message)
 
 
-def test_fields_that_are_only_kept(api: Connection) -> None:
-    body = {"Image": steps.IMAGE, "Cmd": ["true"], "ArgsEscaped": True, "Shell": ["/bin/ash", "-c"]}
-    body["NetworkingConfig"] = {"EndpointsConfig": {"bridge": {"GwPriority": 7}}}
-    container = api.post("/containers/create", body).json()["Id"]
-    assert steps.inspect(api, container)["Config"].get("Shell") == ["/bin/ash", "-c"]
+def test_fields_that_are_only_kept(engine: Engine, api: Connection) -> None:
+    kept = {"ArgsEscaped": True, "Shell": ["/bin/ash", "-c"], "OnBuild": ["RUN x"]}
+    endpoints = {"EndpointsConfig": {"bridge": {"GwPriority": 7}}}
+    container = steps.create(api, "true", NetworkingConfig=endpoints, **kept)
+    shown = steps.inspect(api, container)
+    assert {name: shown["Config"].get(name) for name in kept} == kept
+    if engine.name == "dockyardd":  # 20.10 does not know it
+        assert shown["NetworkSettings"]["Networks"]["bridge"]["GwPriority"] == 7
+    made = steps.expect(api.post("/commit", None, container=container, repo="kept"), 201).json()["Id"]
+    config = api.get(f"/images/{made}/json").json()["Config"]
+    assert (config["Shell"], config["OnBuild"]) == (["/bin/ash", "-c"], ["RUN x"])
+    api.delete("/images/kept")
 
 
 @pytest.mark.dockyardd_only("20.10 says it in other words")

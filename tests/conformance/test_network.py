@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,20 @@ def test_address_gateway_and_route(engine: Engine, api: Connection) -> None:
     assert code == 0
     assert f"{network['IPAddress']}/24" in printed and f"default via {engine.gateway} dev eth0" in printed
     assert network["MacAddress"] in printed and "mtu 1500" in printed
+
+
+def test_a_mac_address_of_ones_own(engine: Engine, api: Connection) -> None:
+    """The container's, and of API 1.44 on the endpoint's."""
+    asked: list[dict[str, Any]] = [{"MacAddress": "02:42:ac:11:00:7a"}]
+    if engine.name == "dockyardd":
+        settings = {"bridge": {"MacAddress": "02:42:ac:11:00:7a"}}
+        asked.append({"NetworkingConfig": {"EndpointsConfig": settings}})
+    for settings in asked:
+        identifier = steps.sleeper(api, **settings)
+        assert steps.exec_sh(api, identifier, "cat /sys/class/net/eth0/address") == (0, "02:42:ac:11:00:7a\n")
+        network = steps.inspect(api, identifier)["NetworkSettings"]["Networks"]["bridge"]
+        assert network["MacAddress"] == "02:42:ac:11:00:7a"
+        steps.remove(api, identifier)
 
 
 def test_the_host_and_a_container_reach_each_other(engine: Engine, api: Connection) -> None:
