@@ -9,8 +9,9 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.support import busybox, leaks
+from tests.support import leaks
 from tests.support.engines import Dockyardd, Engine, PeerDocker, why_no_dockyardd, why_no_peer
+from tests.support.flagged import load_images
 from tests.support.rawhttp import Connection
 
 
@@ -45,13 +46,6 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     with PeerDocker() if request.param == "dockerd" else Dockyardd() as running:
         load_images(running)
         yield running
-
-
-def load_images(engine: Engine) -> None:
-    """The images that the tests take for granted: `bb`."""
-    rootfs = busybox.rootfs_tar({"bin/cannot-run": b"no program\n"})
-    done = engine.docker("load", "-q", input=busybox.docker_archive(["bb:latest"], [rootfs], {"Cmd": ["sh"]}))
-    assert b"bb:latest" in done.stdout, done
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conformance.conftest import load_images
 from tests.conformance.test_live_restore import seen_ids
 from tests.conformance.test_network import address, fetch, published, web
 from tests.support import busybox, leaks, netns, steps
 from tests.support.engines import Dockyardd, Engine, why_no_dockyardd
+from tests.support.flagged import load_images
 from tests.support.rawhttp import Connection
 
 

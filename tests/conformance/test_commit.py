@@ -16,9 +16,9 @@ from typing import Any
 import docker
 import pytest
 
-from tests.conformance.conftest import load_images
 from tests.support import steps
 from tests.support.engines import Dockyardd, Engine, why_no_dockyardd
+from tests.support.flagged import load_images
 from tests.support.rawhttp import Connection
 
 DOCKYARD = str(Path(sys.executable).with_name("dockyard"))

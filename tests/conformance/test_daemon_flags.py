@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conformance.conftest import load_images
 from tests.support import netns, steps
 from tests.support.engines import Dockyardd, Engine, PeerDocker, why_no_dockyardd, why_no_peer
+from tests.support.flagged import load_images
 
 METRICS = "127.0.0.1:9323"
 FLAGS = [

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.conftest import load_images
 from tests.support import busybox, debian_registry
 from tests.support.debian_registry import DebianRegistry
 from tests.support.docker_py import LEFT_OUT, PASSING, RUNS, VERSION
 from tests.support.engines import Dockyardd, Engine, PeerDocker, why_no_dockyardd
+from tests.support.flagged import load_images
 
 CACHE = Path(__file__).parents[2] / ".cache"
 PORT = 5044

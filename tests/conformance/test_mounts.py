@@ -15,9 +15,9 @@ from typing import Any
 import docker
 import pytest
 
-from tests.conformance.conftest import load_images
 from tests.support import busybox, steps
 from tests.support.engines import Dockyardd, Engine
+from tests.support.flagged import load_images
 from tests.support.leaks import mounts
 from tests.support.rawhttp import Connection
 

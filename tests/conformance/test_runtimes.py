@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from dockyard.engine.runtimes import known
-from tests.conformance.conftest import load_images
 from tests.conformance.test_network import fetch, published
 from tests.support import busybox, leaks, steps
 from tests.support.engines import Dockyardd, Engine, docker_cli, why_no_dockyardd
+from tests.support.flagged import load_images
 from tests.support.rawhttp import Connection
 from tests.support.terminal import Terminal
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.conftest import load_images
 from tests.support import certificates, steps
-from tests.support.engines import Dockyardd, Engine, PeerDocker, docker_cli, why_no_dockyardd, why_no_peer
+from tests.support.engines import Engine, docker_cli
+from tests.support.flagged import flagged
 
 HOST = "tcp://127.0.0.1:2376"
 DOCKYARD = str(Path(sys.executable).with_name("dockyard"))
@@ -36,25 +36,10 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["dockerd", "dockyardd"])
 def far(request: pytest.FixtureRequest, authority: Path) -> Iterator[Engine]:
-    wanted = request.config.getoption("--engine")
-    missing = why_no_peer() if request.param == "dockerd" else why_no_dockyardd()
-    if missing or wanted not in ("both", request.param):
-        pytest.skip(missing or f"{wanted} only")
-    made = PeerDocker() if request.param == "dockerd" else Dockyardd(bridge="dyt8", subnet="10.231.38.0/24")
-    files = (
-        "--tlscacert",
-        authority / "ca.pem",
-        "--tlscert",
-        authority / "server.cert",
-        "--tlskey",
-        authority / "server.key",
-    )
-    try:
-        made.start("--host", HOST, "--tlsverify", *map(str, files))
-        load_images(made)
+    files = ("--tlscacert", "ca.pem", "--tlscert", "server.cert", "--tlskey", "server.key")
+    flags = [word if word.startswith("--") else str(authority / word) for word in files]
+    with flagged(request, "--host", HOST, "--tlsverify", *flags, bridge="dyt8", subnet="10.231.38.0/24") as made:
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture(autouse=True)

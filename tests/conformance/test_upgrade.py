@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import dockyard
-from tests.conformance.conftest import load_images
 from tests.support import steps
 from tests.support.engines import Dockyardd, why_no_dockyardd
+from tests.support.flagged import load_images
 from tests.support.logreceivers import DatagramReceiver
 from tests.unit.registry.support import Registry
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from dockyard.engine.runtimes import known
-from tests.conformance.conftest import load_images
 from tests.support import busybox, contexts, steps
-from tests.support.engines import Dockyardd, Engine, PeerDocker, why_no_dockyardd, why_no_peer
+from tests.support.engines import Engine
+from tests.support.flagged import flagged
 from tests.support.rawhttp import Connection
 
 FIRST = 2_000_000
@@ -42,17 +42,8 @@ def subordinates() -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=["dockerd", "dockyardd"])
 def remapped(request: pytest.FixtureRequest, subordinates: None) -> Iterator[Engine]:
-    wanted = request.config.getoption("--engine")
-    missing = why_no_peer() if request.param == "dockerd" else why_no_dockyardd()
-    if missing or wanted not in ("both", request.param):
-        pytest.skip(missing or f"{wanted} only")
-    made = PeerDocker() if request.param == "dockerd" else Dockyardd(bridge="dyt7", subnet="10.231.37.0/24")
-    try:
-        made.start("--userns-remap=daemon")
-        load_images(made)
+    with flagged(request, "--userns-remap=daemon", bridge="dyt7", subnet="10.231.37.0/24") as made:
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture

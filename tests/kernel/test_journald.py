@@ -16,9 +16,9 @@ import pytest
 from dockyard.proto.logformats import Entry, Source
 from dockyard.runtime.cgroups import systemd
 from dockyard.runtime.shipper import sinks
-from tests.conformance.conftest import load_images
 from tests.support import steps
 from tests.support.engines import Dockyardd
+from tests.support.flagged import load_images
 from tests.unit.test_shipper import NAME, Ground, ground, until
 
 __all__ = ["ground"]

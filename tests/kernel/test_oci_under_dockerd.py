@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.conftest import load_images
 from tests.support.engines import PeerDocker, why_no_peer
+from tests.support.flagged import load_images
 
 pytestmark = pytest.mark.skipif(bool(why_no_peer()), reason=f"dockerd: {why_no_peer()}")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from dockyard.store import quotas
-from tests.conformance.conftest import load_images
 from tests.support import loopfs
 from tests.support.engines import Dockyardd
+from tests.support.flagged import load_images
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 MIB = 1 << 20

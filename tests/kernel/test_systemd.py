@@ -12,9 +12,9 @@ import pytest
 
 from dockyard.runtime import cgroups
 from dockyard.runtime.cgroups import systemd
-from tests.conformance.conftest import load_images
 from tests.support import steps
 from tests.support.engines import Dockyardd
+from tests.support.flagged import load_images
 from tests.support.oci import OURS
 
 pytestmark = [

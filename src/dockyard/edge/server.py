@@ -153,6 +153,11 @@ class _Server(web.Server):
         return protocol
 
 
+def _is_over_tls(request: web.BaseRequest) -> bool:
+    """Whether it came through a `TlsGate`: then the host has proved its name."""
+    return cast(_Protocol, request.protocol).over_tls
+
+
 class ApiServer:
     """Serves an engine's API. `listeners` are closed with it."""
 
@@ -302,7 +307,7 @@ class ApiServer:
 
     def _keep_browsers_out(self, request: web.BaseRequest) -> None:
         """S49: on TCP, a page that a browser shows must not reach the API, also not by rebinding a name."""
-        transport, over_tls = request.transport, cast(_Protocol, request.protocol).over_tls
+        transport, over_tls = request.transport, _is_over_tls(request)
         if transport is None or not (over_tls or isinstance(transport.get_extra_info("sockname"), tuple)):
             return
         if any(name in request.headers for name in _BROWSER_HEADERS) and not self._is_own_websocket(request):
@@ -314,9 +319,8 @@ class ApiServer:
         """Websocket libraries send an `Origin`, too: the host that they ask, where no page of ours exists."""
         headers = request.headers
         host = headers.get("Host", "")
-        over_tls = cast(_Protocol, request.protocol).over_tls  # then the host has proved its name
         own = headers.get("Origin", "") in (f"http://{host}", f"https://{host}")
-        own = own and (over_tls or self._is_trusted(host))
+        own = own and (_is_over_tls(request) or self._is_trusted(host))
         asks = headers.get("Upgrade", "").lower() == "websocket" and request.path.endswith("/attach/ws")
         return own and asks and not any(name.lower().startswith("sec-fetch-") for name in headers)
 

@@ -208,25 +208,22 @@ async def _stop_and_start(context: Context, container: Container, ref: str, sign
 
 async def pause(context: Context, container: Container, ref: str) -> None:
     """See `Containers.pause`."""
-    async with container.lock:
-        container.check(Event.PAUSE, ref)
-        handle = _handle(container)
-        await handle.pause()
-        if container.handle is handle:
-            container.status.state = State.PAUSED
-    context.publish(container, "pause")
-    context.save_soon(container)
+    await _freeze(context, container, ref, Event.PAUSE, State.PAUSED)
 
 
 async def unpause(context: Context, container: Container, ref: str) -> None:
     """See `Containers.unpause`."""
+    await _freeze(context, container, ref, Event.UNPAUSE, State.RUNNING)
+
+
+async def _freeze(context: Context, container: Container, ref: str, event: Event, state: State) -> None:
     async with container.lock:
-        container.check(Event.UNPAUSE, ref)
+        container.check(event, ref)
         handle = _handle(container)
-        await handle.resume()
+        await (handle.pause() if event is Event.PAUSE else handle.resume())
         if container.handle is handle:
-            container.status.state = State.RUNNING
-    context.publish(container, "unpause")
+            container.status.state = state
+    context.publish(container, event.value)
     context.save_soon(container)
 
 

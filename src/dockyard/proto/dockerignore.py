@@ -96,11 +96,6 @@ class Ignore:
                 return False
         return True
 
-    def keeping(self, *paths: str) -> Ignore:
-        """The same, but these files (the Dockerfile, the ignore file) are sent all the same."""
-        kept = [path for path in paths if self.excluded(path)]
-        return Ignore([*self.patterns, *(f"!{path}" for path in kept)]) if kept else self
-
     @property
     def excludes_root(self) -> bool:
         """Whether a pattern leaves out everything at the top, so that "." is an empty context."""

@@ -45,13 +45,6 @@ class Stdio(TypedDict):
     console_size: list[int] | None  # [height, width]
 
 
-class Join(TypedDict):
-    """A namespace of another process to join instead of a new one: `kind` as in OCI ("pid", "network", …)."""
-
-    kind: str
-    path: str
-
-
 class RuntimeProgram(TypedDict):
     """Another OCI runtime: its program and what comes before the command on its command line."""
 

@@ -52,8 +52,8 @@ def write_all(fd: int) -> Callable[[memoryview], None]:
 class Source:
     """Chunks of what `fd` holds: all of it, or `length` bytes from `offset` of a file. Use in `with`, iterate once.
 
-    After the iteration: `.digest` (sha256 of the decompressed bytes, hex), `.size` (their number), `.raw_digest` if
-    asked for with `hash_raw` (sha256 of the bytes as read). `limit` is the most decompressed bytes that may come.
+    After the iteration: `.digest` (sha256 of the decompressed bytes, hex), `.size` (their number).
+    `limit` is the most decompressed bytes that may come.
     Errors of the threads (StreamError, OSError) are raised to the consumer.
     """
 
@@ -65,12 +65,11 @@ class Source:
         length: int | None = None,
         limit: int | None = None,
         decompress: bool = True,
-        hash_raw: bool = False,
         hash_out: bool = True,
         raw: RawInput | None = None,
     ) -> None:
         """`raw`: read this instead of `fd`. `hash_out`: whether anybody wants `.digest`."""
-        self._input = raw or RawInput(fd, offset, length, hashlib.sha256() if hash_raw else None)
+        self._input = raw or RawInput(fd, offset, length)
         self._stop = self._input.stop
         self._limit = limit
         self._decompress = decompress
@@ -108,10 +107,6 @@ class Source:
     @property
     def digest(self) -> str:
         return self._hash.hexdigest()
-
-    @property
-    def raw_digest(self) -> str | None:
-        return self._input.hash.hexdigest() if self._input.hash else None
 
     @staticmethod
     def _drain(pending: queue.Queue[Any]) -> None:

@@ -163,12 +163,6 @@ def test_which_directories_need_not_be_walked(patterns: list[str], directory: st
     assert Ignore(patterns).prunable(directory) is expected
 
 
-def test_the_dockerfile_is_sent_all_the_same() -> None:
-    ignore = Ignore(["*"]).keeping("Dockerfile", ".dockerignore")
-    assert not ignore.excluded("Dockerfile") and not ignore.excluded(".dockerignore") and ignore.excluded("x")
-    assert Ignore(["x"]).keeping("Dockerfile").patterns == ("x",)
-
-
 def test_sources_of_copy() -> None:
     assert matcher("/a**b", double_star=False)("/axb")
     assert not matcher("/a**b", double_star=False)("/a/b")
