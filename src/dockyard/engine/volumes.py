@@ -393,7 +393,8 @@ class Volumes:
         else."""
         wanted = builtins.list(volumes)
         measured = [volume for volume in wanted if not volume.is_mount]
-        sizes = await measuring.sizes(self._call, (measuring.Tree(volume.path) for volume in measured))
+        trees = (measuring.Tree(volume.path) for volume in measured)
+        sizes = await measuring.sizes(self._call, trees, len(measured))
         known = {volume.name: max(size, 0) for volume, size in zip(measured, sizes, strict=True)}
         return {volume.name: known.get(volume.name, -1) for volume in wanted}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any, Final, NamedTuple
@@ -18,7 +19,7 @@ from dockyard.store import copytree, ownsize
 from dockyard.store.inline import Call
 
 GONE: Final = -1  # the size of a tree that is not there
-_PORTION: Final = 100  # trees a worker
+_PORTION: Final = 500  # trees a worker at most
 _AT_ONCE: Final = 4  # workers
 
 
@@ -29,10 +30,10 @@ class Tree(NamedTuple):
     base: str = ""
 
 
-async def sizes(call: Call, trees: Iterable[Tree]) -> list[int]:
-    """Bytes of the regular files of each tree, each file once; `GONE` for one that is not there. Raises what the worker
-    does: a tree that cannot be read."""
-    portions = _portions(trees)
+async def sizes(call: Call, trees: Iterable[Tree], count: int) -> list[int]:
+    """Bytes of the regular files of each of `count` trees, each file once; `GONE` for one that is not there. Raises
+    what the worker does: a tree that cannot be read."""
+    portions = _portions(trees, min(math.ceil(count / _AT_ONCE), _PORTION))
     found: dict[int, list[int]] = {}
 
     async def one_worker_after_the_other() -> None:
@@ -47,11 +48,11 @@ async def sizes(call: Call, trees: Iterable[Tree]) -> list[int]:
     return [size for number in sorted(found) for size in found[number]]
 
 
-def _portions(trees: Iterable[Tree]) -> Generator[tuple[int, list[Tree]], None, None]:
+def _portions(trees: Iterable[Tree], length: int) -> Generator[tuple[int, list[Tree]], None, None]:
     """Made one by one: ten thousand paths at once would hold up others."""
     waiting = iter(trees)
     number = 0
-    while portion := list(itertools.islice(waiting, _PORTION)):
+    while portion := list(itertools.islice(waiting, length)):
         yield number, portion
         number += 1
 

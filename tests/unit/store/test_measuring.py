@@ -15,7 +15,7 @@ from dockyard.store.trees import remove_tree
 from dockyard.store.walking import walk
 
 
-def test_a_worker_measures_many(tmp_path: Path) -> None:
+def test_a_worker_measures_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     async def call(function: str, arguments: dict[str, Any], fds: Sequence[int] = ()) -> Any:
@@ -23,16 +23,19 @@ def test_a_worker_measures_many(tmp_path: Path) -> None:
         return await inline.call(function, arguments, fds)
 
     trees = []
-    for number in range(1050):
+    for number in range(50):
         tree = tmp_path / str(number)
         tree.mkdir()
         (tree / "file").write_bytes(b"x" * number)
         trees.append(measuring.Tree(str(tree)))
     (tmp_path / "7" / "file").unlink()
     (tmp_path / "7").rmdir()
-    found = asyncio.run(measuring.sizes(call, trees))
-    assert found == [*range(7), measuring.GONE, *range(8, 1050)]
-    assert len(calls) <= 11 and sum(calls) == 1050
+    found = asyncio.run(measuring.sizes(call, trees, len(trees)))
+    assert found == [*range(7), measuring.GONE, *range(8, 50)]
+    assert len(calls) == 4 and sum(calls) == 50
+    calls.clear()
+    monkeypatch.setattr(measuring, "_PORTION", 10)
+    assert asyncio.run(measuring.sizes(call, trees, len(trees))) == found and calls == [10] * 5
 
 
 def test_what_another_tree_has_does_not_count(tmp_path: Path) -> None:
@@ -42,14 +45,14 @@ def test_what_another_tree_has_does_not_count(tmp_path: Path) -> None:
         os.utime(tmp_path / name / "d" / "same", (1, 1))
     (tmp_path / "own" / "d" / "more").write_bytes(b"1")
     trees = [measuring.Tree(str(tmp_path / "own"), str(tmp_path / "below")), measuring.Tree(str(tmp_path / "own"))]
-    assert asyncio.run(measuring.sizes(inline.call, trees)) == [1, 6]
+    assert asyncio.run(measuring.sizes(inline.call, trees, 2)) == [1, 6]
 
 
 def test_nothing_asks_nobody() -> None:
     async def call(function: str, arguments: dict[str, Any], fds: Sequence[int] = ()) -> Any:
         raise AssertionError("a worker was asked")
 
-    assert asyncio.run(measuring.sizes(call, [])) == []
+    assert asyncio.run(measuring.sizes(call, [], 0)) == []
 
 
 def test_deeper_than_any_limit(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -192,11 +192,11 @@ class Snapshots(LayerStore):
         tree = str(driver.directories.container(container_id) / "fs")
         return {"tree": tree, "lower": lower if driver.overlay else lower[:1], "overlay": driver.overlay}
 
-    async def usages(self, container_ids: Iterable[str]) -> list[int]:
+    async def usages(self, container_ids: Sequence[str]) -> list[int]:
         """Bytes of the files that each container has written: of its writable layer (vfs, btrfs: not its image's); 0
         for one whose writable layer has gone."""
         trees = (self._written_tree(container_id) for container_id in container_ids)
-        return [max(size, 0) for size in await measuring.sizes(self._call, trees)]
+        return [max(size, 0) for size in await measuring.sizes(self._call, trees, len(container_ids))]
 
     def _written_tree(self, container_id: str) -> measuring.Tree:
         path = str(self._ready.directories.container(container_id) / "fs")
