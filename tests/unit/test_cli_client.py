@@ -16,7 +16,7 @@ import pytest
 from dockyard.edge.cli import main, unknown
 from dockyard.edge.cli.api import Api, json_values, quote
 from dockyard.edge.cli.commands import install
-from dockyard.edge.cli.completion import complete
+from dockyard.edge.cli.completion import complete, glued
 from dockyard.edge.cli.errors import ApiError, CliError, NotReachable, run_code
 from dockyard.edge.cli.host import Host, find
 from tests.support.fakeapi import FakeApi, reply
@@ -424,6 +424,22 @@ def test_install_refuses_without_systemd(run: Callable[..., tuple[int, str, str]
 
 def completions(words: str, incomplete: str = "") -> list[str]:
     return [each.value for each in complete(words.split(), incomplete)]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "incomplete", "expected"),
+    [
+        ("rmi", "", (["rmi"], "", 0)),
+        ("rmi busy", ":", (["rmi"], "busy:", 5)),
+        ("rmi busy :", "1", (["rmi"], "busy:1", 5)),
+        ("rmi busy : 1", "", (["rmi", "busy:1"], "", 0)),
+        ("rmi host : 5000/busy :", "1", (["rmi"], "host:5000/busy:1", 15)),
+        ("run --network", "=", (["run"], "--network=", 10)),
+        ("run --network = bridge -e A = b", "bu", (["run", "--network=bridge", "-e", "A=b"], "bu", 0)),
+    ],
+)
+def test_words_that_bash_has_broken(pieces: str, incomplete: str, expected: tuple[list[str], str, int]) -> None:
+    assert glued(pieces.split(), incomplete) == expected
 
 
 def test_completion(run: Callable[..., tuple[int, str, str]], server: FakeApi) -> None:

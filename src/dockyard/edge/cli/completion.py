@@ -23,7 +23,41 @@ from dockyard.edge.cli.host import find
 from dockyard.edge.cli.main import GLOBAL_FLAGS, load
 
 _VARIABLE = "_DOCKYARD_COMPLETE"
-_SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "fish": FishComplete, "zsh": ZshComplete}
+
+
+class _Bash(BashComplete):
+    """bash breaks words at `:` and `=` too, and puts what is answered in the place of the last piece only."""
+
+    _cut = 0
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        words, incomplete = super().get_completion_args()
+        words, incomplete, self._cut = glued(words, incomplete)
+        return words, incomplete
+
+    def format_completion(self, item: CompletionItem[Any]) -> str:
+        return f"{item.type},{item.value[self._cut :]}"
+
+
+_SHELLS: dict[str, type[ShellComplete]] = {"bash": _Bash, "fish": FishComplete, "zsh": ZshComplete}
+
+
+def glued(pieces: list[str], incomplete: str) -> tuple[list[str], str, int]:
+    """Words as they were typed, the incomplete one, and how much of that stands before its last piece."""
+    words: list[str] = []
+    going_on = False
+    for piece in pieces:
+        breaks = not piece.strip(":=")
+        if words and (breaks or going_on):
+            words[-1] += piece
+        else:
+            words.append(piece)
+        going_on = breaks
+    breaks = not incomplete.strip(":=")
+    if not incomplete or not words or not (breaks or going_on):
+        return words, incomplete, 0
+    before = words.pop()
+    return words, before + incomplete, len(before) + (len(incomplete) if breaks else 0)
 
 
 def script(shell: str, described: bool = True) -> str:
