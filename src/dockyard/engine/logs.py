@@ -20,6 +20,10 @@ from dockyard.proto import logdrivers
 from dockyard.store.journal.reader import follow_log, read_log
 from dockyard.store.journal.records import Query
 
+# A start is answered when the program runs. Clients made for slower engines read the log at once and take it that what
+# a program says first is in it: that long after its start they wait.
+_SETTLED = 0.05
+
 
 class LogRequest(Struct):
     """What of a log is wanted. Times in ns since the epoch, None: no limit."""
@@ -68,8 +72,19 @@ class Logs:
         )
         tty = container.config.tty
         if not request.follow:
-            return LogStream(tty, read_log(container.journal_path, query, raw=tty))
+            return LogStream(tty, self._read(container, query))
         return LogStream(tty, self._follow(container, query))
+
+    async def _read(self, container: Container, query: Query) -> AsyncGenerator[bytes, None]:
+        """What there is, once the container runs for `_SETTLED` seconds or has ended."""
+        left = _SETTLED - (self._context.clock() - container.status.started_at) / 1e9
+        if container.running and 0 < left <= _SETTLED:
+            ended = container.add_waiter("next-exit")
+            await asyncio.wait({ended}, timeout=left)
+            ended.cancel()
+        async with aclosing(read_log(container.journal_path, query, raw=container.config.tty)) as source:
+            async for chunk in source:
+                yield chunk
 
     async def _follow(self, container: Container, query: Query) -> AsyncGenerator[bytes, None]:
         """Until the container ends (its log is complete then), or `until` has come."""
