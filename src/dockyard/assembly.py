@@ -113,6 +113,7 @@ async def assemble(settings: Configuration, stack: AsyncExitStack, code: Code | 
         clock=time.time_ns,
         runtimes=known(settings.runtimes),
         cgroup_driver=cgroups,
+        real_time=(settings.cpu_rt_period, settings.cpu_rt_runtime),
         labels=labelling,
         metrics=metrics,
         container_size=_container_size(settings, snapshots),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import steps
-from tests.support.engines import Engine
+from tests.support.engines import Dockyardd, Engine
+from tests.support.flagged import load_images
 from tests.support.rawhttp import Connection
 
 
@@ -196,10 +198,29 @@ def test_fields_that_are_only_kept(engine: Engine, api: Connection) -> None:
     api.delete("/images/kept")
 
 
-@pytest.mark.dockyardd_only("20.10 says it in other words")
-def test_real_time_works_or_is_refused(api: Connection) -> None:
-    answer = create(api, CpuRealtimePeriod=100000, CpuRealtimeRuntime=1000)
-    if Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists():
-        assert answer.status == 201
-    else:
-        assert (answer.status, answer.message) == (400, "kernel does not support CPU real-time scheduler")
+def test_real_time_works_or_is_refused() -> None:
+    """Where the kernel has such groups: what the daemon has to give, and a container of it."""
+    parent = f"dyt-rt-{os.getpid()}"
+    wanted = {"CpuRealtimePeriod": 500_000, "CpuRealtimeRuntime": 1_000, "CgroupParent": f"/{parent}"}
+    group = Path("/sys/fs/cgroup/cpu") / parent
+    own = Dockyardd(bridge="dyrt0", subnet="10.231.31.0/24")
+    own.start("--cpu-rt-period=1000000", "--cpu-rt-runtime=20000")
+    with closing(own), own.api() as api:
+        load_images(own)
+        if not Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists():
+            for name in ("CpuRealtimePeriod", "CpuRealtimeRuntime"):
+                answer = create(api, **{name: 1_000})
+                assert (answer.status, answer.message) == (400, "kernel does not support CPU real-time scheduler")
+            return
+        try:
+            identifier = steps.started(api, "sleep", "1000", host=wanted)
+            for name, value in (("period", 500_000), ("runtime", 1_000)):
+                assert (group / identifier / f"cpu.rt_{name}_us").read_text().strip() == str(value)
+            assert api.post(f"/containers/{identifier}/update", {"CpuRealtimeRuntime": 2_000}).status == 200
+            assert (group / identifier / "cpu.rt_runtime_us").read_text().strip() == "2000"
+            greedy = steps.create(api, "true", host={**wanted, "CpuRealtimeRuntime": 300_000})
+            assert api.post(f"/containers/{greedy}/start").status >= 400, "more than the daemon has to give"
+        finally:
+            own.remove_containers()
+            for directory in Path("/sys/fs/cgroup").glob(f"*/{parent}"):
+                directory.rmdir()

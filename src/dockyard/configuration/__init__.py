@@ -59,6 +59,8 @@ class Configuration:
     image_gc_keep_last: int = 0  # images of a repository; 0: all
     cgroup_parent: str = ""
     exec_opts: list[str] = field(default_factory=list)
+    cpu_rt_period: int = 0  # µs, and
+    cpu_rt_runtime: int = 0  # µs of it: real time for the groups above containers'; 0: what they have
     seccomp_profile: str = ""
     cdi_spec_dirs: list[str] = field(default_factory=lambda: ["/etc/cdi", "/var/run/cdi"])
     features: dict[str, bool] = field(default_factory=dict)
@@ -190,7 +192,7 @@ def parse_file(text: str, name: str) -> dict[str, Any]:
     problem = f"unable to configure the Dockyard daemon with file {name}: "
     try:
         document = json.loads(text) if text.strip() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"{problem}{error}") from None
     if not isinstance(document, dict):
         raise InvalidArgument(f"{problem}a JSON object is expected")
@@ -266,6 +268,8 @@ def _check_defaults(configuration: Configuration) -> None:
         )
     if configuration.default_shm_size < 0:
         raise InvalidArgument(f"default-shm-size must not be negative: {configuration.default_shm_size}")
+    if min(configuration.cpu_rt_period, configuration.cpu_rt_runtime) < 0:
+        raise InvalidArgument("cpu-rt-period and cpu-rt-runtime must not be negative")
     if configuration.host_gateway_ip:
         try:
             ipaddress.ip_address(configuration.host_gateway_ip)

@@ -75,6 +75,8 @@ OPTIONS = (
            "newest images of a repository that stay; older unused ones go; 0: all stay"),
     Option("cgroup-parent", ("--cgroup-parent",), text, "parent of the containers' control groups"),
     Option("exec-opts", ("--exec-opt",), texts, "native.cgroupdriver=systemd|cgroupfs: who makes control groups"),
+    Option("cpu-rt-period", ("--cpu-rt-period",), integer, "cgroup v1: microseconds of which containers may have"),
+    Option("cpu-rt-runtime", ("--cpu-rt-runtime",), integer, "that many of real time, all together"),
     Option("seccomp-profile", ("--seccomp-profile",), text, "default seccomp profile of containers"),
     Option("userns-remap", ("--userns-remap",), text,
            "USER[:GROUP] whose subordinate ids containers get, or default; empty: the host's ids"),

@@ -103,6 +103,7 @@ class Context:
     removed: list[Callable[[Container], None]] = field(default_factory=list)  # called when a container is gone
     unsaved: dict[str, Container] = field(default_factory=dict)  # whose status the disk has refused, by id
     metrics: Metrics = field(default_factory=Metrics)
+    real_time: tuple[int, int] = (0, 0)  # period and runtime for the groups above containers', µs; 0: what they have
     container_size: int = 0  # bytes that a container may write which names no size; 0: any
     closing: bool = False
 

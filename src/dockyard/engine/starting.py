@@ -7,6 +7,7 @@ runtime is given (`ground`), what happens at the exit (`exits`).
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from typing import Final
 
@@ -16,8 +17,10 @@ from dockyard.engine.container import Container
 from dockyard.engine.context import Context
 from dockyard.engine.metrics import timed
 from dockyard.model.container import EndpointSettings
-from dockyard.model.errors import DockyardError, ErrorKind, NotFound, passes
+from dockyard.model.errors import DockyardError, ErrorKind, InvalidArgument, NotFound, passes
 from dockyard.model.lifecycle import Event, State
+from dockyard.runtime.bundle import cgroup_path
+from dockyard.runtime.cgroups.realtime import give_real_time
 from dockyard.runtime.client import ContainerHandle, StartFailed, StartLost
 
 SHORT_RUN: Final = 0.02  # seconds; a start is written this much later, so that a short run is written once, at its end
@@ -63,6 +66,7 @@ async def _launch(context: Context, container: Container) -> ContainerHandle:
     _tell_networks(context, container, "connect", endpoints)
     ground.write_files(context, container)
     await labels.label_files(context, container)
+    _give_real_time(context, container)
     bundle = context.bundler.make(ground.bundle_input(context, container))
     program = runtimes.program(
         context.runtimes, container.host.runtime, systemd=context.cgroup_driver == cgroup_driver.SYSTEMD
@@ -77,6 +81,16 @@ async def _launch(context: Context, container: Container) -> ContainerHandle:
         return await context.runtime.launch(launch, seccomp=filter_program, attached=attached)
     except StartFailed as error:
         raise _translated(error) from error
+
+
+def _give_real_time(context: Context, container: Container) -> None:
+    """To the groups above one that wants some. InvalidArgument if the host has not got what the daemon is to give."""
+    if container.host.cpu_realtime_runtime and context.cgroup_driver == cgroup_driver.CGROUPFS:
+        parent = os.path.dirname(cgroup_path(container.id, container.host))
+        try:
+            give_real_time(parent, *context.real_time)
+        except OSError as error:
+            raise InvalidArgument(f"cannot give real time to {parent}: {error.strerror or error}") from error
 
 
 def _translated(error: StartFailed) -> StartFailed:
