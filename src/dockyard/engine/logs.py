@@ -22,7 +22,7 @@ from dockyard.store.journal.records import Query
 
 # A start is answered when the program runs. Clients made for slower engines read the log at once and take it that what
 # a program says first is in it: that long after its start they wait.
-_SETTLED = 0.05
+_SETTLED = 0.1  # seconds
 
 
 class LogRequest(Struct):
