@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from dockyard.linux import capabilities, scheduling, selinux
 from dockyard.runtime.cgroups import version
-from dockyard.runtime.oci import joining, netdevices, resctrl
+from dockyard.runtime.oci import joining, netdevices, resctrl, shape
 from dockyard.runtime.oci.errors import OciError
 from dockyard.runtime.oci.members import check_ranges, get
 
@@ -61,7 +61,7 @@ def read_json(path: str) -> dict[str, Any]:
             document = json.loads(file.read())
     except OSError as error:
         raise OciError(f"open {path}: {(error.strerror or str(error)).lower()}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OciError(f"{path}: not JSON: {error}") from None
     if not isinstance(document, dict):
         raise OciError(f"{path}: not a JSON object")
@@ -70,6 +70,7 @@ def read_json(path: str) -> dict[str, Any]:
 
 def check_config(config: dict[str, Any]) -> None:
     """Raises OciError naming the first field that is wrong or not supported."""
+    shape.check(config, shape.CONFIG)
     version = get(config, "ociVersion", str)
     if version.partition(".")[0] != "1":
         raise OciError(f"ociVersion: {version!r} is not supported, only 1.x")
@@ -92,6 +93,7 @@ def check_config(config: dict[str, Any]) -> None:
 
 def check_process(process: dict[str, Any], field: str) -> None:
     """Raises OciError naming the field below `field`."""
+    shape.check(process, shape.PROCESS, field)
     args = get(process, "args", list, f"{field}.args")
     if not args or not all(isinstance(arg, str) for arg in args):
         raise OciError(f"{field}.args: must be a list of strings that is not empty")
@@ -235,6 +237,7 @@ def _check_offsets(offsets: dict[str, Any], namespaces: set[str]) -> None:
 
 def check_resources(resources: dict[str, Any], field: str) -> None:
     """Raises OciError naming a limit that this host's control groups do not have."""
+    shape.check(resources, shape.RESOURCES, field)
     number = version()
     for part, name, has, why in _LIMITS:
         value = (resources.get(part) or {}).get(name) if name else resources.get(part)

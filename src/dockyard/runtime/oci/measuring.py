@@ -69,7 +69,7 @@ def _document(path: str) -> dict[str, Any]:
         return read_json(path)
     try:
         document = json.loads(sys.stdin.read())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OciError(f"update: --resources: not JSON: {error}") from None
     if not isinstance(document, dict):
         raise OciError("update: --resources: not a JSON object")
