@@ -222,6 +222,11 @@ def test_s10_own_cgroup_namespace(engine: Engine, api: Connection) -> None:
     assert all(line.endswith(":/") for line in inside.splitlines()[1:])
 
 
+def test_the_hosts_cgroup_namespace(engine: Engine, api: Connection) -> None:
+    inside = steps.sh(api, "readlink /proc/self/ns/cgroup", host={"CgroupnsMode": "host"})
+    assert inside.strip() == os.readlink("/proc/self/ns/cgroup")
+
+
 def test_s10_cgroups_are_read_only(engine: Engine, api: Connection) -> None:
     script = "for d in /sys/fs/cgroup/*/; do mkdir $d/x 2>/dev/null && echo $d; done; true"
     assert steps.sh(api, script) == ""

@@ -166,6 +166,7 @@ def _device_value(text: str) -> tuple[str, str]:
 
 _LIST = "list"
 ENVIRONMENT = Kind(_LIST, _environment)
+LABEL = Kind(_LIST, _label)
 _DEVICE_BYTES = Kind(_LIST, _device_bytes)
 _DEVICE_OPERATIONS = Kind(_LIST, _device_operations)
 _MAP = Kind("map", str)
@@ -215,7 +216,7 @@ FLAGS = (
     value("--ipc", "IPC mode to use", complete="none private shareable host"),
     value("--isolation", "Container isolation technology"),
     value("--kernel-memory", "Kernel memory limit", BYTES, hidden=True),
-    many("-l --label", "Set meta data on a container", Kind(_LIST, _label)),
+    many("-l --label", "Set meta data on a container", LABEL),
     many("--label-file", "Read in a line delimited file of labels", complete="file"),
     value("--lease", "Lease that the container belongs to; it goes when the lease ends"),
     many("--link", "Add link to another container", Kind(_LIST, _link), complete="container"),

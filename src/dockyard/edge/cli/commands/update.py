@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dockyard.edge.cli.api import container_path
 from dockyard.edge.cli.call import Body, Call, complain, each
-from dockyard.edge.cli.container_flags import ENVIRONMENT
+from dockyard.edge.cli.container_flags import ENVIRONMENT, LABEL
 from dockyard.edge.cli.errors import CliError
 from dockyard.edge.cli.flags import DURATION, flag, many, value
 from dockyard.edge.cli.resource_flags import RESOURCE_FIELDS, RESOURCE_FLAGS
@@ -59,7 +59,7 @@ update = Body(
         *RESOURCE_FLAGS,
         many("-e --env", "Set environment variables, for execs and from the next start", ENVIRONMENT),
         many("--env-rm", "Take environment variables away"),
-        many("-l --label", "Set labels"),
+        many("-l --label", "Set labels", LABEL),
         many("--label-rm", "Take labels away"),
         value("--max-runtime", "Stop the container that long after its start; 0: never (s|m|h)", DURATION),
         value(
