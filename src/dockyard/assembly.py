@@ -229,7 +229,8 @@ def _bundler(settings: Configuration, devices: Devices, cgroups: str, mapping: r
         try:
             profile = Path(profile).read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise InvalidArgument(f"opening seccomp profile ({settings.seccomp_profile}) failed: {error}") from None
+            why = error.strerror if isinstance(error, OSError) else error
+            raise InvalidArgument(f"opening seccomp profile ({settings.seccomp_profile}) failed: {why}") from None
     confined, warning = apparmor.load_default()
     if warning:
         log.warning("%s", warning)

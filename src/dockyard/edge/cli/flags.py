@@ -64,7 +64,10 @@ def _size(text: str) -> int:
 def _duration(text: str) -> int:
     from dockyard.proto.times import parse_duration
 
-    return parse_duration(text)
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; it is one or more numbers with units, such as 90s or 1h30m") from None
 
 
 BOOL = Kind("", _bool)
