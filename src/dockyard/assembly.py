@@ -13,7 +13,8 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from dockyard.configuration import OPTIONS, Configuration
+from dockyard.configuration import Configuration
+from dockyard.configuration.options import OPTIONS
 from dockyard.engine import Engine, cgroup_driver
 from dockyard.engine.bridges import BridgeOptions
 from dockyard.engine.context import Context
