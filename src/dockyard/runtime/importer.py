@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
-from typing import Final
+from typing import Any, Final
 
 PREFIX: Final = "sealed:"  # of what modules have as __file__
 # to be executed with the descriptor of such a file in place of %d; afterwards imports are out of it
@@ -41,7 +41,8 @@ class Importer:
         if place is None:
             return None
         origin = PREFIX + name.replace(".", "/") + ("/__init__.py" if place[2] else ".py")
-        spec = ModuleSpec(name, self, origin=origin, is_package=place[2])
+        loader: Any = self  # of no base class: importlib.abc is an import more
+        spec = ModuleSpec(name, loader, origin=origin, is_package=place[2])
         spec.has_location = True
         return spec
 
