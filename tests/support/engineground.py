@@ -17,6 +17,7 @@ from dockyard.assembly import assemble
 from dockyard.configuration import Configuration
 from dockyard.engine import Engine
 from dockyard.engine.logs import LogRequest
+from dockyard.linux import mounts
 from dockyard.model.container import ContainerConfig, HostConfig
 from tests.support import busybox
 
@@ -54,7 +55,7 @@ class Ground:
         found = [f"run: {name}" for name in os.listdir(self.run / "containers")]
         found += [f"directory: {name}" for name in os.listdir(self.data / "containers")]
         found += [f"row: {row[0]}" for row in self.rows()]
-        found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(self.data) in line]
+        found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{self.data}/" in line]
         return found
 
 
@@ -78,6 +79,8 @@ def fresh_ground() -> Iterator[Ground]:
         left = ground.left()
     finally:
         for root in (ground.data, ground.run):
+            if os.path.ismount(root):
+                mounts.umount(str(root))
             shutil.rmtree(root, ignore_errors=True)
     assert not left, left
 

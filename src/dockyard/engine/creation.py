@@ -373,6 +373,22 @@ async def _make_working_directory(context: Context, container_id: str, spec: Con
         await context.snapshots.make_directory(container_id, path)
 
 
+async def _prepare_layer(context: Context, container_id: str, spec: ContainerSpec, copy_of: Container | None) -> None:
+    views = [point.chain_id for point in spec.mounts if point.type == "image" and point.chain_id]
+    size = _writable_size(context, spec.host)
+    origin = copy_of.id if copy_of is not None else None
+    await context.snapshots.prepare(container_id, spec.chain_id, views=views, size=size, copy_of=origin)
+    if copy_of is None:
+        await _make_working_directory(context, container_id, spec)
+
+
+async def remake(context: Context, container: Container) -> None:
+    """Its directory, if it is missing, and a new writable layer. NotFound if what that lies on is missing, too."""
+    context.layout.container(container.id).mkdir(mode=0o710, exist_ok=True)
+    context.snapshots.remove(container.id)
+    await _prepare_layer(context, container.id, container.spec, None)
+
+
 async def _prepare(
     context: Context,
     container_id: str,
@@ -387,12 +403,7 @@ async def _prepare(
         await volumes.resolve(spec, copy_of)
         directory.mkdir(mode=0o710)
         prepared = True
-        views = [point.chain_id for point in spec.mounts if point.type == "image" and point.chain_id]
-        size = _writable_size(context, spec.host)
-        origin = copy_of.id if copy_of is not None else None
-        await context.snapshots.prepare(container_id, spec.chain_id, views=views, size=size, copy_of=origin)
-        if copy_of is None:
-            await _make_working_directory(context, container_id, spec)
+        await _prepare_layer(context, container_id, spec, copy_of)
         row = ContainerRow(container_id, name, spec, Status(), Desired())
         rows = [volume.row for volume in volumes.new]
         await context.store.insert(row, also=lambda connection: insert(connection, rows))

@@ -7,6 +7,7 @@ themselves).
 A daemon may have been killed between any two steps. What that can leave, and what becomes of it:
 
     directory without a row                      swept; volumes: see `engine.volumes`
+    row without a directory (the host restarted) a new one: see `engine.remaking`
     row "created", monitor runs                  adopted: the start had happened
     row "running", monitor runs                  adopted
     row "running", exit record                   recorded, with its own time
@@ -29,6 +30,7 @@ from typing import Final
 from dockyard.engine import exits, ground, starting
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context
+from dockyard.engine.remaking import remake
 from dockyard.model.errors import DockyardError, SystemFailure, reason
 from dockyard.model.lifecycle import State, should_start, start_order
 from dockyard.runtime.client import ContainerHandle
@@ -51,6 +53,7 @@ async def restore(context: Context) -> None:
     found = await _adopt_all(context)
     await context.networks.restore([container for container in context.registry if container.handle is not None])
     await _open_volumes(context)
+    await remake(context)
     for container, record in found:
         by_itself = record["code"] != HOST_RESTARTED
         await exits.ended(context, container, record, restart=False, counts=by_itself)

@@ -24,7 +24,7 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from dockyard.model.errors import InvalidArgument, NotFound, SystemFailure
@@ -263,6 +263,12 @@ class Volumes:
             self._discard(row.name)
             raise SystemFailure(f"volume {row.name}: {error.strerror}: {error.filename}") from error
         return self._volume(row)
+
+    def remake(self) -> None:
+        """After a power loss: what is missing had not been on disk yet, and was as good as empty."""
+        for volume in self._known.values():
+            with suppress(SystemFailure):  # then its use says so
+                self._ensure(volume)
 
     def _ensure(self, volume: Volume) -> None:
         """Make a directory that somebody took away anew."""

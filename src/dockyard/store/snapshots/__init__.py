@@ -70,6 +70,19 @@ class Snapshots(LayerStore):
             elif short not in wanted:
                 self._layout.discard(self._ready.directories.base / "c" / short)
 
+    async def is_new_boot(self) -> bool:
+        """Whether the machine was started since `remember_boot`: what was not on disk then is lost."""
+
+        def recorded(connection: sqlite3.Connection) -> str:
+            row = connection.execute("SELECT value FROM meta WHERE key = 'boot'").fetchone()
+            return str(row[0]) if row else ""
+
+        return await self._database.read(recorded) != self._boot_id
+
+    async def remember_boot(self) -> None:
+        statement = "INSERT OR REPLACE INTO meta VALUES ('boot', ?)"
+        await self._database.write(lambda connection: connection.execute(statement, (self._boot_id,)) and None)
+
     # --- containers --------------------------------------------------------------------------------------------------
 
     async def prepare(
