@@ -26,6 +26,7 @@ _OF_KERNEL = (  # nothing in them is anybody's choice when they are new
     "proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs",
     "configfs", "bpf", "binfmt_misc", "hugetlbfs", "devtmpfs", "efivarfs", "selinuxfs", "pstore", "fusectl", "nfsd",
 )  # fmt: skip
+_EMPTY = {"source": "tmpfs", "size": "0k"}
 _NO_LABEL = ("proc", "sysfs", "mqueue", "cgroup", "cgroup2")  # the policy says what is there
 
 
@@ -406,7 +407,7 @@ def mask(paths: list[str], label: str = "") -> None:
         if target is None:
             continue
         if stat.S_ISDIR(os.fstat(target).st_mode):
-            tree = mounts.new_tree("tmpfs", read_only=True, size="0k", **({"context": label} if label else {}))
+            tree = mounts.new_tree("tmpfs", read_only=True, **_EMPTY, **({"context": label} if label else {}))
         else:
             null = null if null >= 0 else _open_null()
             tree = mounts.open_tree(null, "", recursive=False)
