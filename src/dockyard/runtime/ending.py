@@ -11,7 +11,6 @@ import os
 import traceback
 from typing import Any
 
-from dockyard.linux import abi, process
 from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import hooks, network
 from dockyard.runtime.cgroups import Cgroup
@@ -49,9 +48,6 @@ def take_away(made: Made, cgroup: Cgroup | None) -> bool:
 
 def _run_poststop(wanted: dict[str, Any]) -> None:
     """The container is gone: a hook that fails changes nothing any more (OCI runtime-spec, runtime.md)."""
-    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    process.setns(own, abi.CLONE_NEWPID)  # its own pid namespace takes no children any more
-    os.close(own)
     try:
         hooks.run(wanted, "poststop", wanted["state"])
     except (OSError, hooks.HookFailed):

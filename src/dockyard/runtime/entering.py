@@ -6,14 +6,12 @@ of its streams (`runtime.monitor`, `runtime.oci`). Standard library only.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import socket
 from collections.abc import Callable
 from typing import Any
 
-from dockyard.linux import abi, process
+from dockyard.linux import process
 from dockyard.runtime import channel, following
 from dockyard.runtime.cgroups import Cgroup, open_cgroup
 from dockyard.runtime.following import Spawned, SpawnFailed
@@ -98,7 +96,7 @@ def _clone_exec(
     frozen."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        pid, pidfd = clone_outside()
+        pid, pidfd = process.clone()
     except OSError as error:
         ours.close()
         theirs.close()
@@ -120,31 +118,3 @@ def _clone_exec(
         following.abandon(spawned)
         raise
     return spawned
-
-
-def clone_outside() -> tuple[int, int]:
-    """A child in the pid namespace that the caller itself is in, wherever its other children are born."""
-    flags = os.O_RDONLY | os.O_CLOEXEC
-    own, theirs = os.open("/proc/self/ns/pid", flags), -1
-    try:
-        theirs = os.open("/proc/self/ns/pid_for_children", flags)
-        if os.path.sameopenfile(own, theirs):
-            return process.clone()
-        process.setns(own, abi.CLONE_NEWPID)
-        pid = 1
-        try:
-            pid, pidfd = process.clone()
-        finally:
-            if pid:
-                with contextlib.suppress(OSError):  # the container has just ended
-                    process.setns(theirs, abi.CLONE_NEWPID)
-        return pid, pidfd
-    finally:
-        for fd in (own, theirs):
-            if fd >= 0:
-                os.close(fd)
-
-
-def enter_pid_namespace(pidfd: int) -> None:
-    """Let the caller's children be born in the pid namespace of the process `pidfd`."""
-    process.setns(pidfd, abi.CLONE_NEWPID)

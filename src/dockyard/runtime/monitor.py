@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dockyard.linux import abi, process, pty
+from dockyard.linux import process, pty
 from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import channel, ending, entering, following, setup
 from dockyard.runtime.cgroups import Cgroup, kill_part, open_cgroup
@@ -77,7 +77,6 @@ class Monitor(Host):
         self._pidfd = os.pidfd_open(made.pid)  # our child, not reaped: nobody else can have this number
         self._connections: dict[int, socket.socket] = {}
         self._execs: dict[str, _Process] = {}
-        self._inside = False  # children are born in the container's pid namespace
         self._log = _make_log(made.log, self)
         self._streams = Streams(self, time.time_ns, self._log, stdin_once=made.stdin_once)
         self._lingering: list[Streams] = []  # of processes that have ended, with clients that still fetch
@@ -148,34 +147,8 @@ class Monitor(Host):
         else:
             self._streams.use_pipes(*self._pipes)
         self.watch(self._pidfd, select.EPOLLIN, lambda _events: self._on_exit())
-        if made.own_pids:
-            try:
-                entering.enter_pid_namespace(self._pidfd)
-                self._inside = True
-            except ProcessLookupError:
-                pass  # it has ended already: there will be no exec
 
     # for the log ----------------------------------------------------------------------------------------------------
-
-    def clone(self) -> tuple[int, int]:
-        """A child of ours that the container cannot see, nor trace."""
-        if not self._inside:
-            return process.clone()
-        own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            process.setns(own, abi.CLONE_NEWPID)
-        finally:
-            os.close(own)
-        pid = 1
-        try:
-            pid, pidfd = process.clone()
-        finally:
-            if pid:
-                try:
-                    entering.enter_pid_namespace(self._pidfd)
-                except OSError:
-                    pass  # the container has just ended: no exec gets as far as to need it
-        return pid, pidfd
 
     def log_trouble(self, text: str) -> None:
         """The log cannot be written, or can be again: for the daemon's log, or our own when there is no daemon."""

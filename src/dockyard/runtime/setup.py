@@ -47,7 +47,6 @@ class Made(NamedTuple):
     started: dict[str, int]  # StartedRecord
     cgroup: str  # path, "" for none
     placed: bool  # that cgroup was the setup process's own
-    own_pids: bool  # a pid namespace of its own
     networked: bool
     seccomp: bool
     gated: bool
@@ -222,8 +221,6 @@ def _made(options: dict[str, Any], launch: dict[str, Any], spawned: following.Sp
         started=started,
         cgroup=spawned.cgroup.path if spawned.cgroup else "",
         placed=bool(spawned.place),
-        own_pids=not launch.get("runtime")
-        and any(entry["type"] == "pid" for entry in launch["config"]["linux"].get("namespaces") or []),
         networked=launch["network"] is not None,
         seccomp=options["seccomp"],
         gated=options["gated"],

@@ -35,8 +35,8 @@ class Cgroup(Protocol):
         """Make it with the process `pid` in it and apply the limits, where that is how a group begins (systemd's
         scopes: the process must wait until then); False elsewhere."""
 
-    def join(self, part: str = "") -> None:
-        """Move the calling process in; `part`: into a part of it of that name, made now, where that is had (`part`)."""
+    def join(self) -> None:
+        """Move the calling process in."""
 
     def directories(self) -> dict[str, str]:
         """Where it lies, by controller; on v2 it is one directory, named ""."""

@@ -160,12 +160,8 @@ class CgroupV1:
     def adopt(self, pid: int, resources: dict[str, Any]) -> bool:
         return False
 
-    def join(self, part: str = "") -> None:
-        own = self.part(part) if part else ""
+    def join(self) -> None:
         for directory in self._unique:
-            if own and own.startswith(f"{directory}/"):
-                os.mkdir(own, 0o755)
-                directory = own
             write(f"{directory}/cgroup.procs", "0")
 
     def directories(self) -> dict[str, str]:

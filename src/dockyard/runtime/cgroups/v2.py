@@ -76,11 +76,8 @@ class CgroupV2:
     def adopt(self, pid: int, resources: dict[str, Any]) -> bool:
         return False
 
-    def join(self, part: str = "") -> None:
-        directory = self.part(part) if part else self._directory
-        if part:
-            os.mkdir(directory, 0o755)
-        write(f"{directory}/cgroup.procs", "0")
+    def join(self) -> None:
+        write(f"{self._directory}/cgroup.procs", "0")
 
     def directories(self) -> dict[str, str]:
         return {"": self._directory}
