@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from bench import builds, files, logs, registry, registry_server, traces, volumes, watching, work
+from bench import builds, files, logs, registry, registry_server, scale, traces, volumes, watching, work
 from bench.report import Row, table, write_json
 from tests.support import busybox, steps
 from tests.support.engines import Dockyardd, Engine, PeerDocker, docker_cli, why_no_dockyardd, why_no_peer
@@ -239,6 +240,26 @@ def watched(bench: Bench) -> None:
     bench.few(row, watching.stats, 1, 1.0)
 
 
+def many(bench: Bench, apis: Apis) -> None:
+    """Two hundred containers, and a container with fifty ports."""
+    with bench.told(f"{scale.CONTAINERS} containers for lists"):
+        for engine in bench.engines:
+            scale.make(apis[engine.name])
+    for title, path, query in (
+        (f"list of {scale.CONTAINERS} containers", "/containers/json", {"all": True}),
+        ("list of those that run, of none", "/containers/json", {}),
+        ("system df of them", "/system/df", {}),
+    ):
+        listed = partial(_listed, apis, path=path, query=query)
+        bench.few(bench.row(title, "ms"), listed, 5, 1000.0)
+    bench.few(bench.row("prune of them", "s"), lambda engine: scale.pruned(apis[engine.name]), 1, 1.0)
+    bench.few(bench.row(f"start and removal of one with {scale.PORTS} ports", "s"), scale.ports, 1, 1.0)
+
+
+def _listed(apis: Apis, engine: Engine, *, path: str, query: dict[str, Any]) -> float:
+    return scale.listed(apis[engine.name], path, **query)
+
+
 def client(bench: Bench) -> None:
     """Ours against Docker's own client, both asking the first engine."""
     ours = Path(sys.executable).with_name("dockyard")
@@ -269,6 +290,7 @@ SECTIONS: dict[str, Callable[[Bench, Apis], None]] = {
     "volumes": new_volumes,
     "logs": lambda bench, apis: container_logs(bench),
     "stats": lambda bench, apis: watched(bench),
+    "scale": many,
     "images": lambda bench, apis: registries(bench, archives(bench)),
     "builds": lambda bench, apis: building(bench),
     "client": lambda bench, apis: client(bench),

@@ -1,9 +1,10 @@
-"""How much many trees take, asked of a few workers.
+"""How much many trees take.
 
-Owns: `sizes`, which gives each worker a portion of the trees, and `measure`, which is such a portion. Does not own:
+Owns: `sizes`: which trees are measured by a thread and which by workers; `measure`, what a worker does. Does not own:
 what the size of a tree is (`store.copytree.usage`, `store.ownsize.own_size`), which trees there are.
 
-To begin a worker takes as long as to measure a hundred empty trees, and there may be ten thousand.
+Most trees are small, and to begin a worker takes as long as to look at a thousand files. So a thread begins, and what
+it does not get through with so many files is left to workers, a portion of the trees each: there may be ten thousand.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ import os
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from dockyard.model.errors import SystemFailure
 from dockyard.store import copytree, ownsize
 from dockyard.store.inline import Call
+from dockyard.store.walking import walk
 
 GONE: Final = -1  # the size of a tree that is not there
-_PORTION: Final = 500  # trees a worker at most
+_BY_THREAD: Final = 2000  # directories and files that a thread looks at
+_AT_A_TIME: Final = 100  # trees that it is given
 _AT_ONCE: Final = 4  # workers
+_LEAST, _MOST = 100, 500  # trees a worker
 
 
 class Tree(NamedTuple):
@@ -31,18 +36,58 @@ class Tree(NamedTuple):
 
 
 async def sizes(call: Call, trees: Iterable[Tree], count: int) -> list[int]:
-    """Bytes of the regular files of each of `count` trees, each file once; `GONE` for one that is not there. Raises
-    what the worker does: a tree that cannot be read."""
-    portions = _portions(trees, min(math.ceil(count / _AT_ONCE), _PORTION))
+    """Bytes of the regular files of each of `count` trees, each file once; `GONE` for one that is not there.
+    SystemFailure for one that cannot be read."""
+    waiting = iter(trees)
+    found: list[int] = []
+    budget = _BY_THREAD
+    while portion := list(itertools.islice(waiting, _AT_A_TIME)):
+        try:
+            done, budget = await asyncio.to_thread(_measure_small, portion, budget)
+        except OSError as error:
+            raise SystemFailure(f"{error.strerror}: {os.fsdecode(error.filename or '')}") from error
+        found += done
+        if len(done) < len(portion):
+            rest = itertools.chain(portion[len(done) :], waiting)
+            return found + await _by_workers(call, rest, count - len(found))
+    return found
+
+
+def _measure_small(trees: Sequence[Tree], budget: int) -> tuple[list[int], int]:
+    """(sizes of as many as `budget` directories and files are enough for, what is left of it)."""
+    done: list[int] = []
+    for tree in trees:
+        budget -= _entries(tree.path, budget)
+        if budget < 0:
+            break
+        done.append(_size(tree))
+    return done, budget
+
+
+def _entries(path: str, enough: int) -> int:
+    """How many directories and files a tree has; nobody counts further than to one more than `enough`."""
+    count = 0
+    try:
+        for directory in walk(path):
+            count += 1 + len(directory.names)
+            if count > enough:
+                break
+    except FileNotFoundError:
+        pass
+    return count
+
+
+async def _by_workers(call: Call, trees: Iterable[Tree], count: int) -> list[int]:
+    portions = _portions(trees, min(max(math.ceil(count / _AT_ONCE), _LEAST), _MOST))
     found: dict[int, list[int]] = {}
 
-    async def one_worker_after_the_other() -> None:
+    async def one_after_the_other() -> None:
         for number, portion in portions:
             result: dict[str, Any] = await call("dockyard.store.measuring:measure", {"trees": portion})
             found[number] = result["sizes"]
 
     try:
-        await asyncio.gather(*(one_worker_after_the_other() for _ in range(_AT_ONCE)))
+        await asyncio.gather(*(one_after_the_other() for _ in range(_AT_ONCE)))
     finally:
         portions.close()
     return [size for number in sorted(found) for size in found[number]]

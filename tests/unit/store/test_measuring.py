@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from dockyard.model.errors import SystemFailure
 from dockyard.store import copytree, inline, measuring
 from dockyard.store.trees import remove_tree
 from dockyard.store.walking import walk
 
 
-def test_a_worker_measures_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_workers_measure_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     async def call(function: str, arguments: dict[str, Any], fds: Sequence[int] = ()) -> Any:
@@ -30,12 +31,24 @@ def test_a_worker_measures_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         trees.append(measuring.Tree(str(tree)))
     (tmp_path / "7" / "file").unlink()
     (tmp_path / "7").rmdir()
-    found = asyncio.run(measuring.sizes(call, trees, len(trees)))
-    assert found == [*range(7), measuring.GONE, *range(8, 50)]
-    assert len(calls) == 4 and sum(calls) == 50
-    calls.clear()
-    monkeypatch.setattr(measuring, "_PORTION", 10)
-    assert asyncio.run(measuring.sizes(call, trees, len(trees))) == found and calls == [10] * 5
+    expected = [*range(7), measuring.GONE, *range(8, 50)]
+
+    def workers() -> list[int]:
+        """How many trees each worker was given."""
+        calls.clear()
+        assert asyncio.run(measuring.sizes(call, trees, len(trees))) == expected
+        return calls
+
+    assert workers() == [], "so few files are looked at by a thread"
+    monkeypatch.setattr(measuring, "_BY_THREAD", 20)  # each tree is a directory and a file; one is gone
+    assert workers() == [39]
+    monkeypatch.setattr(measuring, "_LEAST", 4)
+    assert workers() == [10, 10, 10, 9]
+    monkeypatch.setattr(measuring, "_MOST", 8)
+    assert workers() == [8, 8, 8, 8, 7]
+    (tmp_path / "0" / "deeper").mkdir()
+    monkeypatch.setattr(measuring, "_AT_A_TIME", 3)
+    assert workers() == [8] * 5
 
 
 def test_what_another_tree_has_does_not_count(tmp_path: Path) -> None:
@@ -93,3 +106,9 @@ def test_it_does_not_climb_out_of_a_directory_that_is_moved(tmp_path: Path) -> N
         if directory.path == b"a/b":
             os.rename(top / "a" / "b", elsewhere / "b")
     assert seen == [b"", b"a", b"a/b"]
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemFailure, match=f"Not a directory: {tmp_path}/file"):
+        asyncio.run(measuring.sizes(inline.call, [measuring.Tree(f"{tmp_path}/file")], 1))
