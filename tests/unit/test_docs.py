@@ -15,6 +15,8 @@ from dockyard.edge.cli import catalog
 from dockyard.edge.cli.flags import FlagError, parse
 from dockyard.edge.cli.main import GLOBAL_FLAGS, load
 from dockyard.edge.cli.unknown import ABSENT
+from dockyard.edge.registry import configuration as registry
+from dockyard.proto import hostsfile
 from dockyard.proto.dockerfile.parse import FLAGS as DOCKERFILE
 from dockyard.runtime.oci.commands import COMMANDS as OCI
 from tests.support import pages
@@ -189,3 +191,25 @@ def test_docker_s_names_of_commands_are_here_or_explained() -> None:
             path = f"{group} {name}".strip()
             assert path in ours or path in catalog.GROUPS or path in ABSENT or group in ABSENT, path
             assert not (path in ours and path in ABSENT), path
+
+
+def test_configurations_of_a_registry_are_read(tmp_path: Path) -> None:
+    texts = [block.text for block in pages.blocks(ROOT / "docs/registry.md") if block.language == "yaml"]
+    assert len(texts) == 3
+    file = tmp_path / "registry.yaml"
+    for text in texts:
+        storage = "" if "storage:" in text else "storage: {filesystem: {root: /srv/registry}}\n"
+        file.write_text(text + storage)
+        assert registry.load(file, {}).storage.filesystem
+    file.write_text(re.sub(r"filesystem: .*\n", "", texts[0]).replace("# s3:", "s3:"))
+    found = registry.load(file, {}).storage.s3
+    assert found and found.bucket == "images"
+
+
+def test_other_configurations_are_read() -> None:
+    (toml,) = [block.text for block in pages.blocks(ROOT / "docs/registries.md") if block.language == "toml"]
+    assert hostsfile.parse(toml, "quay.io", "hosts.toml").mirrors
+    texts = [block.text for block in pages.blocks(ROOT / "docs/runtime.md") if block.text.startswith("{")]
+    assert texts
+    for text in texts:
+        assert configuration.parse_file(text, "daemon.json")
