@@ -15,7 +15,8 @@ from dockyard.linux import process
 from dockyard.runtime import channel, following
 from dockyard.runtime.cgroups import Cgroup, open_cgroup
 from dockyard.runtime.following import Spawned, SpawnFailed
-from dockyard.runtime.init import Job, Place, run_exec
+from dockyard.runtime.init import run_exec
+from dockyard.runtime.job import Job, Place
 
 _PATIENCE = 30.0  # s that an exec may take where its monitor waits for it, and the whole container for its monitor
 

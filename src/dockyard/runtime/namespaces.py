@@ -11,7 +11,7 @@ from typing import Any
 
 from dockyard.linux import process, userns
 from dockyard.runtime import users as users_
-from dockyard.runtime.init import Job
+from dockyard.runtime.job import Job
 
 
 def prepare(config: dict[str, Any], job: Job, opened: list[int]) -> int:

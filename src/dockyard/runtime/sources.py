@@ -11,7 +11,7 @@ from typing import Any
 
 from dockyard.linux import abi, mounts, process
 from dockyard.runtime.following import SpawnFailed
-from dockyard.runtime.init import Job
+from dockyard.runtime.job import Job
 from dockyard.runtime.places import open_part
 
 

@@ -19,7 +19,8 @@ from dockyard.linux.nfnetlink import SharedElements
 from dockyard.runtime import following, hooks, namespaces, network, sources, sysctls
 from dockyard.runtime.cgroups import Cgroup, is_notation, open_cgroup
 from dockyard.runtime.following import Spawned, SpawnFailed
-from dockyard.runtime.init import Job, run_init
+from dockyard.runtime.init import run_init
+from dockyard.runtime.job import Job
 
 _SMALL_MEMORY = 64 << 20  # bytes
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from dockyard.linux import abi, process, seccomp
 from dockyard.runtime import entering, following, hooks, spawn
 from dockyard.runtime.cgroups import is_notation
-from dockyard.runtime.init import Place
+from dockyard.runtime.job import Place
 from dockyard.runtime.launch import DirectoryRootfs, Launch
 from dockyard.runtime.oci import hostmounts, netdevices, notifying, readiness, resctrl, subgroups
 from dockyard.runtime.oci.configuration import load_bundle
