@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dockyard.linux import capabilities
 from dockyard.model.container import BindOptions, ContainerConfig, DeviceMapping, DeviceRequest, HostConfig, Ulimit
@@ -563,3 +566,22 @@ def test_this_host_can_be_probed() -> None:
     assert host.kernel >= (5, 14)
     assert host.capabilities <= frozenset(capabilities.NAMES)
     assert all(os.path.isdir(path) for path in host.thermal_paths)
+
+
+def test_what_the_engine_itself_has_not_got_is_told(bundler: Bundler) -> None:
+    """This one lacks CAP_SYS_RESOURCE."""
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    assert bundler.shortfalls(HostConfig()) == []
+    (told,) = bundler.shortfalls(HostConfig(privileged=True))
+    assert "CAP_SYS_RESOURCE" in told and "CAP_CHOWN" not in told and len(capabilities.NAMES) > last
+    assert bundler.shortfalls(HostConfig(cap_add=["ALL"])) == [told]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert bundler.shortfalls(HostConfig(ulimits=[Ulimit("nofile", soft, hard)])) == []
+    for limit in (-1, hard + 1):
+        (told,) = bundler.shortfalls(HostConfig(ulimits=[Ulimit("nofile", 1, limit)]))
+        assert told.endswith(f"nofile: {hard}")
+    (told,) = bundler.shortfalls(HostConfig(oom_score_adj=own - 1))
+    assert told.endswith(f"stays at {own}")
+    whole = Bundler(replace(HOST, capabilities=frozenset(capabilities.NAMES)))
+    assert whole.shortfalls(HostConfig(privileged=True, ulimits=[Ulimit("nofile", 1, -1)], oom_score_adj=-1)) == []

@@ -124,6 +124,7 @@ def _specify(
     host, discarded = resources.settle(host, context.cgroups)
     warnings += discarded
     context.bundler.validate(merged, host)
+    warnings += context.bundler.shortfalls(host)
     runtimes.check(host)
     try:
         context.networks.check(host, networks)

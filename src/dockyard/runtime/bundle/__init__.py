@@ -46,6 +46,7 @@ from dockyard.runtime.bundle.mounts import (
 )
 from dockyard.runtime.bundle.resources import oci_resources
 from dockyard.runtime.bundle.security import SecurityOptions
+from dockyard.runtime.bundle.shortfalls import shortfalls
 from dockyard.runtime.cgroups import systemd
 from dockyard.runtime.remap import Remap
 
@@ -175,6 +176,10 @@ class Bundler:
         self._cdi.edits(host.device_requests or ())
         if self.remapping(host) is not None:
             security.check_user_namespace(host)
+
+    def shortfalls(self, host: HostConfig) -> list[str]:
+        """What this host has not got for such a container, one sentence each."""
+        return shortfalls(host, capabilities.NAMES, self._host.capabilities)
 
     def make(self, spec: BundleInput) -> Bundle:
         """The bundle of a container. Raises InvalidArgument in Docker's words, naming the setting.
