@@ -41,8 +41,7 @@ def of_group(group: str) -> str:
 
 def of_command(entry: Entry, path: str, flags: Sequence[Flag]) -> str:
     """`dockyard run --help`."""
-    summary = f"{entry.summary}.\n{entry.more}" if entry.more else entry.summary
-    lines = [usage(entry, path), "", summary]
+    lines = [usage(entry, path), "", entry.summary + entry.more]
     if entry.aliases:
         names = ", ".join(f"{PROGRAM} {each}" for each in entry.paths)
         lines += ["", "Aliases:", f"  {names}"]
@@ -52,7 +51,8 @@ def of_command(entry: Entry, path: str, flags: Sequence[Flag]) -> str:
 
 
 def usage(entry: Entry, path: str) -> str:
-    return f"Usage:  {PROGRAM} {path} {entry.usage}".rstrip()
+    forms = [f"{PROGRAM} {path} {form}".rstrip() for form in entry.usage.split("\n")]
+    return "Usage:  " + "\n\t".join(forms)
 
 
 def hint(entry: Entry, path: str) -> str:

@@ -30,11 +30,15 @@ CONTAINERS = (
         "container cp",
         "cp:cp",
         "Copy files/folders between a container and the local filesystem",
-        "[OPTIONS] CONTAINER:SRC_PATH DEST_PATH|- | [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH",
+        "[OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n[OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH",
         2,
         2,
         ("cp",),
         complete=("file", "file"),
+        more="\n\nUse '-' as the source to read a tar archive from stdin\n"
+        "and extract it to a directory destination in a container.\n"
+        "Use '-' as the destination to stream a tar archive of a\n"
+        "container source to stdout.",
     ),
     Entry(
         "container create",
@@ -102,6 +106,8 @@ CONTAINERS = (
         2,
         ("fork",),
         complete=("container", ""),
+        more="\n\nThe files are copied as they are at one moment, also while the container runs; processes are not.\n"
+        "Settings and named volumes are those of the other one, anonymous volumes are copied.",
     ),
     Entry(
         "container inspect",

@@ -10,7 +10,7 @@ class Entry:
 
     `path`: "container ls"; `body`: "ps:ls"; `usage`: behind the command's name; `aliases`: other paths;
     `options_first`: flags end at the first argument; `complete`: what completes each argument, the last one goes on;
-    `more`: what the command's own help says below the summary.
+    `more`: what the command's own help says behind the summary; several forms of `usage` are lines.
     """
 
     __slots__ = ("aliases", "body", "complete", "least", "more", "most", "options_first", "path", "summary", "usage")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dockyard.edge.cli.catalog.entry import Entry
 
+_MOUNT = "\n\nID is what RUN --mount=type=cache has as id=, or as target= where it has none."
+
 IMAGES = (
     Entry("builder df", "builder:df", "Show disk usage of the build cache", "[OPTIONS]", 0, 0, ("builder du",)),
-    Entry("builder export", "builder:export", "Write a cache mount as a tar", "[OPTIONS] ID", 1, 1),
-    Entry("builder import", "builder:import_", "Make a tar a cache mount", "[OPTIONS] ID", 1, 1),
+    Entry("builder export", "builder:export", "Write a cache mount as a tar", "[OPTIONS] ID", 1, 1, more=_MOUNT),
+    Entry("builder import", "builder:import_", "Make a tar a cache mount", "[OPTIONS] ID", 1, 1, more=_MOUNT),
     Entry("builder prune", "builder:prune", "Remove build cache", "[OPTIONS]", 0, 0),
     Entry(
         "image build",
@@ -26,6 +28,8 @@ IMAGES = (
         "[OPTIONS] debian:SUITE|ubuntu:SUITE",
         1,
         1,
+        more="\n\nIt runs mmdebstrap, as root, on this machine, and imports what comes out.\n"
+        "While the mirror has the same packages, the image has the same ID.",
     ),
     Entry(
         "image history",
@@ -136,7 +140,7 @@ IMAGES = (
         "[OPTIONS] [SERVER]",
         0,
         1,
-        more="Defaults to Docker Hub if no server is specified.",
+        more=".\nDefaults to Docker Hub if no server is specified.",
     ),
     Entry(
         "logout",
@@ -145,7 +149,7 @@ IMAGES = (
         "[SERVER]",
         0,
         1,
-        more="If no server is specified, the default is defined by the daemon.",
+        more=".\nIf no server is specified, the default is defined by the daemon.",
     ),
     Entry(
         "manifest annotate",
@@ -181,5 +185,14 @@ IMAGES = (
     Entry("search", "registries:search", "Search a registry for images", "[OPTIONS] TERM", 1, 1),
     Entry("registry check", "registry:check", "Verify every tag, manifest and blob of a registry", "[OPTIONS]", 0, 0),
     Entry("registry gc", "registry:collect", "Delete what no image of a registry needs", "[OPTIONS]", 0, 0),
-    Entry("registry serve", "registry:serve", "Serve images to any OCI client", "[OPTIONS]", 0, 0),
+    Entry(
+        "registry serve",
+        "registry:serve",
+        "Serve images to any OCI client",
+        "[OPTIONS]",
+        0,
+        0,
+        more="\n\nIt is a process of its own and needs neither the daemon nor root.\n"
+        "Access, TLS, S3, quotas, a cache of another registry: in the configuration file.",
+    ),
 )
