@@ -22,7 +22,7 @@ from dockyard.model.container import ContainerConfig, HostConfig, Mount, Restart
 from dockyard.model.errors import Conflict, DockyardError, InvalidArgument, NotFound, NotModified
 from dockyard.model.lifecycle import State
 from dockyard.proto.filters import Filters
-from dockyard.runtime.client import StartFailed
+from dockyard.runtime.link import StartFailed
 from tests.support.engineground import (
     IMAGE,
     NO_NETWORK,

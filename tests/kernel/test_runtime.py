@@ -19,8 +19,10 @@ from dockyard.linux import seccomp
 from dockyard.model.errors import SystemFailure
 from dockyard.runtime import cgroups, zygote
 from dockyard.runtime.bundle import Bundler
-from dockyard.runtime.client import ContainerHandle, ExecHandle, Runtime, StartFailed
+from dockyard.runtime.client import Runtime
+from dockyard.runtime.handles import ContainerHandle, ExecHandle
 from dockyard.runtime.launch import ExecSpec, Launch
+from dockyard.runtime.link import StartFailed
 from tests.support.leaks import CGROUPS
 from tests.support.oci import SECONDS, Bundle, docker_config
 from tests.support.steps import eventually

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from dockyard.linux import seccomp
 from dockyard.model.errors import DockyardError
-from dockyard.runtime.client import ContainerHandle, Runtime
+from dockyard.runtime.client import Runtime
+from dockyard.runtime.handles import ContainerHandle
 from dockyard.runtime.launch import Launch
 from tests.support.leaks import CGROUPS
 from tests.support.oci import SECONDS, Bundle, OciRuntime

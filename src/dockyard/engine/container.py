@@ -19,7 +19,7 @@ from dockyard.model.container import ContainerConfig, EndpointSettings, HostConf
 from dockyard.model.errors import InvalidArgument, NotFound
 from dockyard.model.lifecycle import Desired, Event, State, Status, next_state
 from dockyard.model.mounts import MountPoint
-from dockyard.runtime.client import ContainerHandle
+from dockyard.runtime.handles import ContainerHandle
 from dockyard.store.containers import ContainerRow, ContainerSpec
 
 

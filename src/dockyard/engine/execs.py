@@ -24,8 +24,9 @@ from dockyard.model.errors import Conflict, DockyardError, InvalidArgument, NotF
 from dockyard.model.lifecycle import SECOND, Event
 from dockyard.proto.frames import FrameReader
 from dockyard.runtime.bundle import BundleInput, ExecInput
-from dockyard.runtime.client import ExecHandle, StartFailed
+from dockyard.runtime.handles import ExecHandle
 from dockyard.runtime.launch import ExecSpec, ExitRecord
+from dockyard.runtime.link import StartFailed
 
 KEPT: Final = 300.0  # seconds that an ended or never started instance can still be inspected
 

@@ -17,7 +17,7 @@ from dockyard.engine.container import Container
 from dockyard.engine.context import again
 from dockyard.model.errors import SystemFailure
 from dockyard.model.lifecycle import SECOND, State, restart_pause, should_restart
-from dockyard.runtime.client import ContainerHandle
+from dockyard.runtime.handles import ContainerHandle
 from dockyard.runtime.launch import ExitRecord
 
 if TYPE_CHECKING:

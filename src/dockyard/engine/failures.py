@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dockyard.runtime.client import StartFailed
+from dockyard.runtime.link import StartFailed
 
 CREATE: Final = "failed to create task for container: OCI runtime create failed: unable to start container process"
 EXEC: Final = "OCI runtime exec failed: exec failed: unable to start container process"

@@ -17,7 +17,7 @@ from dockyard.engine.container import Container
 from dockyard.engine.context import Context
 from dockyard.model.errors import Conflict, DockyardError, NotFound, SystemFailure
 from dockyard.model.lifecycle import State
-from dockyard.runtime.client import ContainerHandle
+from dockyard.runtime.handles import ContainerHandle
 
 _END: Final = 2.0  # seconds between the end of a monitor's connection and the exit that it has left
 

@@ -24,7 +24,7 @@ from dockyard.model.errors import DockyardError
 from dockyard.model.health import SECOND, Result
 from dockyard.model.lifecycle import State, should_replace
 from dockyard.proto.times import format_duration
-from dockyard.runtime.client import ContainerHandle
+from dockyard.runtime.handles import ContainerHandle
 
 log = logging.getLogger(__name__)
 

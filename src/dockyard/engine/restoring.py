@@ -33,7 +33,7 @@ from dockyard.engine.context import Context
 from dockyard.engine.remaking import remake
 from dockyard.model.errors import DockyardError, SystemFailure, reason
 from dockyard.model.lifecycle import State, should_start, start_order
-from dockyard.runtime.client import ContainerHandle
+from dockyard.runtime.handles import ContainerHandle
 from dockyard.runtime.launch import ExitRecord
 
 log = logging.getLogger(__name__)

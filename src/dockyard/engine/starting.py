@@ -21,7 +21,8 @@ from dockyard.model.errors import DockyardError, ErrorKind, InvalidArgument, Not
 from dockyard.model.lifecycle import Event, State
 from dockyard.runtime.bundle import cgroup_path
 from dockyard.runtime.cgroups.realtime import give_real_time
-from dockyard.runtime.client import ContainerHandle, StartFailed, StartLost
+from dockyard.runtime.handles import ContainerHandle
+from dockyard.runtime.link import StartFailed, StartLost
 
 SHORT_RUN: Final = 0.02  # seconds; a start is written this much later, so that a short run is written once, at its end
 

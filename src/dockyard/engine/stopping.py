@@ -18,7 +18,7 @@ from dockyard.engine.signals import parse_signal
 from dockyard.model.errors import Conflict, DockyardError, NotFound, NotModified, SystemFailure
 from dockyard.model.lifecycle import Event, State, should_replace
 from dockyard.proto.times import format_duration
-from dockyard.runtime.client import ContainerHandle
+from dockyard.runtime.handles import ContainerHandle
 
 DEFAULT_TIMEOUT: Final = 10  # seconds
 KILL_PATIENCE: Final = 10  # seconds for a process to go after SIGKILL, then again after the end of its monitor

@@ -1,355 +1,36 @@
-"""The engine's side of the runtime: asks the zygote for monitors and workers, and talks to them.
+"""The engine's side of the runtime: asks the zygote for monitors and workers.
 
-Owns: the zygote process (started again when it is lost), one connection to each container's monitor, adoption of
-running containers by a new daemon, and what is left to do when a monitor is lost.
-Does not own: what a container should be (engine), what a monitor does (`runtime.monitor`).
+Owns: the zygote process (started again when it is lost), starts, the adoption of running containers by a new daemon,
+workers' results. Does not own: what a container should be (engine), what is asked of one that runs (`runtime.handles`),
+what a monitor does (`runtime.monitor`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import functools
 import json
 import logging
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from collections.abc import Sequence
+from typing import Any, Final
 
 import msgspec
 
 from dockyard.linux import process
-from dockyard.model.errors import DockyardError, ErrorKind, SystemFailure
+from dockyard.model.errors import DockyardError, SystemFailure
 from dockyard.runtime import channel, launcher, leftovers, sealed
-from dockyard.runtime.launch import ExecSpec, ExitRecord, Launch, StartedRecord
+from dockyard.runtime.handles import ContainerHandle
+from dockyard.runtime.launch import ExitRecord, Launch, StartedRecord
+from dockyard.runtime.link import LOOK, Link, MonitorStuck, StartFailed, StartLost, send
 from dockyard.runtime.sealed import Code
 
 log = logging.getLogger(__name__)
 
-PATIENCE: Final = 45.0  # s that a monitor has for an answer: an exec may hold it up for 30
-_LOOK: Final = 2.0  # s after which it is looked whether it has been stopped, and the zygote
 _ADOPTION: Final = 6.0  # s that it has when a daemon begins; what it would say is found elsewhere, too
 _OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})  # what lacks here, not there
-
-
-class StartFailed(DockyardError):
-    """The process could not be started; nothing of it is left behind.
-
-    `exit_code` is what `docker run` shows: 127 not found, 126 not executable, 128 anything else.
-    """
-
-    kind = ErrorKind.INVALID
-
-    def __init__(self, message: str, exit_code: int = 128) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
-class MonitorGone(SystemFailure):
-    """The monitor has ended, and the container with it, while it was to be asked something."""
-
-    kind = ErrorKind.CONFLICT
-
-    def __init__(self) -> None:
-        super().__init__("the container is not running: its monitor is gone")
-
-
-class StartLost(SystemFailure):
-    """What was to make the container has been killed; nothing of it is left behind, and nothing is wrong with it."""
-
-    def __init__(self) -> None:
-        super().__init__("the container's monitor ended before the container started")
-
-
-class MonitorStuck(SystemFailure):
-    """The monitor lives and does not answer: somebody has stopped it, or it waits for something."""
-
-
-class Link:
-    """One connection to a monitor: requests with answers, and events. For use by one event loop."""
-
-    def __init__(self, sock: socket.socket, state_dir: str) -> None:
-        self._sock = sock
-        self._state_dir = state_dir
-        self._loop = asyncio.get_running_loop()
-        self._sequence = 0
-        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self.closed = False
-        sock.setblocking(False)
-        self._loop.add_reader(sock.fileno(), self._on_readable)
-
-    def _on_readable(self) -> None:
-        while not self.closed:
-            try:
-                received = channel.hear(self._sock)
-            except BlockingIOError:
-                return
-            if received is None:
-                self.close()
-                return
-            message, fds = received
-            channel.close_all(fds)
-            if "event" in message:
-                self._events.put_nowait(message)
-            else:
-                future = self._waiting.pop(message.get("seq") or 0, None)
-                if future is not None and not future.done():
-                    future.set_result(message)
-
-    async def event(self) -> dict[str, Any] | None:
-        """The next event, None when the monitor is gone."""
-        return await self._events.get()
-
-    async def request(
-        self, op: str, fds: Sequence[int] = (), *, patience: float = PATIENCE, **arguments: Any
-    ) -> dict[str, Any]:
-        """Ask and await the answer, for `patience` s. MonitorGone, MonitorStuck; SystemFailure when it refuses,
-        StartFailed with its code."""
-        if self.closed:
-            raise MonitorGone
-        self._sequence += 1
-        sequence = self._sequence
-        future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        self._waiting[sequence] = future
-        timer = self._loop.call_later(_LOOK, self._look, sequence, self._loop.time() + patience)
-        try:
-            await send(self._sock, msgspec.json.encode({"op": op, "seq": sequence, **arguments}), fds, future.done)
-            answer = await future
-        except OSError as error:
-            self._waiting.pop(sequence, None)
-            raise MonitorGone from error
-        finally:
-            timer.cancel()
-        if "gone" in answer:
-            raise MonitorGone
-        if "stuck" in answer:
-            raise MonitorStuck(f"the container's monitor does not answer{answer['stuck']}")
-        if "error" in answer:
-            if "code" in answer:
-                raise StartFailed(answer["error"], answer["code"])
-            raise SystemFailure(answer["error"])
-        return answer
-
-    def _look(self, sequence: int, until: float) -> None:
-        """There is no answer yet: is it still worth waiting?"""
-        if sequence not in self._waiting:
-            return
-        stopped = leftovers.is_stopped(self._state_dir)
-        if not stopped and self._loop.time() < until:
-            self._loop.call_later(_LOOK, self._look, sequence, until)
-            return
-        future = self._waiting.pop(sequence)
-        if not future.done():
-            future.set_result({"stuck": ": it is stopped" if stopped else ""})
-
-    def post(self, op: str, **arguments: Any) -> None:
-        """Say something that is not answered, if there is room: what a stuck monitor is to do when it goes on."""
-        with contextlib.suppress(OSError):
-            self._sock.sendmsg([msgspec.json.encode({"op": op, **arguments})], (), socket.MSG_NOSIGNAL)
-
-    def close(self) -> None:
-        if self.closed:
-            return
-        self.closed = True
-        self._loop.remove_reader(self._sock.fileno())
-        self._sock.close()
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_result({"gone": True})
-        self._waiting.clear()
-        self._events.put_nowait(None)
-
-
-async def send(
-    sock: socket.socket, message: bytes, fds: Sequence[int] = (), given_up: Callable[[], bool] = lambda: False
-) -> None:
-    """One message, waiting for room unless it is `given_up`."""
-    while not given_up():
-        try:
-            sock.sendmsg([message], channel.rights(fds), socket.MSG_NOSIGNAL)
-            return
-        except BlockingIOError:
-            await asyncio.sleep(0.002)  # a SEQPACKET socket whose reader is busy: rare, and soon over
-
-
-class ExecHandle:
-    """A process started by exec in a running container. `exit` resolves with its code."""
-
-    def __init__(self, container: ContainerHandle, identity: str, pid: int) -> None:
-        self._container = container
-        self.id = identity
-        self.pid = pid
-        self.exit: asyncio.Future[ExitRecord] = asyncio.get_running_loop().create_future()
-
-    async def resize(self, height: int, width: int) -> None:
-        """Set its terminal's size in characters. SystemFailure without a terminal."""
-        await self._container.link.request("resize", exec=self.id, height=height, width=width)
-
-    async def kill(self, signal: int) -> None:
-        """Send a signal to the process; SIGKILL ends all that it has started, too. SystemFailure if it is gone."""
-        await self._container.link.request("kill", exec=self.id, signal=signal)
-
-
-class ContainerHandle:
-    """A live connection to one container's monitor.
-
-    `exit` resolves when the container's first process has ended, its log is complete and its kernel objects are gone
-    (monitor lost: code 137, error "monitor lost").
-    """
-
-    def __init__(self, identity: str, state_dir: str, link: Link, started: StartedRecord) -> None:
-        self.id = identity
-        self.started = started
-        self.link = link
-        self.frozen = False
-        self._state_dir = state_dir
-        self._execs: dict[str, ExecHandle] = {}
-        self._early: dict[str, ExitRecord] = {}  # execs that ended before their start was answered
-        self.exit: asyncio.Future[ExitRecord] = asyncio.get_running_loop().create_future()
-        self._follower = asyncio.get_running_loop().create_task(self._follow())
-
-    @functools.cached_property
-    def cgroup(self) -> str:
-        """The container's cgroupsPath."""
-        return leftovers.control_group(self._state_dir)
-
-    async def _follow(self) -> None:
-        end = await self._end()
-        self.link.close()
-        killed = ExitRecord(code=137, finished_at=end["finished_at"], oom_killed=False, error="")
-        for handle in self._execs.values():
-            if not handle.exit.done():
-                handle.exit.set_result(killed)
-        if not self.exit.done():
-            self.exit.set_result(end)
-
-    async def _end(self) -> ExitRecord:
-        while event := await self.link.event():
-            if event["event"] == "exec-exit":
-                self._exec_ended(event["id"], exit_record(event))
-            elif event["event"] == "exit":
-                return exit_record(event)
-            elif event["event"] == "log":
-                log.warning("container %s: %s", self.id, event["text"])
-        return await asyncio.to_thread(leftovers.take_over, self._state_dir)
-
-    def _exec_ended(self, identity: str, record: ExitRecord) -> None:
-        handle = self._execs.pop(identity, None)
-        if handle is None:
-            self._early[identity] = record
-        elif not handle.exit.done():
-            handle.exit.set_result(record)
-
-    def abandon(self) -> None:
-        """Let go of the monitor without a word; the container runs on."""
-        self._follower.cancel()
-        self.link.close()
-
-    async def begin(self) -> None:
-        """Let a container that was launched gated execute its program (OCI start). StartFailed."""
-        await self.link.request("begin")
-
-    async def kill(self, signal: int) -> None:
-        """Send a signal to the first process. SystemFailure if it is gone. Does not need the monitor."""
-        try:
-            fd = process.open_process(self.started["pid"], self.started["start_time"])
-        except OSError as error:
-            raise SystemFailure(f"the container's first process is gone: {error.strerror}") from error
-        try:
-            process.pidfd_send_signal(fd, signal)
-        except OSError as error:
-            raise SystemFailure(f"signal {signal} cannot be sent: {error.strerror}") from error
-        finally:
-            os.close(fd)
-
-    async def end_monitor(self) -> None:
-        """End a monitor that does not do its work any more; `exit` then tells `monitor lost`."""
-        await asyncio.to_thread(leftovers.end_monitor, self._state_dir)
-
-    async def attach(self, *, stdin: bool, stdout: bool, stderr: bool) -> socket.socket:
-        """A connected non-blocking SOCK_STREAM socket: output as raw bytes (terminal) or in frames of 8 bytes header
-        (stream 1 stdout, 2 stderr); what is written to it goes to the program's stdin; shutdown(SHUT_WR) closes stdin
-        where the container has stdin_once. Its end: the output is complete."""
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        try:
-            await self.link.request("attach", (theirs.fileno(),), stdin=stdin, stdout=stdout, stderr=stderr)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        return ours
-
-    async def resize(self, height: int, width: int) -> None:
-        """Set the terminal's size in characters. SystemFailure without a terminal."""
-        await self.link.request("resize", height=height, width=width)
-
-    async def exec(self, spec: ExecSpec, stream: socket.socket | None, *, timeout: float = 0) -> ExecHandle:
-        """Run a process in the container; `stream` (one end of a socket pair, given away) carries its stdio as
-        `attach` does; None: output is discarded. `timeout` (s, 0: none): it and all that it has started are killed
-        then, by the monitor, whether or not there is a daemon; its exit record says so. Raises StartFailed."""
-        data = channel.seal(msgspec.json.encode(spec))
-        fds = [data] if stream is None else [data, stream.fileno()]
-        try:
-            answer = await self.link.request(
-                "exec",
-                fds,
-                id=spec["id"],
-                tty=bool(spec["process"].get("terminal")),
-                open_stdin=spec["open_stdin"],
-                timeout=timeout,
-            )
-        except MonitorStuck:
-            self.link.post("kill", exec=spec["id"], signal=9)
-            raise
-        finally:
-            os.close(data)
-            if stream is not None:
-                stream.close()
-        handle = ExecHandle(self, spec["id"], answer["pid"])
-        early = self._early.pop(spec["id"], None)
-        if early is not None:
-            handle.exit.set_result(early)
-        elif self.exit.done() or self.link.closed:
-            handle.exit.set_result(ExitRecord(code=137, finished_at=time.time_ns(), oom_killed=False, error=""))
-        else:
-            self._execs[spec["id"]] = handle
-        return handle
-
-    async def pause(self, *, held: bool = False) -> None:
-        """Freeze every process. Returns when they stand still. `held`: they go on if this daemon ends."""
-        try:
-            await self.link.request("freeze", frozen=True, held=held)
-        except MonitorStuck:
-            self.link.post("freeze", frozen=False)
-            raise
-        self.frozen = True
-
-    async def resume(self) -> None:
-        await self.link.request("freeze", frozen=False)
-        self.frozen = False
-
-    async def pids(self) -> list[int]:
-        """Host pids of all processes in the container's control group."""
-        return cast(list[int], (await self.link.request("pids"))["pids"])
-
-
-def exit_record(event: dict[str, Any]) -> ExitRecord:
-    record = ExitRecord(
-        code=event["code"],
-        finished_at=event["finished_at"],
-        oom_killed=bool(event.get("oom_killed")),
-        error=event.get("error") or "",
-    )
-    if event.get("timed_out"):
-        record["timed_out"] = True
-    return record
 
 
 class Runtime:
@@ -439,7 +120,7 @@ class Runtime:
         for attempt in (1, 2):
             zygote = await self._connect()
             if self._looking is None:
-                self._looking = asyncio.get_running_loop().call_later(_LOOK, self._look_at_zygote)
+                self._looking = asyncio.get_running_loop().call_later(LOOK, self._look_at_zygote)
             try:
                 await send(zygote, request, fds)
                 return

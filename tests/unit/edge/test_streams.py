@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dockyard.proto.frames import frame
-from dockyard.runtime.client import StartFailed
+from dockyard.runtime.link import StartFailed
 
 UPGRADE = "Connection: Upgrade\r\nUpgrade: tcp\r\n"
 

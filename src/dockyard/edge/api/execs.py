@@ -18,7 +18,7 @@ from dockyard.engine.execs import ExecConfig
 from dockyard.model.errors import InvalidArgument
 from dockyard.proto import frames
 from dockyard.proto.detach import parse_keys
-from dockyard.runtime.client import StartFailed
+from dockyard.runtime.link import StartFailed
 
 
 class StartRequest(Struct):
@@ -54,7 +54,7 @@ async def start(call: Call) -> web.StreamResponse:
     keys = parse_keys(config.detach_keys) if config.tty else None
     # Clients ask for the exit code as soon as the stream ends.
     until = process.handle.exit if process.handle is not None else None
-    recode = _recoding(config.tty, request.tty)
+    recode = _recoding(config, request.tty)
     if await streams.hijack(
         call, sock, tty=request.tty, stdin=config.attach_stdin, keys=keys, until=until, recode=recode
     ):
@@ -62,15 +62,26 @@ async def start(call: Call) -> web.StreamResponse:
     return streams.finished()
 
 
-def _recoding(terminal: bool, raw: bool) -> Callable[[bytes], bytes] | None:
-    """Whether there is a terminal is said at the creation, whether the stream is framed at the start (docker-py's
-    `exec_start` of a terminal wants frames): what makes the one of the other. None if they agree."""
-    if terminal == raw:
+def _recoding(config: ExecConfig, raw: bool) -> Callable[[bytes], bytes] | None:
+    """What makes the stream that the client wants of the engine's; None if that is it already.
+
+    Whether there is a terminal, and which streams are attached, is said at the creation; whether it is framed at the
+    start (docker-py's `exec_start` of a terminal wants frames).
+    """
+    if config.tty:
+        if not config.attach_stdout:
+            return lambda data: b""
+        return None if raw else partial(frames.frame, frames.STDOUT)
+    if config.attach_stdout and config.attach_stderr and not raw:
         return None
-    if terminal:
-        return partial(frames.frame, frames.STDOUT)
+    wanted = {frames.STDOUT: config.attach_stdout, frames.STDERR: config.attach_stderr}
     reader = frames.FrameReader()
-    return lambda data: b"".join(part for _, part in reader.feed(data))
+
+    def recoded(data: bytes) -> bytes:
+        parts = ((stream, part) for stream, part in reader.feed(data) if wanted.get(stream))
+        return b"".join(part if raw else frames.frame(stream, part) for stream, part in parts)
+
+    return recoded
 
 
 async def inspect(call: Call) -> web.StreamResponse:

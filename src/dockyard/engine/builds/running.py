@@ -35,8 +35,9 @@ from dockyard.proto.frames import STDOUT, FrameReader
 from dockyard.runtime import hostfiles
 from dockyard.runtime.bundle import BundleInput, BundleMount
 from dockyard.runtime.bundle.mounts import DEFAULT_SHM_SIZE
-from dockyard.runtime.client import ContainerHandle, StartFailed
+from dockyard.runtime.handles import ContainerHandle
 from dockyard.runtime.launch import Launch, Rootfs
+from dockyard.runtime.link import StartFailed
 from dockyard.store import inline
 from dockyard.store.snapshots import Layer
 
