@@ -60,6 +60,11 @@ class BodyLender(RequestHandler):
             return 0
         return data.find(b"\r\n\r\n") + 4 if b"\r\n\r\n" in data else 0
 
+    @property
+    def holds_body(self) -> bool:
+        """Whether a body is kept from aiohttp, or somebody has the connection."""
+        return self._held is not None or self._lent or self._swallowing
+
     def lend(self, request: web.BaseRequest) -> Connection | None:
         """The connection, for somebody who reads the body and closes it then; None: it comes by aiohttp."""
         sock = cast(socket.socket | None, self.transport.get_extra_info("socket")) if self.transport else None

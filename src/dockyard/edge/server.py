@@ -19,13 +19,14 @@ import ssl
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
 from dockyard import __version__
 from dockyard.edge.api import wire
 from dockyard.edge.bodies import BodyLender
+from dockyard.edge.hangup import HangupWatch
 from dockyard.edge.listeners import Listener
 from dockyard.edge.routing import JSON_TYPE, Call, Route, Router
 from dockyard.edge.tls import TlsGate
@@ -69,7 +70,7 @@ class _Protocol(BodyLender):
     before the answer to `Upgrade: tcp` is kept here.
     """
 
-    __slots__ = ("_before", "_body_left", "_early", "over_tls")
+    __slots__ = ("_before", "_body_left", "_early", "_hangup", "_payload", "over_tls")
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -77,6 +78,37 @@ class _Protocol(BodyLender):
         self._before = b""  # the end of the piece before, where a head may have been cut
         self._body_left: int | None = None  # bytes of the body after which the connection is no longer HTTP
         self._early = b""
+        self._hangup: HangupWatch | None = None
+        self._payload: StreamReader | None = None  # of the last request that has come
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """A client may have said all that it has to say and wait for the answer: `socat` and `nc -N` do so."""
+        sock = self.transport.get_extra_info("socket") if self.transport is not None else None
+        if sock is None or sock.family != socket.AF_UNIX or not self._has_whole_request():
+            return None
+        self._hangup = HangupWatch(sock.fileno(), self._gone)
+        if not self._messages or (len(self._messages) == 1 and self._is_idle()):
+            self.close()  # after this answer
+        return True
+
+    def _has_whole_request(self) -> bool:
+        """Whether the last request is whole, and not answered yet."""
+        if self._payload is None or self._body_left is not None or self.holds_body:
+            return False
+        return self._payload.is_eof() and (bool(self._messages) or not self._is_idle())
+
+    def _is_idle(self) -> bool:
+        """Whether aiohttp waits for a request, or has just been told of one."""
+        return self._waiter is not None
+
+    def _gone(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._hangup is not None:
+            self._hangup.close()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._body_left is not None:
@@ -88,8 +120,10 @@ class _Protocol(BodyLender):
             return
         waiting = len(self._messages)
         super().data_received(data)
-        if len(self._messages) > waiting and _leaves_http(self._messages[-1][0]):
-            self._split(data)
+        if len(self._messages) > waiting:
+            message, self._payload = self._messages[-1]
+            if _leaves_http(message):
+                self._split(data)
         self._before = data[-3:]
 
     def _split(self, data: bytes) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import select
 import socket
 import sys
 import termios
@@ -22,6 +21,7 @@ from typing import Any, Protocol, cast
 
 from aiohttp import web
 
+from dockyard.edge.hangup import HangupWatch
 from dockyard.edge.routing import Call
 from dockyard.proto import frames
 from dockyard.proto.detach import DetachMatcher
@@ -37,27 +37,6 @@ class Closable(Protocol):
     """The engine's iterators: they are closed as generators are."""
 
     async def aclose(self) -> None: ...
-
-
-class _HangupWatch:
-    """Notices that a peer which had closed its writing end has gone altogether (EPOLLHUP, AF_UNIX only)."""
-
-    def __init__(self, fd: int, gone: Callable[[], None]) -> None:
-        self._fd = fd
-        self._gone = gone
-        self._poll = select.epoll(1)
-        self._poll.register(fd, 0)
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._poll.fileno(), self._fired)
-
-    def _fired(self) -> None:
-        self.close()
-        self._gone()
-
-    def close(self) -> None:
-        if not self._poll.closed:
-            self._loop.remove_reader(self._poll.fileno())
-            self._poll.close()
 
 
 class _HeadWatch:
@@ -110,7 +89,7 @@ class Relay:
         self.matcher = DetachMatcher(keys) if keys and stdin else None
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[None] = self._loop.create_future()
-        self._watch: _HangupWatch | None = None
+        self._watch: HangupWatch | None = None
         self._head: _HeadWatch | None = _HeadWatch(client)
         self._held = b""
         self._ended = False  # the output, while some of it is held back
@@ -184,7 +163,7 @@ class Relay:
             engine.write_eof()
         peer = self.client.transport.get_extra_info("socket")
         if self._watch is None and not self._done.done() and peer is not None and peer.family == socket.AF_UNIX:
-            self._watch = _HangupWatch(peer.fileno(), self.finish)
+            self._watch = HangupWatch(peer.fileno(), self.finish)
         if self._farewell is not None:
             self.finish()
 

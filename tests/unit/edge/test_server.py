@@ -181,6 +181,46 @@ def test_expect_continue(server: Any) -> None:
         assert b" 201 " in sock.recv(4096)
 
 
+@pytest.mark.parametrize(
+    ("request_bytes", "answers"),
+    [
+        (b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n", 1),
+        (b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n" * 3 + b"GET /_ping HTTP/1.0\r\n\r\n", 4),
+        (
+            b"POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 2\r\n\r\n{}",
+            1,
+        ),
+        (b"POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n{}", 0),  # its body is cut off
+        (b"GET /_ping HTTP/1.1\r\nHost", 0),
+    ],
+    ids=["get", "several", "post", "cut body", "cut head"],
+)
+def test_a_client_that_has_said_all_gets_its_answer(server: Any, request_bytes: bytes, answers: int) -> None:
+    """As socat and nc ask: they close their writing end behind the request."""
+    with server.connect() as sock:
+        sock.settimeout(5)
+        sock.sendall(request_bytes)
+        sock.shutdown(socket.SHUT_WR)
+        got = b""
+        while data := sock.recv(4096):
+            got += data
+    assert got.count(b"HTTP/1.") == answers
+
+
+def test_s51_a_client_that_has_said_all_and_then_vanishes_leaves_nothing(server: Any) -> None:
+    before = server.tasks()
+    socks = [server.connect() for _ in range(20)]
+    for sock in socks:
+        sock.sendall(b"GET /containers/web/logs?stdout=1&follow=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(4096)
+    assert server.logs.closed == 0
+    for sock in socks:
+        sock.close()
+    wait_for(lambda: server.logs.closed == 20 and server.tasks() == before)
+
+
 def test_s51_log_readers_that_vanish_leave_nothing(server: Any) -> None:
     before = server.tasks()
     socks = [server.connect() for _ in range(50)]
