@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from dockyard.runtime import cgroups
 from tests.support.leaks import CGROUPS
-from tests.support.oci import Bundle, OciRuntime
+from tests.support.oci import SECONDS, Bundle, OciRuntime
 from tests.support.steps import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -48,6 +49,19 @@ def test_an_exec_where_the_group_takes_no_processes(runtime: OciRuntime, bundle:
     assert runtime.exec(identity, "cat", "/proc/self/cgroup").stdout == "0::/init\n"
     refused = runtime("exec", "--cgroup", "/", identity, "true", check=False)
     assert refused.returncode == 255 and "busy" in refused.stderr.lower()
+
+
+def test_an_exec_in_a_paused_container(runtime: OciRuntime, bundle: Bundle) -> None:
+    identity = runtime.started(bundle.sh("sleep 1000"))
+    runtime("pause", identity)
+    refused = runtime("exec", identity, "true", check=False)
+    assert refused.returncode == 255 and "use --ignore-paused to override" in refused.stderr
+    command = [*runtime.command, "exec", "--ignore-paused", identity, "echo", "there"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as waiting:
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(0.5)
+        runtime("resume", identity)
+        assert waiting.communicate(timeout=SECONDS)[0] == b"there\n" and waiting.returncode == 0
 
 
 def test_an_exec_whose_pid_cannot_be_told_does_not_run(ours: OciRuntime, bundle: Bundle) -> None:
