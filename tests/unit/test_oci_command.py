@@ -12,11 +12,12 @@ from dockyard.engine import runtimes
 from dockyard.engine.runtimes import OciRuntime
 from dockyard.model.container import HostConfig
 from dockyard.model.errors import InvalidArgument
-from dockyard.runtime import hooks
+from dockyard.runtime import hooks, oci
 from dockyard.runtime.cgroups import v1, v2
 from dockyard.runtime.following import SpawnFailed
 from dockyard.runtime.foreign.command import Command
 from dockyard.runtime.foreign.preparing import plain_config
+from dockyard.runtime.oci.arguments import parse
 from dockyard.runtime.oci.errors import OciError
 from dockyard.runtime.oci.measuring import _seconds, _size
 
@@ -24,6 +25,15 @@ LIMITS: dict[str, Any] = {
     "cpu": {"burst": 1000, "idle": 1},
     "rdma": {"mlx": {"hcaHandles": 2, "hcaObjects": 3}},
 }
+
+
+@pytest.mark.parametrize("words", [["exec", "--help"], ["exec", "-h"], ["help", "exec"]])
+def test_help_of_one_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert oci._dispatch(parse(words, oci._GLOBAL, "dockyard-runtime")) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("usage: dockyard-runtime exec [OPTIONS]") and "  --process, -p VALUE\n" in said
+    with pytest.raises(OciError, match="unknown command 'frob'"):
+        oci._dispatch(parse([word.replace("exec", "frob") for word in words], oci._GLOBAL, "dockyard-runtime"))
 
 
 def test_newer_limits_in_both_versions() -> None:

@@ -64,7 +64,10 @@ def _dispatch(arguments: Arguments) -> int:
         print(f"dockyard-runtime version {VERSION}\nspec: {SPECIFICATION}")
         return 0
     if arguments.flag("help") or not arguments.rest or arguments.rest[0] == "help":
-        _help()
+        _help(arguments.rest[1] if len(arguments.rest) > 1 else "")
+        return 0
+    if arguments.rest[1:] and arguments.rest[1] in ("-h", "-help", "--help"):
+        _help(arguments.rest[0])
         return 0
     if arguments.text("criu"):
         raise OciError("--criu is not supported: there is neither checkpoint nor restore")
@@ -135,9 +138,18 @@ def _look_for_limits(arguments: Arguments, given: Arguments) -> None:
             given.switch_on("entered")
 
 
-def _help() -> None:
+def _help(name: str) -> None:
+    """Of one command, or of all. OciError for one that is not there."""
     from dockyard.runtime.oci.commands import COMMANDS
 
+    if name:
+        if name not in COMMANDS:
+            raise OciError(f"unknown command {name!r}")
+        print(f"usage: dockyard-runtime {name} [OPTIONS] …\n\n{COMMANDS[name].usage}\n")
+        for option in COMMANDS[name].options:
+            names = ", ".join(f"{'--' if len(each) > 1 else '-'}{each}" for each in option.names)
+            print(f"  {names}{' VALUE' if option.value else ''}{' (may be repeated)' if option.many else ''}")
+        return
     print("usage: dockyard-runtime [--root DIR] [--log FILE] [--log-format text|json] COMMAND [OPTIONS] [ID] …\n")
     for name, command in COMMANDS.items():
         options = " ".join(f"--{option.names[0]}" for option in command.options)
