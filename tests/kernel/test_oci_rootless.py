@@ -91,6 +91,19 @@ def test_s10_control_groups_cannot_be_written(
     assert all("ro" in each for each in options), found
 
 
+def without_mounts_of_its_own(config: dict[str, Any]) -> None:
+    config["linux"]["namespaces"] = [each for each in config["linux"]["namespaces"] if each["type"] != "mount"]
+
+
+def test_in_the_mount_namespace_of_the_command(user: OrdinaryUser, run: Callable[..., Any]) -> None:
+    before = Path("/proc/self/mountinfo").read_text()
+    run("sleep 1000", without_mounts_of_its_own, "--detach", "c")
+    inside = user(user.runtime, "exec", "c", "sh", "-c", "ls -d /bin/busybox /usr/lib/x86_64*; id -u", check=False)
+    assert inside.stdout.split() == ["/bin/busybox", "0"]
+    user(user.runtime, "delete", "--force", "c")
+    assert Path("/proc/self/mountinfo").read_text() == before, "the command has made one that it is root in"
+
+
 def test_a_life(user: OrdinaryUser, run: Callable[..., Any]) -> None:
     script = "id -u; cat /proc/self/uid_map; touch /dev/shm/x; echo > /dev/null && stat -c %t:%T /dev/tty; exit 3"
     done = run(script, check=False)
