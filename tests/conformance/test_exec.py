@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,40 @@ def test_exec(engine: Engine, api: Connection, box: str) -> None:
 def test_streams_are_apart(engine: Engine, box: str) -> None:
     done = engine.docker("exec", "box", "sh", "-c", "echo out; echo err >&2; exit 9", check=False)
     assert (done.stdout, done.stderr, done.returncode) == (b"out\n", b"err\n", 9)
+
+
+def attached(engine: Engine, api: Connection, box: str, script: str, **body: Any) -> bytes:
+    """What is sent to a client that stays to the end."""
+    made = steps.expect(api.post(f"/containers/{box}/exec", {"Cmd": ["sh", "-c", script], **body}), 201).json()["Id"]
+    with engine.api() as own, own.hijack(f"/exec/{made}/start", {"Tty": body.get("Tty", False)}) as stream:
+        return stream.read_all()
+
+
+def test_only_what_is_attached_is_sent(engine: Engine, api: Connection, box: str) -> None:
+    script = "echo out; echo err >&2"
+    for out, err in ((True, True), (True, False), (False, True), (False, False)):
+        sent = attached(engine, api, box, script, AttachStdout=out, AttachStderr=err)
+        assert demultiplex(sent) == (b"out\n" if out else b"", b"err\n" if err else b"")
+    assert attached(engine, api, box, script, Tty=True, AttachStdout=True) == b"out\r\nerr\r\n"
+    assert attached(engine, api, box, script, Tty=True, AttachStderr=True) == b""
+
+
+@pytest.mark.api("1.42")
+def test_the_size_of_a_terminal_is_said_at_the_creation(engine: Engine, api: Connection, box: str) -> None:
+    sent = attached(engine, api, box, "stty size", Tty=True, AttachStdin=True, AttachStdout=True, ConsoleSize=[11, 22])
+    assert sent == b"11 22\r\n"
+
+
+def test_detach_keys_of_an_exec(engine: Engine, api: Connection, box: str) -> None:
+    body = {"Cmd": ["cat"], "Tty": True, "AttachStdin": True, "AttachStdout": True, "DetachKeys": "ctrl-x,y"}
+    made = steps.expect(api.post(f"/containers/{box}/exec", body), 201).json()["Id"]
+    with engine.api() as own, own.hijack(f"/exec/{made}/start", {"Tty": True}) as stream:
+        stream.send(b"ab\n")
+        stream.read_until(b"ab\r\nab\r\n")
+        stream.send(b"\x18y")
+        stream.read_all()
+    if engine.name == "dockyardd":  # 20.10 forgets about it
+        assert api.get(f"/exec/{made}/json").json()["Running"]
 
 
 def test_environment_user_and_directory(engine: Engine, box: str) -> None:

@@ -119,6 +119,9 @@ def _specify(
     if not command:
         raise InvalidArgument("No command specified")
     warnings = validation.validate(merged, host, cpus=os.cpu_count() or 1, runtimes=context.runtimes)
+    if host.network_mode == "bridge":
+        asked = [networks[each].links or () for each in ("default", "bridge") if each in networks]
+        host.links = [*(host.links or ()), *(link for given in asked for link in given)] or host.links
     _resolve(context, host, name)
     cgroup_driver.check_parent(host.cgroup_parent, context.cgroup_driver)
     host, discarded = resources.settle(host, context.cgroups)
