@@ -282,7 +282,7 @@ class Monitor(Host):
         except following.SpawnFailed as failed:
             answer = {"error": failed.message, "code": failed.code}
         except OSError as error:
-            answer = {"error": str(error)}
+            answer = {"error": following.describe(error)}
         except Exception as error:  # a daemon of another version may ask otherwise: the container runs on
             traceback.print_exc()
             answer = {"error": f"the container's monitor does not understand: {error!r}"}
