@@ -88,6 +88,14 @@ def test_filter_by_id(engine: Engine, api: Connection, family: dict[str, str]) -
     assert names(api, {"id": [family["up"]]}, all=True) == ["up"]
 
 
+def test_filter_by_the_id_of_a_network(engine: Engine, api: Connection, family: dict[str, str]) -> None:
+    """Also of those that do not run (Docker: that have run)."""
+    (network,) = (each["Id"] for each in api.get("/networks").json() if each["Name"] == "bridge")
+    for wanted in (network, network[:12]):
+        assert {"still", "up", "ended"} <= set(names(api, {"network": [wanted]}, all=True))
+    assert names(api, {"network": ["0" * 64]}, all=True) == []
+
+
 @pytest.mark.parametrize(
     "filters",
     [{"nonsense": ["x"]}, {"status": ["flying"]}, {"exited": ["x"]}, {"before": ["nobody"]}, {"health": ["so-so"]}],

@@ -12,7 +12,7 @@ from typing import Final
 
 from dockyard.engine.container import Container
 from dockyard.engine.context import Context, Image
-from dockyard.model.errors import DockyardError
+from dockyard.model.errors import DockyardError, NotFound
 from dockyard.model.health import STATUSES, describe
 from dockyard.model.lifecycle import State
 from dockyard.proto.filters import Filters
@@ -55,7 +55,7 @@ def _tests(context: Context, filters: Filters) -> Iterator[Test]:
         "label!": lambda: lambda c: filters.not_labels(c.labels),
         "id": lambda: lambda c: filters.regex("id", c.id),
         "name": lambda: lambda c: filters.regex("name", c.name, f"/{c.name}"),
-        "network": lambda: _network(filters),
+        "network": lambda: _network(context, filters),
         "volume": lambda: _volume(filters),
         "publish": lambda: _published(filters),
         "expose": lambda: _exposed(filters),
@@ -116,18 +116,24 @@ def _image(context: Context, ref: str) -> Image | None:
         return None
 
 
-def _network(filters: Filters) -> Test:
-    wanted = filters.get("network")
+def _network(context: Context, filters: Filters) -> Test:
+    """By name, or by the beginning of the id, also of one that a stopped container is going to join."""
+    wanted = tuple(filters.get("network"))
 
     def test(container: Container) -> bool:
         for name, endpoint in container.endpoints.items():
-            if name in wanted:
-                return True
-            if endpoint.network_id and any(endpoint.network_id.startswith(value) for value in wanted):
+            if name in wanted or (endpoint.network_id or _network_id(context, name)).startswith(wanted):
                 return True
         return False
 
     return test
+
+
+def _network_id(context: Context, name: str) -> str:
+    try:
+        return context.networks.get(name).id
+    except NotFound:
+        return ""
 
 
 def _volume(filters: Filters) -> Test:
