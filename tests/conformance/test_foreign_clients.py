@@ -45,6 +45,16 @@ def test_aiodocker_reads_the_text_of_an_unknown_platform(api: Connection) -> Non
     assert "unknown operating system or architecture: invalid argument" in answer.json()["message"]
 
 
+def test_skopeo_podman_and_buildah_ask_in_api_1_22(engine: Engine, api: Connection) -> None:
+    """`docker-daemon:` of containers/image: inspect, save, load. What came after 1.22 is not taken from them."""
+    assert api.get("/v1.22/images/bb/json").json()["RepoTags"] == ["bb:latest"]
+    saved = api.get("/v1.22/images/bb/get")
+    assert saved.status == 200
+    assert saved.headers["content-type"] == "application/x-tar"
+    loaded = api.request("POST", "/v1.22/images/load", None, {"quiet": "1"}, raw=saved.body)
+    assert b"bb:latest" in loaded.body
+
+
 def test_a_websockets_only_subprotocol_is_agreed_to(engine: Engine, api: Connection) -> None:
     """Browsers and node's ws give up when none of those that they offered comes back."""
     identifier = steps.started(api, "cat", OpenStdin=True)

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 API_VERSION = (1, 50)
 MIN_API_VERSION = (1, 24)
+# Not announced, and answered as the oldest: skopeo, podman and buildah ask for 1.22 in `docker-daemon:`, which what
+# they use of it (images in and out) has not changed since.
+OLDEST_SERVED = (1, 22)
 
 STATUS = {
     ErrorKind.INVALID: 400,
@@ -397,19 +400,19 @@ def _message(status: int, message: str) -> web.Response:
 
 
 def check_version(text: str) -> tuple[int, int]:
-    """The API version that a path asks for. InvalidArgument in Docker's words when it is out of range."""
+    """The API version that a path is answered in. InvalidArgument in Docker's words when it is out of range."""
     numbers = [int(part[:9]) for part in text.split(".")]
     version = (numbers[0], numbers[1] if len(numbers) > 1 else 0)
     if (*version, *numbers[2:]) > API_VERSION:
         raise InvalidArgument(
             f"client version {text} is too new. Maximum supported API version is {_dotted(API_VERSION)}"
         )
-    if version < MIN_API_VERSION:
+    if version < OLDEST_SERVED:
         raise InvalidArgument(
             f"client version {text} is too old. Minimum supported API version is {_dotted(MIN_API_VERSION)}, "
             "please upgrade your client to a newer version"
         )
-    return version
+    return max(version, MIN_API_VERSION)
 
 
 def _dotted(version: tuple[int, int]) -> str:
