@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -93,8 +95,13 @@ def test_a_link_is_taken_away(engine: Engine, api: Connection) -> None:
 
 @pytest.mark.api("1.43")
 def test_annotations_reach_the_runtime(engine: Engine, api: Connection) -> None:
-    container = steps.create(api, "true", host={"Annotations": {"com.example.a": "b"}})
-    assert steps.inspect(api, container)["HostConfig"]["Annotations"] == {"com.example.a": "b"}
+    annotations = {"com.example.a": "b"}
+    container = steps.create(api, "sleep", "1000", host={"Annotations": annotations, "Runtime": "runc"})
+    assert steps.inspect(api, container)["HostConfig"]["Annotations"] == annotations
+    if shutil.which("runc"):
+        steps.start(api, container)
+        (bundle,) = engine.exec_root.glob(f"**/{container}/**/config.json")
+        assert json.loads(bundle.read_text())["annotations"].items() >= annotations.items()
 
 
 def test_an_id_file_is_the_clients(api: Connection) -> None:
