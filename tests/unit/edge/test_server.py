@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -74,7 +75,16 @@ def test_errors_have_a_status_and_no_traceback(start_server: Any) -> None:
     async def same(call: Call) -> web.StreamResponse:
         raise NotModified("it is so")
 
-    server = start_server(extra=[Route("GET", "/broken", broken), Route("POST", "/same", same)])
+    async def full(call: Call) -> web.StreamResponse:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data")
+
+    async def reset(call: Call) -> web.StreamResponse:
+        raise ConnectionResetError("not the client's connection")
+
+    own = [("/broken", broken), ("/full", full), ("/reset", reset)]
+    server = start_server(extra=[*(Route("GET", *each) for each in own), Route("POST", "/same", same)])
+    assert message(server.request("GET /full HTTP/1.1")) == (500, "no space left on device: /data")
+    assert message(server.request("GET /reset HTTP/1.1")) == (500, "internal error: ConnectionResetError")
     status, headers, body = server.request("GET /broken HTTP/1.1")
     assert (status, json.loads(body)) == (500, {"message": "internal error: RuntimeError"})
     assert headers["content-type"].startswith("application/json")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from dockyard.model.errors import Conflict, SystemFailure
+from dockyard.store import layout as layout_module
 from dockyard.store.layout import Layout, write_file
 from dockyard.store.trees import remove_tree
 
@@ -130,3 +133,31 @@ def test_write_file_replaces_whole_and_leaves_no_temporary(tmp_path: Path) -> No
     write_file(tmp_path / "f", b"two")
     assert (tmp_path / "f").read_bytes() == b"two"
     assert os.listdir(tmp_path) == ["f"]
+
+
+def test_a_disk_without_room_for_a_name_in_the_trash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As xfs refuses: what is discarded is deleted where it is, and what cannot be deleted now, is later."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    layout = layout_in(tmp_path)
+    layout.open()
+    place = layout.containers / "box"
+    (place / "deep").mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", full)
+        layout.discard(place)
+    assert not place.exists() and os.listdir(layout.trash) == []
+    monkeypatch.setattr(layout_module, "_TRY_AGAIN", 0.01)
+    place.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(layout_module, "remove_tree", full)
+        layout.discard(place)
+        assert layout.drain()
+        assert len(os.listdir(layout.trash)) == 1
+    deadline = time.monotonic() + 5
+    while os.listdir(layout.trash):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    layout.close()
