@@ -222,6 +222,12 @@ def test_s10_own_cgroup_namespace(engine: Engine, api: Connection) -> None:
     assert all(line.endswith(":/") for line in inside.splitlines()[1:])
 
 
+def test_paths_to_be_hidden_and_protected_can_be_chosen(engine: Engine, api: Connection) -> None:
+    script = "wc -c < /proc/version; touch /tmp/x 2>&1 | grep -o Read-only"
+    paths = {"MaskedPaths": ["/proc/version"], "ReadonlyPaths": ["/tmp"]}
+    assert steps.sh(api, script, host=paths).split() == ["0", "Read-only"]
+
+
 def test_the_hosts_cgroup_namespace(engine: Engine, api: Connection) -> None:
     inside = steps.sh(api, "readlink /proc/self/ns/cgroup", host={"CgroupnsMode": "host"})
     assert inside.strip() == os.readlink("/proc/self/ns/cgroup")
