@@ -42,8 +42,6 @@ def prepare(config: dict[str, Any], job: Job, opened: list[int]) -> int:
             opened.append(job.held.open("net" if kind == "network" else kind))
             job.joins.append((opened[-1], flag))
             job.new_network = job.new_network or kind == "network"
-        elif kind == "pid" and not job.limited:
-            process.unshare(flag)  # not at clone: so that every later child (exec) is born in it too
         elif kind == "time":
             process.unshare(flag)  # its offsets can be set until a process is born in it
             _set_time_offsets(config["linux"].get("timeOffsets") or {})
