@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from dockyard.runtime.cgroups import v1, v2
 from dockyard.runtime.following import SpawnFailed
 from dockyard.runtime.foreign.command import Command
 from dockyard.runtime.foreign.preparing import plain_config
+from dockyard.runtime.oci import subgroups
 from dockyard.runtime.oci.arguments import parse
 from dockyard.runtime.oci.errors import OciError
 from dockyard.runtime.oci.measuring import _seconds, _size
@@ -155,3 +158,39 @@ def test_hooks(tmp_path: Path) -> None:
         hooks.run(hook("exec sleep 30", timeout=1), "prestart", {})
     with pytest.raises(hooks.HookFailed, match="ended with 127: No such file"):
         hooks.run({"hooks": {"prestart": [{"path": "/no/such"}]}}, "prestart", {})
+
+
+class Groups:
+    """As much of a control group of v1 as `exec --cgroup` asks for: cpu and cpuacct share a hierarchy."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+
+    def directories(self) -> dict[str, str]:
+        names = {"cpu": "cpu,cpuacct", "cpuacct": "cpu,cpuacct", "memory": "memory"}
+        return {controller: f"{self.top}/{name}" for controller, name in names.items()}
+
+
+def test_parts_of_a_control_group_for_an_exec(tmp_path: Path) -> None:
+    groups: Any = Groups(tmp_path)
+    for name in ("cpu,cpuacct/a", "memory/a", "memory/b/c"):
+        (tmp_path / name).mkdir(parents=True)
+
+    def found(*wanted: str) -> list[str]:
+        return [os.path.relpath(path, tmp_path) for path in subgroups.find(groups, 1, wanted)[0]]
+
+    assert found() == []
+    assert found("a") == found("/a/") == ["cpu,cpuacct/a", "memory/a"]
+    assert found("/") == ["cpu,cpuacct", "memory"]
+    assert found("memory:b/c") == ["cpu,cpuacct", "memory/b/c"]
+    assert found("cpu:a", "memory:b") == found("cpu,cpuacct:a", "memory:b") == ["cpu,cpuacct/a", "memory/b"]
+    for wanted, said in (
+        (("../x",), "../x is not a sub cgroup path"),
+        (("memory:../memory2",), "is not a sub cgroup path"),
+        (("b",), "cpu,cpuacct/b/cgroup.procs: no such file or directory"),
+        (("rdma:a",), "unknown controller rdma"),
+        (("a", "b"), "only one may be without a controller"),
+        (("a:b:c",), "is not [CONTROLLER:]PATH"),
+    ):
+        with pytest.raises(OciError, match=re.escape(said)):
+            found(*wanted)
