@@ -104,10 +104,19 @@ def test_a_limit_at_the_end_of_its_range(api: Connection) -> None:
     assert steps.inspect(api, identifier)["HostConfig"]["MemorySwap"] == (1 << 63) - 1
 
 
-@pytest.mark.parametrize("field", ["BlkioDeviceReadBps", "Devices"])
-def test_a_device_whose_path_is_none(engine: Engine, api: Connection, field: str) -> None:
-    entry: dict[str, Any] = {"Path": "/dev/\0", "Rate": 1} if field != "Devices" else {"PathOnHost": "/dev/\0"}
-    answer = api.post("/containers/create", {"Image": "bb", "Cmd": ["true"], "HostConfig": {field: [entry]}})
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"HostConfig": {"BlkioDeviceReadBps": [{"Path": "/dev/\0", "Rate": 1}]}},
+        {"HostConfig": {"Devices": [{"PathOnHost": "/dev/\0"}]}},
+        {"HostConfig": {"Binds": ["/tmp:/x\0"]}},
+        {"HostConfig": {"Tmpfs": {"/x\0": ""}}},
+        {"Volumes": {"/x\0": {}}},
+    ],
+    ids=str,
+)
+def test_paths_with_nul(engine: Engine, api: Connection, settings: dict[str, Any]) -> None:
+    answer = api.post("/containers/create", {"Image": "bb", "Cmd": ["true"], **settings})
     if answer.status == 201:
         answer = api.post(f"/containers/{answer.json()['Id']}/start")
     assert answer.status in ((400,) if engine.name == "dockyardd" else (400, 500)) and answer.message

@@ -173,6 +173,8 @@ def _target(target: str, spec: str) -> str:
 
 
 def _clean(path: str) -> str:
+    if "\0" in path:
+        raise InvalidArgument(f"invalid mount path: {path!r}: it has a NUL character")
     return "/" + posixpath.normpath(path).lstrip("/")
 
 
