@@ -818,8 +818,9 @@ def test_images_and_containers_are_there_after_a_restart(tmp_path: Path) -> None
     async def work(store: Store) -> None:
         await store.images.load(chunks(archive()))
         await store.images.import_(chunks(LAYERS[0]), repository="made")
-        await insert_container(store, CONTAINER)
-        await store.snapshots.prepare(CONTAINER, store.images.get("app:1").chain_id)
+        chain = store.images.get("app:1").chain_id
+        await insert_container(store, CONTAINER, chain)
+        await store.snapshots.prepare(CONTAINER, chain)
         rootfs = store.snapshots.rootfs(CONTAINER)
         before, saved = store.left(), await whole(store.images.save(["app:1"]))
         await store.reopen()
@@ -832,8 +833,8 @@ def test_images_and_containers_are_there_after_a_restart(tmp_path: Path) -> None
     run(tmp_path, work)
 
 
-async def insert_container(store: Store, identifier: str) -> None:
-    row = (identifier, "name", "{}", "{}", "{}")
+async def insert_container(store: Store, identifier: str, chain: str | None) -> None:
+    row = (identifier, "name", json.dumps({"chain_id": chain, "mounts": []}), "{}", "{}")
     await store.database.write(lambda c: c.execute("INSERT INTO containers VALUES (?, ?, ?, ?, ?)", row) and None)
 
 

@@ -12,6 +12,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+from msgspec import Struct, field
+
 from dockyard.model.errors import NotFound, SystemFailure
 from dockyard.store import measuring, quotas, workdir
 from dockyard.store.db import Database
@@ -52,23 +55,23 @@ class Snapshots(LayerStore):
         self._settle_soon()
 
     async def _sweep(self) -> None:
-        def containers(connection: sqlite3.Connection) -> set[str]:
-            return {str(row[0])[:26] for row in connection.execute("SELECT id FROM containers")}
-
         known = {layer.directory for layer in self._layers.values()}
         for short in self._ready.directories.layers() - known:
             self._discard(short)
         for entry in self._layout.snapshots.iterdir():
             if entry.name.startswith("probe-"):
                 self._layout.discard(entry)
-        wanted = await self._database.read(containers)
-        for short, viewed in await self._database.read(_viewed):
-            self._views.setdefault(short, []).append(viewed)
-        for short, chain in self._ready.directories.containers().items():
-            if short in wanted and (chain is None or chain in self._layers):
-                self._containers[short] = chain
-            elif short not in wanted:
+        known_containers = await self._database.read(_containers)
+        for short, spec in known_containers.items():
+            if viewed := [mount.chain_id for mount in spec.mounts if mount.type == "image" and mount.chain_id]:
+                self._views[short] = viewed
+        for short in self._ready.directories.containers():
+            if short not in known_containers:
                 self._layout.discard(self._ready.directories.base / "c" / short)
+                continue
+            chain = known_containers[short].chain_id
+            if chain is None or chain in self._layers:
+                self._containers[short] = chain
 
     async def is_new_boot(self) -> bool:
         """Whether the machine was started since `remember_boot`: what was not on disk then is lost."""
@@ -257,11 +260,19 @@ class Snapshots(LayerStore):
         return viewed | {chain for chain in self._containers.values() if chain is not None}
 
 
-def _viewed(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    """(container, chain) of every image mount in containers' rows."""
-    statement = (
-        "SELECT containers.id, json_extract(each.value, '$.chain_id')"
-        " FROM containers, json_each(containers.spec, '$.mounts') AS each"
-        " WHERE json_extract(each.value, '$.type') = 'image'"
-    )
-    return [(str(row[0])[:26], row[1]) for row in connection.execute(statement) if row[1]]
+class _Mount(Struct):
+    type: str = ""
+    chain_id: str | None = None
+
+
+class _Spec(Struct):
+    """What a container's row says of layers."""
+
+    chain_id: str | None = None
+    mounts: list[_Mount] = field(default_factory=list)
+
+
+def _containers(connection: sqlite3.Connection) -> dict[str, _Spec]:
+    """By short id: containers' rows, of which there may be ten thousand: nothing is asked of the disk for each."""
+    decode = msgspec.json.Decoder(_Spec).decode
+    return {str(id_)[:26]: decode(spec) for id_, spec in connection.execute("SELECT id, spec FROM containers")}

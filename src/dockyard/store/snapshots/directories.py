@@ -66,18 +66,12 @@ class Directories:
         """Short names of everything that looks like a layer or a recipe."""
         return (set(os.listdir(self.base / "l")) | set(os.listdir(self.base / "r"))) - {NO_LAYER}
 
-    def containers(self) -> dict[str, str | None]:
-        """SHORT -> chain of every container's directory."""
-        found: dict[str, str | None] = {}
-        for short in os.listdir(self.base / "c"):
-            try:
-                found[short] = os.readlink(self.base / "c" / short / "chain").replace("none", "") or None
-            except OSError:
-                found[short] = None
-        return found
+    def containers(self) -> list[str]:
+        """SHORT of every container's directory."""
+        return os.listdir(self.base / "c")
 
     def make_place(self, container_id: str, chain_id: str | None) -> str:
-        """A container's directory, which says on what it lies. FileExistsError if there."""
+        """A container's directory, which says, to people, on what it lies. FileExistsError if there."""
         place = f"{self.base}/c/{container_id[:SHORT]}"
         os.mkdir(place, 0o700)
         os.symlink(chain_id or "none", f"{place}/chain")
