@@ -135,7 +135,7 @@ def _bound(
     if read_only:
         options.append("ro")
     entry: dict[str, Any] = {"destination": target, "type": "bind", "source": source, "options": options}
-    own: dict[str, Any] = {"subpath": subpath, "remap": stored}  # a subpath is opened beneath the source: runtime.sources
+    own: dict[str, Any] = {"subpath": subpath, "remap": stored}  # a subpath is opened beneath the source (`sources`)
     if any(own.values()):
         entry["dockyard"] = {name: value for name, value in own.items() if value}
     return entry
