@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dockyard.engine.container import Container
+from dockyard.engine.container import Container, WaitResult
 from dockyard.engine.context import Context
 from dockyard.runtime.bundle import cgroup_path
 from dockyard.runtime.cgroups.usage import Meter, Usage
@@ -87,17 +87,30 @@ class Stats:
         container = self._context.registry.get(ref)
         watched = self._watched.setdefault(container.id, _Watched(container))
         watched.watchers += 1
+        removed = container.add_waiter("removed")
+        removed.add_done_callback(self._gone)
         try:
             if watched.latest.usage is None:
                 await self._read([watched])
-            yield watched.latest
+            yield (told := watched.latest)
             if self._task is None or self._task.done():
                 self._task = asyncio.get_running_loop().create_task(self._collect())
             while not (self._closed or container.removed):
                 await self._read_again.wait()
-                yield watched.latest
+                if watched.latest is not told and not container.removed:
+                    yield (told := watched.latest)
         finally:
             watched.watchers -= 1
+            removed.cancel()
+
+    def _gone(self, removed: asyncio.Future[WaitResult]) -> None:
+        if not removed.cancelled():
+            self._wake()
+
+    def _wake(self) -> None:
+        """Every stream looks: at a new reading, or whether its container is gone (clients wait for that end)."""
+        self._read_again.set()
+        self._read_again = asyncio.Event()
 
     async def _read(self, watched: list[_Watched]) -> None:
         async with self._reading:
@@ -114,8 +127,7 @@ class Stats:
                 if watched.container.removed or not watched.watchers:
                     watched.close()
                     del self._watched[identity]
-            self._read_again.set()
-            self._read_again = asyncio.Event()
+            self._wake()
 
 
 class _Watched:
