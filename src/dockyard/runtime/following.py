@@ -76,11 +76,11 @@ def await_birth(spawned: Spawned) -> None:
     if message[:1] != b"P":
         code, _, text = message[1:].partition(b"\0")
         raise SpawnFailed(text.decode("utf-8", "replace") or "the process ended before its program", int(code or 128))
-    os.waitpid(spawned.pid, 0)
+    tell(spawned.sync, b"G")
+    os.waitpid(spawned.pid, 0)  # it ends while the other goes on
     os.close(spawned.pidfd)
     spawned.pid, (spawned.pidfd,) = int(message[1:]), struct.unpack("i", ancillary[0][2])
     os.set_inheritable(spawned.pidfd, False)
-    tell(spawned.sync, b"G")
 
 
 def await_mounts(spawned: Spawned) -> None:
