@@ -833,6 +833,23 @@ def test_images_and_containers_are_there_after_a_restart(tmp_path: Path) -> None
     run(tmp_path, work)
 
 
+def test_layers_are_looked_through_when_the_last_container_on_them_goes(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        await store.images.load(chunks(archive()))
+        chain = store.images.get("app:1").chain_id
+        asked: list[int] = []
+        store.snapshots.on_release(lambda: asked.append(1))
+        for identifier in ("1" * 64, "2" * 64, "3" * 64):
+            await store.snapshots.prepare(identifier, chain)
+        store.snapshots.remove("2" * 64)
+        store.snapshots.remove("1" * 64)
+        assert not asked
+        store.snapshots.remove("3" * 64)
+        assert asked == [1]
+
+    run(tmp_path, work)
+
+
 async def insert_container(store: Store, identifier: str, chain: str | None) -> None:
     row = (identifier, "name", json.dumps({"chain_id": chain, "mounts": []}), "{}", "{}")
     await store.database.write(lambda c: c.execute("INSERT INTO containers VALUES (?, ?, ?, ?, ?)", row) and None)

@@ -147,7 +147,8 @@ class Snapshots(LayerStore):
         views = self._views.pop(container_id[:26], [])
         quotas.release(self._ready.directories.container(container_id))
         self._layout.discard(self._ready.directories.container(container_id))
-        if (chain is not None or views) and self._collector is not None:
+        alone = [each for each in (chain, *views) if each is not None and each not in self._containers.values()]
+        if alone and self._collector is not None:
             self._collector()
 
     async def commit(

@@ -354,7 +354,8 @@ class LayerStore:
     # --- collection --------------------------------------------------------------------------------------------------
 
     def on_release(self, function: Callable[[], Any]) -> None:
-        """`function()` is called when a container has let go of a chain: its image may be gone already."""
+        """`function()` is called when a container has let go of a chain on which no other lies: its image may be gone
+        already."""
         self._collector = function
 
     async def collect(self, roots: Iterable[str]) -> list[Layer]:
