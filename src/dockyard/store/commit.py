@@ -102,7 +102,7 @@ def _remove_empty(parent: int, name: bytes, beneath: Found | None, *, exact: boo
     try:
         found = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
-            if not _is_as_made(parent, name, found, beneath):
+            if not _is_as_made(parent, name, found, beneath, exact=exact):
                 return False
             os.rmdir(name, dir_fd=parent)
         elif exact and stat.S_ISREG(found.st_mode) and found.st_size == 0:
@@ -114,14 +114,14 @@ def _remove_empty(parent: int, name: bytes, beneath: Found | None, *, exact: boo
     return True
 
 
-def _is_as_made(parent: int, name: bytes, found: os.stat_result, beneath: Found | None) -> bool:
+def _is_as_made(parent: int, name: bytes, found: os.stat_result, beneath: Found | None, *, exact: bool) -> bool:
     path = f"/proc/self/fd/{parent}/{os.fsdecode(name)}"
     xattrs = {os.fsencode(key) for key in os.listxattr(path, follow_symlinks=False)}
     if any(allowed_xattr(key) for key in xattrs) or OPAQUE_XATTR in xattrs:
         return False
     mode, uid, gid = stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid
     if beneath is None:
-        return (mode, uid, gid) == (0o755, 0, 0)
+        return (uid, gid) == (0, 0) and (mode == 0o755 or (exact and mode == 0o1777))  # a tmpfs's is for everybody
     status = beneath.status
     return stat.S_ISDIR(status.st_mode) and (mode, uid, gid) == (
         stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid,
