@@ -15,6 +15,7 @@ import subprocess
 import tarfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -739,7 +740,7 @@ def test_the_last_use_of_an_image_outlives_a_restart(tmp_path: Path) -> None:
 
 def test_collection_on_a_disk_that_fills(disk: Path) -> None:
     async def work(store: Store) -> None:
-        store.options = {"collection": Policy.make(15, 12, 0)}
+        store.options = {"collection": Policy.make(17, 14, 0)}
         await store.reopen()
         start = time.time_ns()
         for number in range(4):
@@ -880,7 +881,7 @@ def test_layers_that_were_not_on_disk_when_the_power_went_are_dropped(tmp_path: 
         assert all(layer.document.boot_id == "" for layer in store.snapshots.chain(store.images.get("lost:1").chain_id))
         path = store.layout.database
         await store.close()
-        with sqlite3.connect(path) as connection:
+        with closing(sqlite3.connect(path)) as connection, connection:  # the store's own has it for itself
             connection.execute(
                 "UPDATE layers SET document = json_set(document, '$.boot_id', 'another boot') WHERE chain_id = ?",
                 (lost.chain_id,),
