@@ -213,10 +213,10 @@ def test_real_time_works_or_is_refused() -> None:
     parent = f"dyt-rt-{os.getpid()}"
     wanted = {"CpuRealtimePeriod": 500_000, "CpuRealtimeRuntime": 1_000, "CgroupParent": f"/{parent}"}
     group = Path("/sys/fs/cgroup/cpu") / parent
-    own = Dockyardd(bridge="dyrt0", subnet="10.231.31.0/24")
-    own.start("--cpu-rt-period=1000000", "--cpu-rt-runtime=20000")
-    with closing(own), own.api() as api:
+    with closing(Dockyardd(bridge="dyrt0", subnet="10.231.31.0/24")) as own:
+        own.start("--cpu-rt-period=1000000", "--cpu-rt-runtime=20000")
         load_images(own)
+        api = own.api()
         if not Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists():
             for name in ("CpuRealtimePeriod", "CpuRealtimeRuntime"):
                 answer = create(api, **{name: 1_000})
