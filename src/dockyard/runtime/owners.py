@@ -16,7 +16,6 @@ from dockyard.runtime import program
 from dockyard.runtime.users import Users
 
 _IDS = (1 << 32) - 1
-_WALK = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def map_tree(
@@ -78,18 +77,16 @@ def give(tree: int, uid: int, gid: int) -> None:
     if not stat.S_ISDIR(os.fstat(tree).st_mode):
         os.chown(f"/proc/self/fd/{tree}", uid, gid)
         return
-    top = os.open(".", _WALK, dir_fd=tree)
-    try:
-        for _, directories, files, at in os.fwalk(".", follow_symlinks=False, dir_fd=top):
-            for name in (*directories, *files):
-                _give_one(name, at, uid, gid)
-        if _differs(os.fstat(top), uid, gid):
-            os.fchown(top, uid, gid)
-    finally:
-        os.close(top)
+    from dockyard.linux.walking import walk  # rare: not in every zygote's memory
+
+    for directory in walk(".", dir_fd=tree):
+        for name in directory.names:
+            _give_one(name, directory.fd, uid, gid)
+        if _differs(os.fstat(directory.fd), uid, gid):
+            os.fchown(directory.fd, uid, gid)
 
 
-def _give_one(name: str, at: int, uid: int, gid: int) -> None:
+def _give_one(name: bytes, at: int, uid: int, gid: int) -> None:
     try:
         if _differs(os.stat(name, dir_fd=at, follow_symlinks=False), uid, gid):
             os.chown(name, uid, gid, dir_fd=at, follow_symlinks=False)

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from dockyard.linux import selinux
+from dockyard.linux.walking import walk
 from dockyard.model.errors import DockyardError, SystemFailure
 from dockyard.model.selinux import FALLBACKS, Contexts, check_relabelling, parse_contexts, policy_type
 from dockyard.runtime import hostfiles
 
 _OWN_FILE: Final = "/usr/share/containers/selinux/contexts"  # of container-selinux
 _CONFIG: Final = "/etc/selinux/config"
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNLABELLED: Final = (errno.ENOTSUP, errno.EROFS)
 
 
@@ -91,20 +91,18 @@ def _relabel(item: dict[str, Any], keep: list[str]) -> None:
         if item.get("done") and _context(place) == label:
             return
         if item.get("tree") and stat.S_ISDIR(os.fstat(at).st_mode):
-            top = os.open(".", _DIRECTORY, dir_fd=at)
-            try:
-                _below(top, label)
-            finally:
-                os.close(top)
+            _below(at, label)
         _set_followed(place, label)
     finally:
         os.close(at)
 
 
 def _below(directory: int, label: str) -> None:
-    for _, directories, files, at in os.fwalk(".", topdown=False, follow_symlinks=False, dir_fd=directory):
-        for name in (*directories, *files):
-            _set(f"/proc/self/fd/{at}/{name}", label)
+    for found in walk(".", dir_fd=directory):
+        for name in found.names:
+            _set(f"/proc/self/fd/{found.fd}/{os.fsdecode(name)}", label)
+        if found.path:
+            _set_followed(f"/proc/self/fd/{found.fd}", label)
 
 
 def _set(path: str, label: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from dockyard.linux import abi
 from dockyard.linux.calls import openat2
+from dockyard.linux.walking import walk
 from dockyard.model.errors import SystemFailure
 from dockyard.store.delta import pack_changes
 from dockyard.store.layertree import OPAQUE_XATTR, allowed_xattr
@@ -60,12 +61,12 @@ def seal(
 
 def clamp_times(tree: str, latest: int) -> None:
     """No file or directory of `tree` is younger than `latest` (ns) afterwards."""
-    for _, directories, names, at in os.fwalk(os.fsencode(tree), topdown=False, follow_symlinks=False):
-        for name in (*names, *directories):
-            if os.stat(name, dir_fd=at, follow_symlinks=False).st_mtime_ns > latest:
-                os.utime(name, ns=(latest, latest), dir_fd=at, follow_symlinks=False)
-    if os.stat(tree).st_mtime_ns > latest:
-        os.utime(tree, ns=(latest, latest))
+    for directory in walk(tree):
+        for name in directory.names:
+            if os.stat(name, dir_fd=directory.fd, follow_symlinks=False).st_mtime_ns > latest:
+                os.utime(name, ns=(latest, latest), dir_fd=directory.fd, follow_symlinks=False)
+        if os.fstat(directory.fd).st_mtime_ns > latest:
+            os.utime(directory.fd, ns=(latest, latest))
 
 
 def _take_stubs_away(tree: str, below: MergedTree, stubs: Sequence[str], overlay: bool) -> None:

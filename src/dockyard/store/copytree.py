@@ -16,8 +16,8 @@ from typing import Any
 
 from dockyard.linux import abi
 from dockyard.linux.calls import openat2
+from dockyard.linux.walking import walk
 from dockyard.model.errors import SystemFailure
-from dockyard.store.walking import walk
 
 _LINKS = 4096  # hard-linked files that are kept so; descriptors are not for free
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

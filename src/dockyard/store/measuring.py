@@ -16,10 +16,10 @@ import os
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from dockyard.linux.walking import walk
 from dockyard.model.errors import SystemFailure
 from dockyard.store import copytree, ownsize
 from dockyard.store.inline import Call
-from dockyard.store.walking import walk
 
 GONE: Final = -1  # the size of a tree that is not there
 _BY_THREAD: Final = 2000  # directories and files that a thread looks at

@@ -16,7 +16,7 @@ from typing import Any
 
 from dockyard.linux import abi
 from dockyard.linux.calls import openat2
-from dockyard.store.walking import walk
+from dockyard.linux.walking import walk
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESOLVE = abi.RESOLVE_BENEATH | abi.RESOLVE_NO_SYMLINKS | abi.RESOLVE_NO_MAGICLINKS

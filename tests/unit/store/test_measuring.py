@@ -12,8 +12,7 @@ import pytest
 
 from dockyard.model.errors import SystemFailure
 from dockyard.store import copytree, inline, measuring
-from dockyard.store.trees import remove_tree
-from dockyard.store.walking import walk
+from tests.support.deeptree import deep_tree
 
 
 def test_few_workers_measure_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,43 +68,10 @@ def test_nothing_asks_nobody() -> None:
 
 
 def test_deeper_than_any_limit(tmp_path: Path) -> None:
-    at = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(1500):
-        os.mkdir("directory", dir_fd=at)
-        inner = os.open("directory", os.O_RDONLY, dir_fd=at)
-        os.close(at)
-        at = inner
-    Path(f"/proc/self/fd/{at}/file").write_bytes(b"12345")
-    os.close(at)
-    before = len(os.listdir("/proc/self/fd"))
-    assert copytree.usage(fds=(), path=str(tmp_path)) == {"size": 5, "entries": 1}
-    assert len(os.listdir("/proc/self/fd")) == before
-    top = os.open(tmp_path, os.O_RDONLY)
-    remove_tree(top, "directory")  # pytest could not
-    os.close(top)
-
-
-def test_every_directory_once_and_no_link_followed(tmp_path: Path) -> None:
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "c").mkdir()
-    (tmp_path / "a" / "file").touch()
-    (tmp_path / "link").symlink_to("a")
-    found = {each.path: sorted(each.names) for each in walk(str(tmp_path))}
-    assert found == {b"": [b"link"], b"a": [b"file"], b"a/b": [], b"c": []}
-    with pytest.raises(NotADirectoryError):
-        list(walk(str(tmp_path / "a" / "file")))
-
-
-def test_it_does_not_climb_out_of_a_directory_that_is_moved(tmp_path: Path) -> None:
-    top, elsewhere = tmp_path / "top", tmp_path / "elsewhere"
-    (top / "a" / "b").mkdir(parents=True)
-    (elsewhere / "secret").mkdir(parents=True)
-    seen = []
-    for directory in walk(str(top)):
-        seen.append(directory.path)
-        if directory.path == b"a/b":
-            os.rename(top / "a" / "b", elsewhere / "b")
-    assert seen == [b"", b"a", b"a/b"]
+    with deep_tree(tmp_path / "top") as top:
+        before = len(os.listdir("/proc/self/fd"))
+        assert copytree.usage(fds=(), path=str(top)) == {"size": 5, "entries": 1}
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

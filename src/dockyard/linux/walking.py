@@ -24,10 +24,10 @@ class Directory(NamedTuple):
     fd: int
 
 
-def walk(top: str | bytes) -> Iterator[Directory]:
+def walk(top: str | bytes | os.PathLike[str], *, dir_fd: int | None = None) -> Iterator[Directory]:
     """Every directory of a tree, each before those in it; no symbolic link is followed. OSError for the top only: what
     vanishes meanwhile is left out, and so is the rest if the directory where we are is moved elsewhere."""
-    fd = os.open(top, _DIRECTORY)
+    fd = os.open(top, _DIRECTORY, dir_fd=dir_fd)
     parts: list[bytes] = []
     levels: list[tuple[tuple[int, int], list[bytes]]] = []  # from the top to here: which one, what is left in it
     try:
