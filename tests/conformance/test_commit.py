@@ -171,8 +171,10 @@ def dockyard(engine: Engine, *words: str) -> str:
 @pytest.mark.dockyardd_only
 def test_a_fork_has_the_files_of_one_moment(engine: Engine, api: Connection) -> None:
     """Two files that always change together, one of them in an anonymous volume, are alike in every fork."""
-    loop = "i=0; cd /vol; while :; do i=$((i+1)); echo $i > a; mv a /one; echo $i > b; mv b two; done"
-    run(engine, f"rm /etc/group; ({loop}) & sleep 0.1", "-v", "/vol", "-v", "forked:/named")
+    change = "; ".join(f"echo $i > {path}.new; mv {path}.new {path}" for path in ("/one", "/vol/two"))  # each at once
+    loop = f"i=0; while :; do i=$((i+1)); {change}; done"
+    begun = "until [ -e /vol/two ]; do sleep 0.05; done"
+    run(engine, f"rm /etc/group; ({loop}) & {begun}", "-v", "/vol", "-v", "forked:/named")
     for _ in range(5):
         made = api.post("/containers/cc/fork").json()["Id"]
         one, two = (_read(api, made, path) for path in ("/one", "/vol/two"))
@@ -193,7 +195,7 @@ def _read(api: Connection, name: str, path: str) -> str:
     with tarfile.open(fileobj=io.BytesIO(answer.body)) as archive:
         file = archive.extractfile(path.rpartition("/")[2])
         assert file is not None
-        return file.read().decode().strip() or "0"
+        return file.read().decode().strip()
 
 
 @pytest.mark.dockyardd_only

@@ -128,6 +128,7 @@ def test_out_of_memory_is_told_when_it_happens(engine: Engine, api: Connection) 
 
 
 def test_images(engine: Engine, api: Connection) -> None:
+    engine.docker("image", "prune", "-f")  # what other tests have left
     since = time.time()
     engine.docker("commit", "-c", "LABEL of=it", steps.create(api, "true"), "labelled:1")
     engine.docker("tag", "bb", "other:1")

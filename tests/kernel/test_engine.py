@@ -22,6 +22,7 @@ from dockyard.model.container import ContainerConfig, HostConfig, Mount, Restart
 from dockyard.model.errors import Conflict, DockyardError, InvalidArgument, NotFound, NotModified
 from dockyard.model.lifecycle import State
 from dockyard.proto.filters import Filters
+from dockyard.runtime import cgroups
 from dockyard.runtime.link import StartFailed
 from tests.support.engineground import (
     IMAGE,
@@ -32,8 +33,10 @@ from tests.support.engineground import (
     fresh_ground,
     log_of,
     make,
+    monitor_of,
     read_all,
     run,
+    until,
     until_logged,
     with_engine,
 )
@@ -495,11 +498,13 @@ def test_after_a_restart_of_the_host(ground: Ground) -> None:
                 host = HostConfig(network_mode="none", restart_policy=RestartPolicy(policy))
                 await run(engine, "sleep", "1000", name=name, host=host)
             await engine.containers.stop("stopped", timeout=0)
-            for name in ("plain", "always"):
-                os.kill(engine.containers.get(name).status.pid, signal.SIGKILL)
+            running = [engine.containers.get(name) for name in ("plain", "always")]
+            monitors = [monitor_of(ground, container.id) for container in running]
+            for container in running:
+                os.kill(container.status.pid, signal.SIGKILL)
             await asyncio.sleep(0)
             engine.context.closing = True  # it never hears of their end
-        await asyncio.sleep(0.5)
+        await until(lambda: not any(alive(pid) for pid in monitors))
         for directory in (ground.run / "containers").iterdir():
             shutil.rmtree(directory)  # the exec root is on a tmpfs
         with contextlib.closing(sqlite3.connect(ground.data / "dockyard.db")) as connection:
@@ -521,11 +526,47 @@ def test_after_a_restart_of_the_host(ground: Ground) -> None:
     asyncio.run(main())
 
 
+def test_what_a_killed_monitor_has_left_does_not_stop_a_start(ground: Ground) -> None:
+    """Its control groups: empty, under the container's name."""
+
+    async def body(engine: Engine) -> None:
+        box = await make(engine, "sleep", "1000", name="box")
+        left = cgroups.open_cgroup(f"/dockyard/{box}")
+        left.create()
+        await engine.containers.start("box")
+        assert engine.containers.get("box").running
+        await engine.containers.remove("box", force=True)
+        await until(lambda: not any(os.path.exists(place) for place in left.directories().values()))
+
+    with_engine(ground, body)
+
+
+def test_s1_children_of_the_monitor_are_born_outside_the_container(ground: Ground) -> None:
+    """Else the container's root could see, kill or trace a process that runs on the host's files."""
+
+    async def body(engine: Engine) -> None:
+        await run(engine, "sleep", "1000", name="box")
+        exec_id = await engine.execs.create(
+            "box", ExecConfig(cmd=["readlink", "/proc/self/ns/pid"], attach_stdout=True)
+        )
+        stream = await engine.execs.start(exec_id)
+        assert stream is not None
+        said = await read_all(stream)
+        box = engine.containers.get("box")
+        inside = os.readlink(f"/proc/{box.status.pid}/ns/pid")
+        assert said == frame(1, inside.encode() + b"\n"), "an exec is inside"
+        monitor = monitor_of(ground, box.id)
+        outside = os.readlink("/proc/self/ns/pid")
+        assert os.readlink(f"/proc/{monitor}/ns/pid_for_children") == outside != inside
+
+    with_engine(ground, body)
+
+
 def test_a_lost_monitor_ends_its_container(ground: Ground) -> None:
     async def body(engine: Engine) -> None:
         await run(engine, "sleep", "1000", name="box")
         pid = engine.containers.get("box").status.pid
-        monitor = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        monitor = monitor_of(ground, engine.containers.get("box").id)
         ended = engine.containers.wait("box")
         os.kill(monitor, signal.SIGKILL)
         result = await asyncio.wait_for(ended, 20)

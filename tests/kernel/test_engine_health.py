@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from tests.support.engineground import (
     log_of,
     read_all,
     run,
+    until,
     with_engine,
 )
 
@@ -42,14 +43,6 @@ def check(*test: str, interval: int = 50, retries: int = 2, **more: int) -> Heal
     """Intervals in ms."""
     more = {name: value * MS for name, value in more.items()}
     return HealthConfig(test=list(test), interval=interval * MS, retries=retries, **more)
-
-
-async def until(true: Callable[[], object], seconds: float = 10) -> None:
-    for _ in range(int(seconds / 0.01)):
-        if true():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come to that")
 
 
 def status_of(container: Container) -> str:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import sqlite3
@@ -22,7 +21,7 @@ from dockyard.model.container import ContainerConfig, HostConfig, RestartPolicy
 from dockyard.model.errors import NO_SPACE, SystemFailure
 from dockyard.model.lifecycle import State
 from dockyard.store.db import Database
-from tests.support.engineground import Ground, fresh_ground, make, run, with_engine
+from tests.support.engineground import Ground, fresh_ground, make, monitor_of, run, with_engine
 
 NO_NETWORK = HostConfig(network_mode="none")
 GO = "while [ ! -e /tmp/go ]; do sleep 0.05; done; rm /tmp/go; exit 7"
@@ -163,10 +162,6 @@ def test_an_exit_code_needs_no_room(ground: Ground, runtime: Small) -> None:
 
 
 # --- processes that stand still ---
-
-
-def monitor_of(ground: Ground, container_id: str) -> int:
-    return int(json.loads((ground.run / "containers" / container_id / "state.json").read_text())["monitor"])
 
 
 def test_a_monitor_that_was_stopped_holds_nobody_up(ground: Ground) -> None:

@@ -915,7 +915,7 @@ def test_a_save_that_is_given_up_leaves_no_descriptor(tmp_path: Path) -> None:
         await anext(stream)
         await stream.aclose()
         await asyncio.sleep(0.3)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(os.listdir("/proc/self/fd")) <= before
 
     run(tmp_path, work)
 

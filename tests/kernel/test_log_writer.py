@@ -1,4 +1,4 @@
-"""The monitor's side of a log on the real kernel: a disk that is full, children that no container can see."""
+"""The monitor's side of a log on the real kernel: a disk that is full."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from dockyard.linux import abi, process
-from dockyard.runtime.monitor import Monitor
 from dockyard.store.journal.reader import read_log
 from dockyard.store.journal.records import Query
 from dockyard.store.journal.writer import Host, LogWriter
@@ -57,34 +55,3 @@ def test_a_full_disk_tears_no_record_and_the_log_goes_on(small_disk: Path) -> No
     assert len(host.heard) == 2 and f"{log.dropped} bytes of records are missing" in host.heard[1]
     lines = asyncio.run(_read(small_disk / "log")).splitlines()
     assert lines[-1] == b"room" and all(len(line.split()[1]) == 90 for line in lines[:-1])
-
-
-def test_s1_children_of_the_monitor_are_born_outside_the_container() -> None:
-    """Else the container's root could see, kill or trace a process that runs on the host's files."""
-    pid = os.fork()
-    if pid == 0:
-        os._exit(_children_are_outside())
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-def _children_are_outside() -> int:
-    first, first_fd = process.clone(abi.CLONE_NEWPID)
-    if first == 0:
-        while True:
-            os.read(os.pipe()[0], 1)
-    monitor = Monitor.__new__(Monitor)
-    monitor._pidfd, monitor._inside = first_fd, True
-    process.setns(first_fd, abi.CLONE_NEWPID)  # as the monitor, for its execs
-    found = []
-    for clone in (monitor.clone, process.clone):
-        child, fd = clone()
-        if child == 0:
-            os.read(os.pipe()[0], 1)
-        found.append(os.readlink(f"/proc/{child}/ns/pid"))
-        process.pidfd_send_signal(fd, 9)
-        os.waitpid(child, 0)
-    inside = os.readlink(f"/proc/{first}/ns/pid")
-    process.pidfd_send_signal(first_fd, 9)
-    os.waitpid(first, 0)
-    outside = os.readlink("/proc/self/ns/pid")
-    return 0 if found == [outside, inside] and outside != inside else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -123,6 +124,19 @@ async def until_logged(engine: Engine, ref: str, text: bytes, times: int = 1) ->
             return
         await asyncio.sleep(0.01)
     raise AssertionError(f"{ref} never said {text!r}")
+
+
+async def until(true: Callable[[], object], seconds: float = 15) -> None:
+    for _ in range(int(seconds / 0.01)):
+        if true():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come to that")
+
+
+def monitor_of(ground: Ground, container_id: str) -> int:
+    """The pid of a running container's monitor."""
+    return int(json.loads((ground.run / "containers" / container_id / "state.json").read_text())["monitor"])
 
 
 def alive(pid: int) -> bool:

@@ -84,7 +84,8 @@ class Rsyslogd:
     def seen(self) -> list[dict[str, Any]]:
         """Every message so far."""
         try:
-            return [json.loads(line) for line in (self.place / "seen").read_text().splitlines()]
+            whole = (self.place / "seen").read_text().rpartition("\n")[0]  # what follows is being written
+            return [json.loads(line) for line in whole.splitlines()]
         except FileNotFoundError:
             return []
 

@@ -12,6 +12,7 @@ import stat
 from typing import Any
 
 from dockyard.linux import abi, mounts, userns
+from dockyard.linux.walking import walk
 from dockyard.runtime import program
 from dockyard.runtime.users import Users
 
@@ -77,8 +78,6 @@ def give(tree: int, uid: int, gid: int) -> None:
     if not stat.S_ISDIR(os.fstat(tree).st_mode):
         os.chown(f"/proc/self/fd/{tree}", uid, gid)
         return
-    from dockyard.linux.walking import walk  # rare: not in every zygote's memory
-
     for directory in walk(".", dir_fd=tree):
         for name in directory.names:
             _give_one(name, directory.fd, uid, gid)

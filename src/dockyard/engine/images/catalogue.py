@@ -108,6 +108,7 @@ class Catalogue:
         self._names: dict[str, str] = {}
         self._names_of: dict[str, set[str]] = {}
         self._of_index: dict[str, set[str]] = {}  # index -> images that came with it
+        self._index_of: dict[str, str] = {}  # and the other way round, as it was put: records are changed in place
 
     def __iter__(self) -> Iterator[Image]:
         return iter([self._image(record) for record in self._records.values()])
@@ -192,6 +193,7 @@ class Catalogue:
         self._records[record.id] = record
         if record.index:
             self._of_index.setdefault(record.index, set()).add(record.id)
+            self._index_of[record.id] = record.index
         for name in names:
             self.untag(name)
             self._names[name] = record.id
@@ -210,9 +212,9 @@ class Catalogue:
         self._records.pop(image_id, None)
 
     def _leave_index(self, image_id: str) -> None:
-        record = self._records.get(image_id)
-        if record is not None and record.index:
-            members = self._of_index[record.index]
+        index = self._index_of.pop(image_id, "")
+        if index:
+            members = self._of_index[index]
             members.discard(image_id)
             if not members:
-                del self._of_index[record.index]
+                del self._of_index[index]

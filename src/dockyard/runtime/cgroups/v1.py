@@ -214,7 +214,7 @@ class CgroupV1:
         done: list[tuple[str, str]] = []
         try:
             for old, new in zip(self._unique, other._unique, strict=True):
-                os.rename(old, new)
+                _rename(old, new)
                 done.append((old, new))
         except OSError:
             for old, new in done:
@@ -328,3 +328,15 @@ def settings(resources: dict[str, Any]) -> list[tuple[str, str, str]]:
     for page in resources.get("hugepageLimits") or []:
         found.append(("hugetlb", f"hugetlb.{page['pageSize']}.limit_in_bytes", page["limit"]))
     return [(controller, name, str(value)) for controller, name, value in found if value is not None]
+
+
+def _rename(old: str, new: str) -> None:
+    """What a monitor that was killed has left of an earlier run gives way."""
+    try:
+        os.rename(old, new)
+    except FileExistsError:
+        try:
+            remove_tree(new, patience=0)
+        except OSError:
+            raise FileExistsError(17, f"container's cgroup is not empty: {new}") from None
+        os.rename(old, new)
