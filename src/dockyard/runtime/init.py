@@ -20,7 +20,7 @@ import signal
 import socket
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from dockyard.linux import abi, calls, process, pty, scheduling
@@ -165,18 +165,15 @@ def _exec(job: Job) -> None:
     if affinity.get("initial"):
         scheduling.set_affinity(affinity["initial"])
     job.step = "joining the control group"
-    doors, beside = _open_doors(job.cgroup, job.part, place)
+    doors = _open_doors(job.cgroup, job.part, place)
     job.step = "joining namespaces"
     job.users = users.Users.of_process(job.pidfd)
-    numbers = (job.sync.fileno(), job.pidfd, job.gate, job.told, place.root, *(job.stdio or ()), *doors, beside)
+    numbers = (job.sync.fileno(), job.pidfd, job.gate, job.told, place.root, *(job.stdio or ()), *doors.all())
     process.close_others(*numbers, *range(3 + job.preserved))
     process.setns(job.pidfd, (_EXEC_NAMESPACES | abi.CLONE_NEWPID | place.namespaces) & ~place.shared)
     if place.root >= 0:
         rootfs.enter(place.root)
-    _be_born(job, doors, beside)
-    for fd in (*doors, beside):
-        if fd >= 0:
-            os.close(fd)
+    _be_born(job, doors)
     os.setsid()
     if affinity.get("final"):
         scheduling.set_affinity(affinity["final"])
@@ -189,19 +186,22 @@ def _exec(job: Job) -> None:
     _become(job, slave, uid, gid, groups, home)
 
 
-def _be_born(job: Job, doors: list[int], beside: int) -> None:
+def _be_born(job: Job, doors: _Doors) -> None:
     """Returns in the second process only, when it is in its control groups and the parent knows it."""
     try:
         pid, pidfd = process.clone(abi.CLONE_PARENT)
     except OSError as error:
         raise program.ProgramFailed(f"the container is ending: {os.strerror(error.errno or 0)}") from None
+    job.step = "joining the control group"
     if pid == 0:
         _expect(job.sync, b"G")
+        for door in doors.own:
+            os.write(door, b"0")
+        doors.close()
         return
-    job.step = "joining the control group"
     try:
-        for door in doors:
-            _send_through(door, beside, pid)
+        for door in doors.others:
+            _send_through(door, doors.beside, pid)
         job.sync.sendmsg([b"P%d" % pid], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", pidfd))])
     except BaseException:
         process.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -209,9 +209,35 @@ def _be_born(job: Job, doors: list[int], beside: int) -> None:
     os._exit(0)
 
 
-def _open_doors(cgroup: Cgroup | None, part: str, place: Place) -> tuple[list[int], int]:
-    """The files to write a process's number into, so that it is in the container's control groups (and their part of
-    that name, made now); and that of the group beside them, or -1."""
+class _Doors:
+    """The files to write a process's number into, so that it is in the container's control groups.
+
+    `own`: v1's `tasks`, where a process of one thread writes itself. Through `cgroup.procs` a whole process is moved,
+    also if it is the writer: under a lock that every fork and exit of the host respects, which takes milliseconds to
+    get (RCU). `others`: `cgroup.procs`, for another process to write. `beside`: of the group beside them, or -1.
+    """
+
+    def __init__(self, directories: Sequence[str], beside: str) -> None:
+        self.own: list[int] = []
+        self.others: list[int] = []
+        for directory in directories:
+            try:
+                self.own.append(os.open(f"{directory}/tasks", os.O_WRONLY | os.O_CLOEXEC))
+            except FileNotFoundError:
+                self.others.append(os.open(f"{directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+        self.beside = os.open(f"{beside}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) if beside else -1
+
+    def all(self) -> list[int]:
+        return [*self.own, *self.others, self.beside]
+
+    def close(self) -> None:
+        for fd in self.all():
+            if fd >= 0:
+                os.close(fd)
+
+
+def _open_doors(cgroup: Cgroup | None, part: str, place: Place) -> _Doors:
+    """Those of the container's groups (and their part of that name, made now), or of those that `place` names."""
     directories = place.groups
     if cgroup is not None and not directories:
         own = cgroup.part(part) if part else ""
@@ -219,12 +245,7 @@ def _open_doors(cgroup: Cgroup | None, part: str, place: Place) -> tuple[list[in
             os.mkdir(own, 0o755)
         unique = dict.fromkeys(cgroup.directories().values())
         directories = [own if own.startswith(f"{directory}/") else directory for directory in unique]
-    beside = _open_door(place.beside) if place.beside else -1
-    return [_open_door(directory) for directory in directories], beside
-
-
-def _open_door(directory: str) -> int:
-    return os.open(f"{directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    return _Doors(directories, place.beside)
 
 
 def _send_through(door: int, beside: int, pid: int) -> None:

@@ -162,7 +162,9 @@ class CgroupV1:
 
     def join(self) -> None:
         for directory in self._unique:
-            write(f"{directory}/cgroup.procs", "0")
+            # the caller has one thread. Through cgroup.procs it would have to get a lock that every fork and exit of
+            # the host respects: 2 to 6 ms for nine hierarchies, against 0.07
+            write(f"{directory}/tasks", "0")
 
     def directories(self) -> dict[str, str]:
         return dict(self._directories)
