@@ -321,14 +321,15 @@ def _run_hooks(job: Job, name: str, status: str) -> None:
 
 def _split_off(args: list[str], terminal: bool, label: str) -> None:
     """`--init`: this process stays as PID 1, hands signals on and reaps; only the child returns."""
+    # before the fork: the program may look at once
+    calls.prctl(abi.PR_SET_NAME, b"dockyard-init")
+    set_title(os.fsencode(" ".join(["dockyard-init", "--", *args])))
     child = os.fork()  # clone3 is beyond the default seccomp profile, which holds already
     if child == 0:
         os.setsid()
         if terminal:
             pty.make_controlling(0)
         return
-    calls.prctl(abi.PR_SET_NAME, b"dockyard-init")
-    set_title(os.fsencode(" ".join(["dockyard-init", "--", *args])))
     if label:
         program.relabel_self(label)
     os.closerange(0, 1024)
