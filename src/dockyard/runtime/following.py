@@ -66,16 +66,14 @@ def await_program(spawned: Spawned) -> None:
             spawned.sync.close()
             return
         elif message[:1] == b"E":
-            code, _, text = message[1:].partition(b"\0")
-            raise SpawnFailed(text.decode("utf-8", "replace"), int(code))
+            raise _failure(message)
 
 
 def await_birth(spawned: Spawned) -> None:
     """The child makes another one and ends: that one is followed from now on. Raises SpawnFailed with its report."""
     message, ancillary = receive(spawned.sync)
     if message[:1] != b"P":
-        code, _, text = message[1:].partition(b"\0")
-        raise SpawnFailed(text.decode("utf-8", "replace") or "the process ended before its program", int(code or 128))
+        raise _failure(message, "the process ended before its program")
     tell(spawned.sync, b"G")
     os.waitpid(spawned.pid, 0)  # it ends while the other goes on
     os.close(spawned.pidfd)
@@ -87,8 +85,13 @@ def await_mounts(spawned: Spawned) -> None:
     """Hooks may add mounts of their own to those of the container. Raises SpawnFailed with the child's report."""
     message, _ = receive(spawned.sync)
     if message != b"M":
-        code, _, text = message[1:].partition(b"\0")
-        raise SpawnFailed(text.decode("utf-8", "replace") or "the container's first process ended", int(code or 128))
+        raise _failure(message, "the container's first process ended")
+
+
+def _failure(message: bytes, silent: str = "") -> SpawnFailed:
+    """The child's report; `silent`: what is said of one that ended without."""
+    code, _, text = message[1:].partition(b"\0")
+    return SpawnFailed(text.decode("utf-8", "replace") or silent, int(code or 128))
 
 
 def report(spawned: Spawned) -> SpawnFailed | None:
